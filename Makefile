@@ -1,0 +1,61 @@
+# The README's two commands are `make demo` and `make test`. Each makes its own virtual environment in .venv and
+# installs what it needs; nothing has to be activated. PYTHON chooses the interpreter (3.10 or newer).
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What pip is asked for where torch is missing: the CPU build unless a GPU is visible.
+TORCH ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo "torch>=2.9" || echo "torch==2.13.0")
+BUILT_FROM := setup.py pyproject.toml $(shell find csrc -type f)
+CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.h' 'tests/*.cpp' 'tests/*.cu' 'tests/*.h')
+
+.PHONY: demo test lint format bench gpu clean
+
+demo: $(VENV)/installed
+	$(BIN)/anifast demo --out demo
+
+test: lint
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest --durations=15
+
+lint: $(VENV)/developer
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: $(VENV)/developer
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+# Measures every op on this machine, writes benchmarks/results and prints the README's tables.
+bench: $(VENV)/developer
+	OMP_WAIT_POLICY=ACTIVE $(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/report.py
+
+# Everything there is to do on a machine with a GPU, with that machine's own python: no environment, no network.
+gpu:
+	$(PYTHON) tests/gpu/run.py all
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info anifast/_C*.so anifast/_build.json
+
+# torch comes first: the extension is compiled against the torch that it will run with.
+$(VENV)/torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "anifast: error: $(PYTHON) is older than 3.10; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel ninja pybind11
+	@touch $@
+
+# Editable, so that the sources are what runs; compiled again when a source of the extension changes.
+$(VENV)/installed: $(VENV)/torch $(BUILT_FROM)
+	$(BIN)/python -m pip install --no-build-isolation --editable . || { echo "anifast: error: the installation failed; pip's output above says why. ANIFAST_BUILD=none make ... installs without kernels" >&2; exit 1; }
+	@$(BIN)/anifast doctor
+	@touch $@
+
+$(VENV)/developer: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet "anifast[dev]"
+	@touch $@

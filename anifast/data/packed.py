@@ -1,0 +1,362 @@
+"""A folder's pictures, decoded and resized once, kept as uint8 in one memory-mapped file.
+
+A pack is two files in the cache folder: `<key>-<unique>.npy` with the pixels and `<key>.json`, the sidecar, which names
+the pixel file and says what it was made from. The sidecar is replaced in one step, after the pixels are on the disk:
+whoever is killed at whatever moment leaves the old pack or none, never half a one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anifast.data.folders import MODES, RESIZES, ImageFolder, pixel_limit, printable, read_image, resize, scan, walk
+from anifast.errors import DataError, ImageError
+from anifast.files import atomic_path, write_text
+from anifast.progress import Progress
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = "anifast.packed/1"
+"""Version of the cache; a pack of another version is made again."""
+
+_HEADER_BYTES = 128
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """Pictures of one size.
+
+    Attributes:
+        images: uint8 N,H,W,C, read-only, memory-mapped: only what is looked at is read from the disk.
+        paths: the N pictures' POSIX paths relative to the folder, sorted bytewise.
+        skipped: relative path -> reason, for pictures that could not be used.
+    """
+
+    images: NDArray[np.uint8]
+    paths: list[str]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64] | torch.Tensor) -> torch.Tensor:
+        """The pictures at `indices` as uint8 n,C,H,W: contiguous, a copy.
+
+        Raises:
+            IndexError: an index is out of range.
+        """
+        chosen = self.images[np.asarray(indices, dtype=np.int64)]
+        return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
+
+
+def cache_folder() -> Path:
+    """Where packs are kept unless told otherwise: ANIFAST_CACHE, or ~/.cache/anifast.
+
+    A user without a home, as in many containers, gets a folder among the temporary files.
+    """
+    folder = os.path.expanduser(os.environ.get("ANIFAST_CACHE") or "~/.cache/anifast")
+    return Path(tempfile.gettempdir(), "anifast-cache") if folder.startswith("~") else Path(folder)
+
+
+def pack(
+    root: str | os.PathLike[str],
+    size: int | tuple[int, int],
+    *,
+    how: str = "stretch",
+    mode: str = "RGB",
+    cache_dir: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> PackedImages:
+    """Give all pictures of a folder at one size; decode them only if the folder is not yet in the cache as it is now.
+
+    Any change of a file's name, size, time or permissions, of the settings or of the format makes the pack anew in
+    place of the old one. Several processes may ask at once: one packs, the others wait for it. Pictures that cannot
+    be read are skipped and named in `skipped`.
+
+    Args:
+        root: the folder, searched as `scan` does.
+        size: the side of a square, or (height, width).
+        how: `stretch` or `crop`, see `resize`.
+        mode: RGB, RGBA or L, see `read_image`.
+        cache_dir: where the pack is kept; `cache_folder()` by default. If nothing can be written there, a temporary
+            file serves this process alone, with a RuntimeWarning.
+        workers: decoding threads; by default one for each CPU this process may use.
+        progress: draw a bar while decoding.
+
+    Raises:
+        DataError: the folder is missing or empty, none of its pictures can be read, or the disk has no room.
+        ValueError: size, how, mode or workers out of range.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"size is {size}; expected at least 1")
+    if how not in RESIZES:
+        raise ValueError(f"how is {how!r}; expected one of {', '.join(RESIZES)}")
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; expected at least 1")
+    job = _Job(
+        root=Path(os.path.expanduser(os.fspath(root))).absolute(),
+        height=height,
+        width=width,
+        how=how,
+        mode=mode,
+        max_pixels=pixel_limit(),
+        workers=workers or _cpus(),
+        progress=progress,
+    )
+    cache = cache_folder() if cache_dir is None else Path(os.path.expanduser(cache_dir))
+    sidecar = cache / f"{job.key()}.json"
+    fingerprint = job.fingerprint()
+    packed = _load(sidecar, fingerprint)
+    if packed is not None:
+        return packed
+    reason = _not_writable(cache)
+    if reason is not None:
+        warnings.warn(
+            f"{printable(cache)}: the cache cannot be written ({reason}); {printable(job.root)} is packed into a "
+            "temporary file for this run only. Set ANIFAST_CACHE to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return _pack_temporary(job)
+    with _lock(sidecar.with_suffix(".lock"), progress) as alone:
+        packed = _load(sidecar, fingerprint)  # the one waited for may have made it
+        if packed is not None:
+            return packed
+        if alone:
+            _remove_leftovers(sidecar)
+        return _pack_cached(job, sidecar, fingerprint)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be packed, and how."""
+
+    root: Path
+    height: int
+    width: int
+    how: str
+    mode: str
+    max_pixels: int
+    workers: int
+    progress: bool
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one picture."""
+        return self.height * self.width * MODES[self.mode]
+
+    def key(self) -> str:
+        """Name of the pack: one for each folder and setting, so that a changed folder replaces its old pack."""
+        settings = f"{self.height} {self.width} {self.how} {self.mode} ".encode()
+        digest = hashlib.sha256(settings + os.fsencode(os.path.realpath(self.root))).hexdigest()[:16]
+        name = "".join(letter if letter.isalnum() else "_" for letter in printable(self.root.name))[:40]
+        return f"{name}-{self.height}x{self.width}-{digest}"
+
+    def fingerprint(self) -> str:
+        """Digest of all that decides the pixels: every file's name, size, time and permissions, and the limits."""
+        lines = []
+        for name, entry in walk(self.root):
+            try:
+                info = entry.stat()
+            except OSError:  # gone since it was listed
+                continue
+            lines.append(b"%s\0%d %d %o" % (os.fsencode(name), info.st_size, info.st_mtime_ns, info.st_mode))
+        lines.sort()
+        lines.append(f"{FORMAT} {self.max_pixels}".encode())
+        return hashlib.sha256(b"\n".join(lines)).hexdigest()
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _load(sidecar: Path, fingerprint: str) -> PackedImages | None:
+    """The pack behind a sidecar, if it is whole and of this fingerprint."""
+    try:
+        record: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT or record["fingerprint"] != fingerprint:
+            return None
+        images = np.load(sidecar.with_name(record["file"]), mmap_mode="r")
+        if images.dtype != np.uint8 or list(images.shape) != record["shape"] or len(images) != len(record["paths"]):
+            return None
+        return PackedImages(images, record["paths"], record["skipped"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _not_writable(folder: Path) -> str | None:
+    """Why nothing can be written in a folder, after trying to make it and to write, or None."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+@contextmanager
+def _lock(path: Path, progress: bool) -> Iterator[bool]:
+    """Hold the pack's lock, which ends with the process however that ends; gives False where locks do not work."""
+    if fcntl is None:
+        yield False
+        return
+    with open(path, "ab") as handle:
+        alone = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                print(f"waiting for another process to pack {path.stem}", file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # some network file systems
+            alone = False
+        yield alone
+
+
+def _remove_leftovers(sidecar: Path) -> None:
+    """Remove the pixels of an outdated pack and of packers that were killed. Who has them mapped keeps them."""
+    for pattern in (f"{sidecar.stem}-*.npy", f".{sidecar.stem}*.tmp.*"):
+        for path in sidecar.parent.glob(pattern):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _pack_cached(job: _Job, sidecar: Path, fingerprint: str) -> PackedImages:
+    """Decode into the cache; pixels first, sidecar last."""
+    pixels = sidecar.with_name(f"{sidecar.stem}-{uuid.uuid4().hex[:8]}.npy")
+    with atomic_path(pixels) as temporary, open(temporary, "wb") as handle:
+        paths, skipped = _write(job, handle, sidecar.parent, "set ANIFAST_CACHE to a folder on a larger disk")
+    record = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "root": os.fspath(job.root),
+        "how": job.how,
+        "mode": job.mode,
+        "file": pixels.name,
+        "shape": [len(paths), job.height, job.width, MODES[job.mode]],
+        "paths": paths,
+        "skipped": skipped,
+    }
+    write_text(sidecar, json.dumps(record))
+    return PackedImages(np.load(pixels, mmap_mode="r"), paths, skipped)
+
+
+def _pack_temporary(job: _Job) -> PackedImages:
+    """Decode into a file without a name, which is gone with this process."""
+    try:
+        handle = tempfile.TemporaryFile()
+    except OSError as error:
+        raise DataError(
+            f"no temporary folder can be written either ({error.strerror}). Set ANIFAST_CACHE to a folder that can"
+        ) from error
+    with handle:
+        paths, skipped = _write(job, handle, Path(tempfile.gettempdir()), "set ANIFAST_CACHE to another folder")
+        handle.flush()
+        shape = (len(paths), job.height, job.width, MODES[job.mode])
+        images = np.memmap(handle, np.uint8, "r", offset=_HEADER_BYTES, shape=shape)
+    return PackedImages(images, paths, skipped)
+
+
+def _write(job: _Job, handle: IO[bytes], folder: Path, way_out: str) -> tuple[list[str], dict[str, str]]:
+    """Write an .npy file of all pictures that can be read; give their paths and the skipped ones.
+
+    Written in order and not through a map: a full disk is then an error and not a bus error, and only a few
+    pictures are in memory at a time.
+    """
+    found = scan(job.root)
+    needed, free = len(found) * job.row_bytes, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{printable(folder)}: packing {printable(job.root)} needs {_amount(needed)}, but only {_amount(free)} "
+            f"are free. Free some space or {way_out}"
+        )
+    paths: list[str] = []
+    skipped = dict(found.rejected)
+    stream = None if job.progress else io.StringIO()
+    pool = ThreadPoolExecutor(job.workers, thread_name_prefix="pack")
+    try:
+        handle.write(_npy_header((0, job.height, job.width, MODES[job.mode])))
+        with Progress(len(found), f"packing {printable(job.root.name)}", stream=stream) as bar:
+            for name, future in _in_order(job, found, pool):
+                try:
+                    handle.write(future.result())
+                    paths.append(name)
+                    bar.update()
+                except ImageError as error:
+                    skipped[name] = str(error).removeprefix(f"{printable(found.root / name)}: ")
+                    bar.update(note=f"{len(skipped)} skipped")
+        handle.seek(0)
+        handle.write(_npy_header((len(paths), job.height, job.width, MODES[job.mode])))
+    except OSError as error:
+        raise DataError(
+            f"{printable(folder)}: the pack of {printable(job.root)} ({_amount(needed)}) cannot be written "
+            f"({error.strerror}). Free some space or {way_out}"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if not paths:
+        name = min(skipped)
+        raise DataError(
+            f"{printable(job.root)}: none of its {len(skipped)} pictures can be read, the first because "
+            f"{printable(name)}: {skipped[name]}"
+        )
+    return paths, skipped
+
+
+def _in_order(job: _Job, found: ImageFolder, pool: ThreadPoolExecutor) -> Iterator[tuple[str, Future[bytes]]]:
+    """Decode with a few pictures' lead, and give them in the folder's order."""
+    pending: deque[tuple[str, Future[bytes]]] = deque()
+    for name, path in zip(found.names, found.paths, strict=True):
+        pending.append((name, pool.submit(_decode, job, path)))
+        if len(pending) > 4 * job.workers:
+            yield pending.popleft()
+    yield from pending
+
+
+def _decode(job: _Job, path: Path) -> bytes:
+    """One picture's pixels, H,W,C."""
+    image = read_image(path, job.mode, max_pixels=job.max_pixels)
+    return resize(image, (job.height, job.width), job.how).tobytes()
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """The header of a uint8 .npy file, of the same length for every shape: the count is known only at the end."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+    return (
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", _HEADER_BYTES - 10) + text.ljust(_HEADER_BYTES - 11).encode() + b"\n"
+    )
+
+
+def _amount(count: int) -> str:
+    """Bytes in MB or GB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

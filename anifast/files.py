@@ -1,0 +1,46 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from anifast.errors import AnifastError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
+    """Give a temporary name beside `path`; rename it to `path` when the block ends well.
+
+    If the block raises, the temporary file is removed and whatever stood at `path` before is untouched.
+    The name keeps the suffix of `path`, as picture writers choose their format by it. `sync` waits until the disk has
+    the data, so that even a loss of power leaves a whole file; without it thousands of small files are written faster.
+
+    Raises:
+        AnifastError: the folder cannot be made or the file cannot be written (no space, no permission).
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if sync:
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise AnifastError(
+            f"cannot write {target}: {error.strerror or error}. Free some space or choose another output folder"
+        ) from error
+    finally:
+        with suppress(OSError):  # the error above is the one to tell, not that there is nothing to remove
+            temporary.unlink()
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a small text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

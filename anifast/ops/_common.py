@@ -1,0 +1,91 @@
+"""What the ops share: argument checks, memory layouts, and the registration of one op for several backends."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LIBRARY = torch.library.Library("anifast", "DEF")
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def define(schema: str) -> str:
+    """Define the op `schema` in the dispatcher and return its qualified name "anifast::name".
+
+    The schema exists whether or not anything was compiled; the extension adds its implementations by the same name.
+    """
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    return "anifast::" + schema[: schema.index("(")]
+
+
+def implement(name: str, module: str, function: str, devices: Sequence[str] = ("CPU", "CUDA")) -> None:
+    """Register `module.function` (Triton launches) as the implementation of an op for these dispatch keys.
+
+    The module, and Triton with it, is imported at the first call.
+    """
+
+    def run(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(module), function)(*arguments)
+
+    for device in devices:
+        LIBRARY.impl(name.removeprefix("anifast::"), run, device)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x lies in memory as N,H,W,C (or N,D,H,W,C) and not also as N,C,H,W."""
+    if x.is_contiguous():
+        return False
+    if x.dim() == 4:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    return x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def memory_format(rank: int, channels_last: bool) -> torch.memory_format:
+    """The torch name of a layout."""
+    if not channels_last:
+        return torch.contiguous_format
+    return torch.channels_last if rank == 4 else torch.channels_last_3d
+
+
+def dense(x: Tensor) -> Tensor:
+    """X itself if its layout is contiguous or channels last, else a copy in the nearer of the two."""
+    if x.is_contiguous() or is_channels_last(x):
+        return x
+    nearer = x.dim() in (4, 5) and x.shape[1] > 1 and x.stride(1) == 1
+    return x.contiguous(memory_format=memory_format(x.dim(), nearer))
+
+
+def check_float(op: str, name: str, x: Tensor) -> None:
+    """Raise TypeError unless x is a floating-point tensor of a supported type."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.dtype not in _FLOATS:
+        raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
+
+
+def like(op: str, name: str, value: Tensor, x: Tensor, *, float32_too: bool) -> Tensor:
+    """Check that `value` fits x in device and dtype and return it, cast where autocast or a half x allow it.
+
+    With `float32_too`, float32 beside a half-precision x is taken as it is (parameters under mixed precision).
+
+    Raises:
+        TypeError: not a tensor, or another dtype.
+        ValueError: another device.
+    """
+    check_float(op, name, value)
+    if value.device != x.device:
+        raise ValueError(f"{op}: {name} is on {value.device}, expected {x.device} as x")
+    if value.dtype == x.dtype:
+        return value
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    if float32_too and half and value.dtype == torch.float32:
+        return value
+    if torch.is_autocast_enabled(x.device.type):
+        return value.to(x.dtype)
+    expected = f"{x.dtype} as x" + (" or torch.float32" if float32_too and half else "")
+    raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {expected}")

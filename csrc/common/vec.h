@@ -1,0 +1,166 @@
+// Vectors of one cache line with float or double lanes, and loads and stores that convert.
+//
+// GCC's and clang's vector extensions carry the arithmetic, so one source serves AVX-512, AVX2, SSE and NEON: the
+// compiler splits a vector into registers as wide as the machine has.
+#pragma once
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace anifast {
+
+// The type in which values of T are computed and summed.
+template <class T>
+using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class A>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+    using Int = int32_t;
+    static constexpr int kWidth = 16;
+};
+template <>
+struct Lanes<double> {
+    using Int = int64_t;
+    static constexpr int kWidth = 8;
+};
+
+template <class A>
+inline constexpr int kWidth = Lanes<A>::kWidth;
+
+template <class A>
+struct VecTypes {
+    typedef A Value __attribute__((vector_size(64)));
+    typedef typename Lanes<A>::Int Int __attribute__((vector_size(64)));
+};
+template <class A>
+using Vec = typename VecTypes<A>::Value;
+// All-ones or all-zeros in each lane: what comparing two Vec gives.
+template <class A>
+using LaneMask = typename VecTypes<A>::Int;
+
+template <class A>
+inline Vec<A> broadcast(A value) {
+    return value - Vec<A>{};
+}
+
+template <class T>
+inline Vec<Accumulate<T>> load(const T* from) {
+    using A = Accumulate<T>;
+    Vec<A> out;
+    if constexpr (std::is_same_v<T, A>) {
+        std::memcpy(&out, from, sizeof(out));
+    } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+        typedef uint16_t Bits __attribute__((vector_size(32)));
+        typedef uint32_t Wide __attribute__((vector_size(64)));
+        Bits bits;
+        std::memcpy(&bits, from, sizeof(bits));
+        const Wide wide = __builtin_convertvector(bits, Wide) << 16;
+        std::memcpy(&out, &wide, sizeof(out));
+    } else {
+#if defined(__AVX512F__)
+        __m256i bits;
+        std::memcpy(&bits, from, sizeof(bits));
+        out = (Vec<A>)_mm512_cvtph_ps(bits);
+#elif defined(__F16C__)
+        __m128i low, high;
+        std::memcpy(&low, from, sizeof(low));
+        std::memcpy(&high, from + 8, sizeof(high));
+        const __m256 halves[2] = {_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)};
+        std::memcpy(&out, halves, sizeof(out));
+#else
+        for (int i = 0; i < kWidth<A>; ++i) out[i] = static_cast<A>(from[i]);
+#endif
+    }
+    return out;
+}
+
+template <class T>
+inline void store(T* to, Vec<Accumulate<T>> value) {
+    using A = Accumulate<T>;
+    if constexpr (std::is_same_v<T, A>) {
+        std::memcpy(to, &value, sizeof(value));
+    } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+        // round to nearest even; NaN keeps a set mantissa bit
+        typedef uint16_t Bits __attribute__((vector_size(32)));
+        typedef uint32_t Wide __attribute__((vector_size(64)));
+        Wide wide;
+        std::memcpy(&wide, &value, sizeof(wide));
+        const Wide rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
+        const Wide nan = (Wide)(value != value);
+        const Bits bits = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), Bits);
+        std::memcpy(to, &bits, sizeof(bits));
+    } else {
+#if defined(__AVX512F__)
+        const __m256i bits = _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT);
+        std::memcpy(to, &bits, sizeof(bits));
+#elif defined(__F16C__)
+        __m256 halves[2];
+        std::memcpy(halves, &value, sizeof(value));
+        const __m128i low = _mm256_cvtps_ph(halves[0], _MM_FROUND_TO_NEAREST_INT);
+        const __m128i high = _mm256_cvtps_ph(halves[1], _MM_FROUND_TO_NEAREST_INT);
+        std::memcpy(to, &low, sizeof(low));
+        std::memcpy(to + 8, &high, sizeof(high));
+#else
+        for (int i = 0; i < kWidth<A>; ++i) to[i] = static_cast<T>(value[i]);
+#endif
+    }
+}
+
+// The first `count` values (fewer than a full vector); the lanes beyond are 0.
+template <class T>
+inline Vec<Accumulate<T>> load_first(const T* from, int64_t count) {
+    T buffer[kWidth<Accumulate<T>>] = {};
+    std::memcpy(buffer, from, count * sizeof(T));
+    return load(buffer);
+}
+
+template <class T>
+inline void store_first(T* to, Vec<Accumulate<T>> value, int64_t count) {
+    T buffer[kWidth<Accumulate<T>>];
+    store(buffer, value);
+    std::memcpy(to, buffer, count * sizeof(T));
+}
+
+template <class A>
+inline A sum_lanes(Vec<A> value) {
+    A total = 0;
+    for (int i = 0; i < kWidth<A>; ++i) total += value[i];
+    return total;
+}
+
+// One bit a lane, lane 0 lowest.
+template <class A>
+inline uint32_t to_bits(LaneMask<A> mask) {
+#if defined(__AVX512DQ__)
+    if constexpr (std::is_same_v<A, float>) {
+        return _mm512_movepi32_mask((__m512i)mask);
+    } else {
+        return _mm512_movepi64_mask((__m512i)mask);
+    }
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < kWidth<A>; ++i) bits |= static_cast<uint32_t>(mask[i] & 1) << i;
+    return bits;
+#endif
+}
+
+template <class A>
+inline LaneMask<A> from_bits(uint32_t bits) {
+    LaneMask<A> lane_bit;
+    for (int i = 0; i < kWidth<A>; ++i) lane_bit[i] = typename Lanes<A>::Int(1) << i;
+    const LaneMask<A> all = static_cast<typename Lanes<A>::Int>(bits) - LaneMask<A>{};
+    return (all & lane_bit) != 0;
+}
+
+}  // namespace anifast

@@ -1,0 +1,446 @@
+// bias_lrelu on the CPU: see anifast/ops/bias_lrelu.py for the three ops and their contract.
+//
+// Memory is [outer, channels, inner]. A row is a run that is walked with one vector loop: the inner values of one
+// channel (they share a bias), or, where inner is 1 (channels last), the channels of one pixel (they share a noise
+// value). Work is cut into tasks whose borders depend on the sizes alone and whose sums are added in order, so that a
+// gradient is the same whatever the number of threads.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "../common/layout.h"
+#include "../common/vec.h"
+#include "memory.h"
+
+namespace anifast {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// How f, the factor of an element, is known: anifast/ops/bias_lrelu.py.
+enum Kind : int64_t { kLinear = 0, kSign = 1, kMask = 2 };
+
+// Values of a task: enough to hide its start, few enough for a sum in float32.
+constexpr int64_t kTask = 16384;
+
+struct Shape {
+    int64_t outer, channels, inner;
+    bool pixel_rows;  // a row is one pixel's channels
+    int64_t rows, length, mask_stride;
+
+    Shape(at::IntArrayRef sizes, int64_t dim, bool channels_last) {
+        outer = 1, inner = 1, channels = sizes[dim];
+        for (int64_t i = 0; i < dim; ++i) outer *= sizes[i];
+        for (int64_t i = dim + 1; i < static_cast<int64_t>(sizes.size()); ++i) (channels_last ? outer : inner) *= sizes[i];
+        pixel_rows = inner == 1;
+        rows = pixel_rows ? outer : outer * channels;
+        length = pixel_rows ? channels : inner;
+        mask_stride = (length + 7) / 8;
+    }
+};
+
+// Rows are cut into tasks of at most kTask values, or several whole rows make one task.
+struct Tasks {
+    int64_t pieces, together, count;
+
+    explicit Tasks(const Shape& shape) {
+        pieces = shape.pixel_rows ? 1 : std::max<int64_t>(1, (shape.length + kTask - 1) / kTask);
+        together = pieces > 1 ? 1 : std::max<int64_t>(1, kTask / std::max<int64_t>(1, shape.length));
+        count = pieces > 1 ? shape.rows * pieces : (shape.rows + together - 1) / together;
+    }
+    // Calls walk(row, begin, end) for every run of values of a task.
+    template <class Walk>
+    void run(int64_t task, const Shape& shape, const Walk& walk) const {
+        if (pieces > 1) {
+            const int64_t begin = task % pieces * kTask;
+            walk(task / pieces, begin, std::min(begin + kTask, shape.length));
+        } else {
+            const int64_t last = std::min((task + 1) * together, shape.rows);
+            for (int64_t row = task * together; row < last; ++row) walk(row, 0, shape.length);
+        }
+    }
+};
+
+// What is known about the elements; null pointers are absent.
+template <class T>
+struct Inputs {
+    using A = Accumulate<T>;
+    const T* x;
+    const A* bias;        // [channels]
+    const T* noise;       // [noise_rows, inner]
+    const T* residual;    // as x
+    const T* sign;        // as x: forward's output
+    const uint8_t* bits;  // planes of [rows, mask_stride]
+    int64_t noise_rows, plane;
+    bool clamp_plane;
+    A strength, gain, negative_gain, clamp, residual_gain;
+};
+
+template <class T>
+struct Outputs {
+    T* out;
+    uint8_t* bits;
+    int64_t plane;
+};
+
+template <class A>
+inline Vec<A> select(LaneMask<A> mask, Vec<A> yes, Vec<A> no) {
+    return mask ? yes : no;
+}
+
+template <bool kFull, class T>
+inline Vec<Accumulate<T>> load_n(const T* from, int64_t n) {
+    if constexpr (kFull) {
+        return load(from);
+    } else {
+        return load_first(from, n);
+    }
+}
+
+template <bool kFull, class T>
+inline void store_n(T* to, Vec<Accumulate<T>> value, int64_t n) {
+    if constexpr (kFull) {
+        store(to, value);
+    } else {
+        store_first(to, value, n);
+    }
+}
+
+// Calls step(i, n, full) over [begin, end): whole vectors, then the rest.
+template <int W, class Step>
+inline void for_vectors(int64_t begin, int64_t end, const Step& step) {
+    int64_t i = begin;
+#pragma GCC unroll 4
+    for (; i + W <= end; i += W) step(i, W, std::true_type{});
+    if (i < end) step(i, end - i, std::false_type{});
+}
+
+// f of the n lanes at `i` of a row from what forward left behind.
+template <Kind kind, bool kFull, class T>
+inline Vec<Accumulate<T>> factor(const Inputs<T>& in, const Shape& shape, int64_t row, int64_t i, int64_t n) {
+    using A = Accumulate<T>;
+    const Vec<A> positive = broadcast<A>(in.gain), negative = broadcast<A>(in.negative_gain);
+    if constexpr (kind == kLinear) {
+        return positive;
+    } else if constexpr (kind == kSign) {
+        return select<A>(load_n<kFull>(in.sign + row * shape.length + i, n) > 0, positive, negative);
+    } else {
+        const int64_t byte = row * shape.mask_stride + i / 8;
+        const int64_t bytes = kFull ? kWidth<A> / 8 : (n + 7) / 8;
+        uint32_t bits = 0;
+        std::memcpy(&bits, in.bits + byte, bytes);
+        Vec<A> f = select<A>(from_bits<A>(bits), positive, negative);
+        if (in.clamp_plane) {
+            std::memcpy(&bits, in.bits + in.plane + byte, bytes);
+            f = select<A>(from_bits<A>(bits), f, Vec<A>{});
+        }
+        return f;
+    }
+}
+
+// The first of the noise values that belong to a row.
+template <bool kPixel, class T>
+inline const T* noise_of(const Inputs<T>& in, const Shape& shape, int64_t row) {
+    return in.noise + ((kPixel ? row : row / shape.channels) % in.noise_rows) * shape.inner;
+}
+
+// forward and masked: out = f * (x + strength * noise + bias), f from the value itself (kOwn: forward) or from `kind`.
+// kRest brings in clamp, residual and the mask to be written.
+template <class T, bool kPixel, bool kOwn, bool kNoise, bool kRest, Kind kind>
+void apply(const Inputs<T>& in, const Outputs<T>& to, const Shape& shape) {
+    using A = Accumulate<T>;
+    constexpr int W = kWidth<A>;
+    const Vec<A> positive = broadcast<A>(in.gain), negative = broadcast<A>(in.negative_gain);
+    const Vec<A> limit = broadcast<A>(in.clamp);
+
+    const auto walk = [&](int64_t row, int64_t begin, int64_t end) {
+        const int64_t base = row * shape.length;
+        const T* noise = kNoise ? noise_of<kPixel>(in, shape, row) : nullptr;
+        Vec<A> constant{};
+        if (!kPixel && in.bias) constant = broadcast<A>(in.bias[row % shape.channels]);
+        if (kPixel && kNoise) constant = broadcast<A>(in.strength * static_cast<A>(*noise));
+        const auto step = [&](int64_t i, int64_t n, auto full) {
+            constexpr bool kFull = decltype(full)::value;
+            Vec<A> v = load_n<kFull>(in.x + base + i, n);
+            if constexpr (!kPixel || kNoise) v += constant;
+            if constexpr (!kPixel && kNoise) v += in.strength * load_n<kFull>(noise + i, n);
+            if (kPixel && in.bias) v += load_n<kFull>(in.bias + i, n);
+            if constexpr (!kOwn) {
+                v *= factor<kind, kFull>(in, shape, row, i, n);
+            } else {
+                const LaneMask<A> up = v > 0;
+                v *= select<A>(up, positive, negative);
+                if constexpr (kRest) {
+                    const int64_t byte = row * shape.mask_stride + i / 8;
+                    const int64_t bytes = kFull ? W / 8 : (n + 7) / 8;
+                    const uint32_t valid = kFull ? ~0u : (1u << n) - 1;
+                    if (to.bits) {
+                        const uint32_t bits = to_bits<A>(up) & valid;
+                        std::memcpy(to.bits + byte, &bits, bytes);
+                    }
+                    if (in.clamp_plane) {
+                        if (to.bits) {
+                            const uint32_t bits = to_bits<A>((v >= -limit) & (v <= limit)) & valid;
+                            std::memcpy(to.bits + to.plane + byte, &bits, bytes);
+                        }
+                        v = select<A>(v > limit, limit, v);
+                        v = select<A>(v < -limit, -limit, v);
+                    }
+                    if (in.residual) v += in.residual_gain * load_n<kFull>(in.residual + base + i, n);
+                }
+            }
+            store_n<kFull>(to.out + base + i, v, n);
+        };
+        for_vectors<W>(begin, end, step);
+    };
+
+    const Tasks tasks(shape);
+    at::parallel_for(0, tasks.count, 1, [&](int64_t first, int64_t last) {
+        for (int64_t task = first; task < last; ++task) tasks.run(task, shape, walk);
+    });
+}
+
+// backward: gx = f * g, and with it the sums over gx and gx * noise in parts of one task (for the bias, of one row).
+template <class T, bool kPixel, bool kStrength, Kind kind>
+void backward(const Inputs<T>& in, T* gx, const Shape& shape, Accumulate<T>* gbias, Accumulate<T>* gstrength) {
+    using A = Accumulate<T>;
+    constexpr int W = kWidth<A>;
+    const Tasks tasks(shape);
+    // A pixel's channels are summed lane by lane into one row for each task; other rows into one number a piece.
+    const int64_t parts = kPixel ? tasks.count * shape.channels : shape.rows * tasks.pieces;
+    std::vector<A> bias_parts(gbias ? parts : 0), strength_parts(kStrength ? tasks.count : 0);
+
+    at::parallel_for(0, tasks.count, 1, [&](int64_t first, int64_t last) {
+        for (int64_t task = first; task < last; ++task) {
+            A* bias_row = kPixel && gbias ? bias_parts.data() + task * shape.channels : nullptr;
+            Vec<A> dot{};
+            tasks.run(task, shape, [&](int64_t row, int64_t begin, int64_t end) {
+                const int64_t base = row * shape.length;
+                const T* noise = kStrength ? noise_of<kPixel>(in, shape, row) : nullptr;
+                const Vec<A> pixel_noise = kPixel && kStrength ? broadcast<A>(static_cast<A>(*noise)) : Vec<A>{};
+                Vec<A> sum{};
+                const auto step = [&](int64_t i, int64_t n, auto full) {
+                    constexpr bool kFull = decltype(full)::value;
+                    Vec<A> v = load_n<kFull>(in.x + base + i, n) * factor<kind, kFull>(in, shape, row, i, n);
+                    store_n<kFull>(gx + base + i, v, n);
+                    if constexpr (!kFull) v = select<A>(from_bits<A>((1u << n) - 1), v, Vec<A>{});  // no NaN from 0 * inf
+                    if constexpr (kPixel) {
+                        if (bias_row) store_n<kFull>(bias_row + i, load_n<kFull>(bias_row + i, n) + v, n);
+                        if constexpr (kStrength) dot += v * pixel_noise;
+                    } else {
+                        sum += v;
+                        if constexpr (kStrength) dot += v * load_n<kFull>(noise + i, n);
+                    }
+                };
+                for_vectors<W>(begin, end, step);
+                if (!kPixel && gbias) bias_parts[row * tasks.pieces + begin / kTask] = sum_lanes<A>(sum);
+            });
+            if constexpr (kStrength) strength_parts[task] = sum_lanes<A>(dot);
+        }
+    });
+
+    if (gbias) {
+        std::vector<double> total(shape.channels, 0.0);
+        for (int64_t part = 0; part < parts; ++part) {
+            total[(kPixel ? part : part / tasks.pieces) % shape.channels] += bias_parts[part];
+        }
+        for (int64_t c = 0; c < shape.channels; ++c) gbias[c] = static_cast<A>(total[c]);
+    }
+    if constexpr (kStrength) {
+        double total = 0.0;
+        for (const A part : strength_parts) total += part;
+        *gstrength = static_cast<A>(total);
+    }
+}
+
+template <class T>
+Tensor accumulate_copy(const Tensor& value) {
+    constexpr auto type = std::is_same_v<T, double> ? at::kDouble : at::kFloat;
+    return value.to(type).contiguous();
+}
+
+void check_operand(const OptionalTensor& value, const Tensor& x, const char* name, int64_t numel) {
+    if (!value) return;
+    TORCH_CHECK(value->device() == x.device(), "bias_lrelu: ", name, " is on ", value->device(), ", expected ", x.device());
+    TORCH_CHECK(numel < 0 || value->numel() == numel, "bias_lrelu: ", name, " has ", value->numel(), " elements, expected ",
+                numel);
+}
+
+// The pointers of the operands of f * (x + strength * noise + bias); `keep` holds what had to be copied.
+template <class T>
+Inputs<T> gather(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& noise, const OptionalTensor& strength,
+                 double slope, double gain, const Shape& shape, std::vector<Tensor>& keep) {
+    using A = Accumulate<T>;
+    check_operand(bias, x, "bias", shape.channels);
+    check_operand(strength, x, "noise_strength", 1);
+    Inputs<T> in{};
+    in.x = x.const_data_ptr<T>();
+    in.gain = static_cast<A>(gain);
+    in.negative_gain = static_cast<A>(gain * slope);
+    in.strength = 1;
+    if (bias) in.bias = keep.emplace_back(accumulate_copy<T>(*bias)).template const_data_ptr<A>();
+    if (noise) {
+        const int64_t planes = noise->numel() / std::max<int64_t>(1, shape.inner);
+        check_operand(noise, x, "noise", std::max<int64_t>(1, planes) * shape.inner);
+        TORCH_CHECK(shape.outer % planes == 0, "bias_lrelu: ", planes, " planes of noise do not fit ", shape.outer);
+        TORCH_CHECK(noise->scalar_type() == x.scalar_type(), "bias_lrelu: noise has dtype ", noise->scalar_type(),
+                    ", expected ", x.scalar_type());
+        in.noise = keep.emplace_back(noise->contiguous()).template const_data_ptr<T>();
+        in.noise_rows = planes;
+    }
+    if (strength) in.strength = keep.emplace_back(accumulate_copy<T>(*strength)).template const_data_ptr<A>()[0];
+    return in;
+}
+
+template <class T>
+void attach_saved(Inputs<T>& in, const OptionalTensor& saved, const Tensor& x, int64_t kind, const Shape& shape) {
+    if (kind == kLinear) return;
+    TORCH_CHECK(saved.has_value(), "bias_lrelu: saved is missing for kind ", kind);
+    if (kind == kSign) {
+        TORCH_CHECK(saved->scalar_type() == x.scalar_type() && saved->sizes() == x.sizes() && saved->strides() == x.strides(),
+                    "bias_lrelu: saved must have the dtype, shape and layout of the gradient");
+        in.sign = saved->const_data_ptr<T>();
+        return;
+    }
+    in.plane = shape.rows * shape.mask_stride;
+    TORCH_CHECK(saved->scalar_type() == at::kByte && saved->is_contiguous() && saved->dim() == 3 &&
+                    (saved->size(0) == 1 || saved->size(0) == 2) && saved->numel() == saved->size(0) * in.plane,
+                "bias_lrelu: saved must be a uint8 mask of ", in.plane, " bytes a plane, got shape ", saved->sizes());
+    in.bits = saved->const_data_ptr<uint8_t>();
+    in.clamp_plane = saved->size(0) == 2;
+}
+
+// Calls `function` with run-time bools, or a Kind, as compile-time constants.
+template <class Function>
+void with_bools(const Function& function) {
+    function();
+}
+template <class Function, class... Rest>
+void with_bools(const Function& function, bool value, Rest... rest) {
+    const auto bind = [&](auto constant) {
+        with_bools([&](auto... more) { function(constant, more...); }, rest...);
+    };
+    value ? bind(std::true_type{}) : bind(std::false_type{});
+}
+template <class Function>
+void with_kind(int64_t kind, const Function& function) {
+    switch (kind) {
+        case kLinear:
+            return function(std::integral_constant<Kind, kLinear>{});
+        case kSign:
+            return function(std::integral_constant<Kind, kSign>{});
+        case kMask:
+            return function(std::integral_constant<Kind, kMask>{});
+        default:
+            TORCH_CHECK(false, "bias_lrelu: unknown kind ", kind);
+    }
+}
+
+#define DISPATCH(TYPE, NAME, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, NAME, __VA_ARGS__)
+
+std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_any, const OptionalTensor& bias, const OptionalTensor& noise,
+                                       const OptionalTensor& strength, const OptionalTensor& residual, int64_t dim,
+                                       double slope, double gain, std::optional<double> clamp, double residual_gain,
+                                       bool save_mask) {
+    const bool channels_last = dim == 1 && is_channels_last(x_any);
+    const auto format = memory_format(x_any.dim(), channels_last);
+    const Tensor x = x_any.contiguous(format);
+    const Shape shape(x.sizes(), dim, channels_last);
+    check_operand(residual, x, "residual", x.numel());
+    Tensor out = empty_like(x, format);
+    Tensor mask = save_mask ? at::empty({clamp ? 2 : 1, shape.rows, shape.mask_stride}, x.options().dtype(at::kByte))
+                            : at::empty({0}, x.options().dtype(at::kByte));
+    if (x.numel() == 0) return {out, mask};
+    DISPATCH(x.scalar_type(), "bias_lrelu", [&] {
+        std::vector<Tensor> keep;
+        auto in = gather<scalar_t>(x, bias, noise, strength, slope, gain, shape, keep);
+        if (residual) {
+            TORCH_CHECK(residual->scalar_type() == x.scalar_type(), "bias_lrelu: residual has dtype ",
+                        residual->scalar_type(), ", expected ", x.scalar_type());
+            in.residual = keep.emplace_back(residual->contiguous(format)).template const_data_ptr<scalar_t>();
+            in.residual_gain = static_cast<Accumulate<scalar_t>>(residual_gain);
+        }
+        in.clamp_plane = clamp.has_value();
+        in.clamp = static_cast<Accumulate<scalar_t>>(clamp.value_or(0.0));
+        const Outputs<scalar_t> to{out.mutable_data_ptr<scalar_t>(),
+                                   save_mask ? mask.mutable_data_ptr<uint8_t>() : nullptr, shape.rows * shape.mask_stride};
+        with_bools(
+            [&](auto pixel, auto has_noise, auto rest) {
+                apply<scalar_t, pixel, true, has_noise, rest, kLinear>(in, to, shape);
+            },
+            shape.pixel_rows, noise.has_value(), save_mask || clamp || residual);
+    });
+    return {out, mask};
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_any, const OptionalTensor& saved,
+                                                const OptionalTensor& noise, int64_t dim, bool channels_last, double slope,
+                                                double gain, int64_t kind, bool want_bias, bool want_strength) {
+    const auto format = memory_format(grad_any.dim(), channels_last);
+    const Tensor grad = grad_any.contiguous(format);
+    const Shape shape(grad.sizes(), dim, channels_last);
+    TORCH_CHECK(!want_strength || noise, "bias_lrelu: the gradient of noise_strength needs the noise");
+    const auto sums = grad.options().dtype(grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+    Tensor gx = empty_like(grad, format);
+    Tensor gbias = at::empty({want_bias ? shape.channels : 0}, sums);
+    Tensor gstrength = want_strength ? at::empty({}, sums) : at::empty({0}, sums);
+    if (grad.numel() == 0) return {gx, gbias.zero_(), gstrength.zero_()};
+    DISPATCH(grad.scalar_type(), "bias_lrelu_backward", [&] {
+        using A = Accumulate<scalar_t>;
+        std::vector<Tensor> keep;
+        auto in = gather<scalar_t>(grad, {}, want_strength ? noise : OptionalTensor{}, {}, slope, gain, shape, keep);
+        attach_saved(in, saved, grad, kind, shape);
+        with_kind(kind, [&](auto known) {
+            with_bools(
+                [&](auto pixel, auto strength) {
+                    backward<scalar_t, pixel, strength, known>(in, gx.mutable_data_ptr<scalar_t>(), shape,
+                                                               want_bias ? gbias.mutable_data_ptr<A>() : nullptr,
+                                                               want_strength ? gstrength.mutable_data_ptr<A>() : nullptr);
+                },
+                shape.pixel_rows, want_strength);
+        });
+    });
+    return {gx, gbias, gstrength};
+}
+
+Tensor masked_cpu(const Tensor& x_any, const OptionalTensor& saved, const OptionalTensor& bias, const OptionalTensor& noise,
+                  const OptionalTensor& strength, int64_t dim, bool channels_last, double slope, double gain,
+                  int64_t kind) {
+    const auto format = memory_format(x_any.dim(), channels_last);
+    const Tensor x = x_any.contiguous(format);
+    const Shape shape(x.sizes(), dim, channels_last);
+    Tensor out = empty_like(x, format);
+    if (x.numel() == 0) return out;
+    DISPATCH(x.scalar_type(), "bias_lrelu_masked", [&] {
+        std::vector<Tensor> keep;
+        auto in = gather<scalar_t>(x, bias, noise, strength, slope, gain, shape, keep);
+        attach_saved(in, saved, x, kind, shape);
+        const Outputs<scalar_t> to{out.mutable_data_ptr<scalar_t>(), nullptr, 0};
+        with_kind(kind, [&](auto known) {
+            with_bools(
+                [&](auto pixel, auto has_noise) {
+                    apply<scalar_t, pixel, false, has_noise, false, known>(in, to, shape);
+                },
+                shape.pixel_rows, noise.has_value());
+        });
+    });
+    return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(anifast, CPU, m) {
+    m.impl("bias_lrelu", &forward_cpu);
+    m.impl("bias_lrelu_backward", &backward_cpu);
+    m.impl("bias_lrelu_masked", &masked_cpu);
+}
+
+}  // namespace anifast
