@@ -2,6 +2,6 @@
 
 if __name__ == "kernels":
     raise ImportError(
-        "`import kernels` found the source folder of anifast.kernels: import anifast.kernels instead. If another package "
-        "called kernels was meant, run outside anifast's repository, whose root comes first on the path."
+        "`import kernels` found the source folder of anifast.kernels: import anifast.kernels instead. If another "
+        "package called kernels was meant, run outside anifast's repository, whose root comes first on the path."
     )

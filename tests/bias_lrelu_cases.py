@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ CASES = [
     Case("nhwc_full", (2, 16, 3, 3), channels_last=True, **_FULL),
     Case("nhwc_odd", (3, 7, 5, 2), channels_last=True, noise="shared", clamp=0.5),
     Case("nhwc_wide", (1, 264, 2, 2), channels_last=True, noise="shared"),
+    Case("nhwc_few_pixels", (20, 7, 3, 2), channels_last=True, noise="shared"),
     Case("nhwc_1x1", (2, 8, 1, 1), channels_last=True, noise="each"),
     Case("matrix", (5, 12)),
     Case("matrix_odd", (9, 7), noise="each", clamp=0.5),
@@ -168,3 +170,35 @@ def check(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", see
         allowed = 2 * (plain[name].double() - expected).abs().max().item() + 4 * torch.finfo(dtype).eps * scale
         assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"  # also where error is NaN
     return got
+
+
+def golden_results(case: Any, backend: str, device: str = "cpu") -> dict[str, Tensor]:
+    """What the op answers in float64 to the golden case `ops_lrelu_a`, by the names of its outputs."""
+    found: dict[str, Tensor] = {}
+    for spec in case.calls:
+        arguments, grad, name = case.arguments(spec), spec["grad"], spec["name"]
+        leaves = {
+            key: torch.from_numpy(value).to(device, torch.float64).requires_grad_()
+            for key, value in case.inputs.items()
+            if "@" + key in grad["wrt"]
+        }
+        given = {key: leaves[value[1:]] for key, value in spec["args"].items() if str(value)[1:] in leaves}
+        out = bias_lrelu(
+            given["input"],
+            given.get("bias"),
+            slope=arguments["negative_slope"],
+            gain=arguments["scale"],
+            backend=backend,
+        )
+        probe = torch.from_numpy(case.inputs[grad["of"]["y"][1:]]).to(out)
+        loss = (probe * out).sum() if grad["loss"] == "linear" else 0.5 * (probe * out**2).sum()
+        wanted = {key[1:]: leaves[key[1:]] for key in grad["wrt"]}
+        first = torch.autograd.grad(loss, list(wanted.values()), create_graph=True)
+        found[f"{name}.y"] = out
+        found |= {f"{name}.grad.{key}": value for key, value in zip(wanted, first, strict=True)}
+        if grad.get("second"):
+            square = (first[0] ** 2).sum()
+            second = torch.autograd.grad(square, list(wanted.values()), materialize_grads=True)
+            found[f"{name}.grad2"] = square
+            found |= {f"{name}.grad2.{key}": value for key, value in zip(wanted, second, strict=True)}
+    return found

@@ -9,7 +9,9 @@ Three dispatcher ops carry it, per backend. Where f is the factor gain, gain * s
     masked    t     = f * (x + noise_strength * noise + bias)         with the f that forward found
 
 `backward` is linear and `masked` is its adjoint, so each is the other's gradient and every order is exact
-(f is piecewise constant). Forward leaves f behind as the output's own sign where that tells it, else as a bit mask.
+(f is piecewise constant). Forward leaves f behind as a mask of one bit an element, two with a clamp, and nothing
+where f is the gain everywhere: reading bits instead of the output makes backward a third cheaper, and the output is
+free to go.
 """
 
 from __future__ import annotations
@@ -26,17 +28,10 @@ from anifast.reference.bias_lrelu import bias_lrelu as _reference
 
 _SQRT2 = math.sqrt(2.0)
 
-# What forward leaves behind for f.
-LINEAR = 0  # nothing: f is the gain everywhere
-SIGN = 1  # the output: f is gain where it is positive, else gain * slope
-MASK = 2  # bits: plane 0 = positive, plane 1 (with clamp) = not clamped
 
-
-def saved_kind(slope: float, gain: float, clamped: bool, residual: bool) -> int:
-    """Which of LINEAR, SIGN and MASK tells f with the least memory."""
-    if slope == 1.0 and not clamped:
-        return LINEAR
-    return SIGN if slope > 0.0 and gain > 0.0 and not clamped and not residual else MASK
+def is_linear(slope: float, clamp: float | None) -> bool:
+    """Whether the factor f is the gain everywhere, so that no mask is needed."""
+    return slope == 1.0 and clamp is None
 
 
 def rows_of(shape: torch.Size, dim: int, channels_last: bool) -> tuple[int, int, int]:
@@ -48,7 +43,10 @@ def rows_of(shape: torch.Size, dim: int, channels_last: bool) -> tuple[int, int,
 
 
 def mask_shape(shape: torch.Size, dim: int, channels_last: bool, clamped: bool) -> tuple[int, int, int]:
-    """Shape of the uint8 bit mask: planes, rows of memory that share a bias or a pixel, bytes a row (low bit first)."""
+    """Shape of the uint8 mask: planes (positive; with a clamp also: not clamped), rows, bytes a row, low bit first.
+
+    A row is a run of memory that shares a bias value (inner > 1) or a pixel (inner == 1).
+    """
     outer, channels, inner = rows_of(shape, dim, channels_last)
     rows, length = (outer, channels) if inner == 1 else (outer * channels, inner)
     return (2 if clamped else 1), rows, (length + 7) // 8
@@ -75,12 +73,12 @@ class _Ops:
             "int dim, float slope, float gain, float? clamp, float residual_gain, bool save_mask) -> (Tensor, Tensor)"
         )
         backward = _common.define(
-            f"bias_lrelu_backward{suffix}(Tensor grad, Tensor? saved, Tensor? noise, int dim, bool channels_last, "
-            "float slope, float gain, int kind, bool want_bias, bool want_strength) -> (Tensor, Tensor, Tensor)"
+            f"bias_lrelu_backward{suffix}(Tensor grad, Tensor? mask, Tensor? noise, int dim, bool channels_last, "
+            "float slope, float gain, bool want_bias, bool want_strength) -> (Tensor, Tensor, Tensor)"
         )
         masked = _common.define(
-            f"bias_lrelu_masked{suffix}(Tensor x, Tensor? saved, Tensor? bias, Tensor? noise, Tensor? noise_strength, "
-            "int dim, bool channels_last, float slope, float gain, int kind) -> Tensor"
+            f"bias_lrelu_masked{suffix}(Tensor x, Tensor? mask, Tensor? bias, Tensor? noise, Tensor? noise_strength, "
+            "int dim, bool channels_last, float slope, float gain) -> Tensor"
         )
         self.names = (forward, backward, masked)
         torch.library.register_fake(forward)(self._fake_forward)
@@ -117,12 +115,11 @@ class _Ops:
     @staticmethod
     def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         x, bias, noise, strength, residual, dim, slope, gain, clamp, residual_gain, save_mask = inputs
-        kind = saved_kind(slope, gain, clamp is not None, residual is not None)
-        if kind == MASK and not save_mask:
+        linear = is_linear(slope, clamp)
+        if not (linear or save_mask):
             raise RuntimeError("bias_lrelu: save_mask must be true where a gradient is needed")
-        saved = output[kind - 1] if kind else None
-        ctx.save_for_backward(saved, noise, strength)
-        ctx.args = (dim, _layout(x, dim), slope, gain, kind)
+        ctx.save_for_backward(None if linear else output[1], noise, strength)
+        ctx.args = (dim, _layout(x, dim), slope, gain)
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.residual_gain = residual_gain
         ctx.set_materialize_grads(False)
@@ -143,9 +140,9 @@ class _Ops:
         """Gradients of x, bias, noise and strength from that of f * (x + strength * noise + bias)."""
         if not any(needed):
             return None, None, None, None
-        saved, noise, strength = ctx.saved_tensors
+        mask, noise, strength = ctx.saved_tensors
         want_x, want_bias, want_noise, want_strength = needed
-        gx, gbias, gstrength = self.backward(grad, saved, noise if want_strength else None, *ctx.args, want_bias, want_strength)
+        gx, gbias, gstrength = self.backward(grad, mask, noise if want_strength else None, *ctx.args, want_bias, want_strength)
         gnoise = None
         if want_noise:
             gnoise = gx.sum_to_size(noise.shape)
@@ -162,13 +159,12 @@ class _Ops:
     @staticmethod
     def _fake_backward(
         grad: Tensor,
-        saved: Tensor | None,
+        mask: Tensor | None,
         noise: Tensor | None,
         dim: int,
         channels_last: bool,
         slope: float,
         gain: float,
-        kind: int,
         want_bias: bool,
         want_strength: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,8 +177,8 @@ class _Ops:
 
     @staticmethod
     def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        grad, saved, noise, *args, want_bias, want_strength = inputs
-        ctx.save_for_backward(saved, noise, grad)
+        grad, mask, noise, *args, want_bias, want_strength = inputs
+        ctx.save_for_backward(mask, noise, grad)
         ctx.args = tuple(args)
         ctx.wants = (want_bias, want_strength)
         ctx.set_materialize_grads(False)
@@ -190,25 +186,25 @@ class _Ops:
     def _backward_grad(
         self, ctx: Any, ggx: Tensor | None, ggbias: Tensor | None, ggstrength: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        saved, noise, grad = ctx.saved_tensors
+        mask, noise, grad = ctx.saved_tensors
         want_bias, want_strength = ctx.wants
         ggbias = ggbias if want_bias else None
         ggstrength = ggstrength if want_strength else None
         ggrad = gnoise = None
         if ctx.needs_input_grad[0] and not (ggx is None and ggbias is None and ggstrength is None):
             ggx = torch.zeros_like(grad) if ggx is None else ggx
-            ggrad = self.masked(ggx, saved, ggbias, None if ggstrength is None else noise, ggstrength, *ctx.args)
+            ggrad = self.masked(ggx, mask, ggbias, None if ggstrength is None else noise, ggstrength, *ctx.args)
         if ctx.needs_input_grad[2] and ggstrength is not None:
-            gnoise = self.masked(grad, saved, None, None, None, *ctx.args).sum_to_size(noise.shape)
+            gnoise = self.masked(grad, mask, None, None, None, *ctx.args).sum_to_size(noise.shape)
             gnoise = gnoise * ggstrength.to(gnoise.dtype)
-        return (ggrad, None, gnoise, *(None,) * 7)
+        return (ggrad, None, gnoise, *(None,) * 6)
 
     # masked
 
     @staticmethod
     def _fake_masked(
         x: Tensor,
-        saved: Tensor | None,
+        mask: Tensor | None,
         bias: Tensor | None,
         noise: Tensor | None,
         noise_strength: Tensor | None,
@@ -216,24 +212,23 @@ class _Ops:
         channels_last: bool,
         slope: float,
         gain: float,
-        kind: int,
     ) -> Tensor:
         return _empty(x, channels_last)
 
     @staticmethod
     def _masked_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, saved, bias, noise, strength, *args = inputs
-        ctx.save_for_backward(saved, noise, strength)
+        _, mask, bias, noise, strength, *args = inputs
+        ctx.save_for_backward(mask, noise, strength)
         ctx.args = tuple(args)
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.set_materialize_grads(False)
 
     def _masked_grad(self, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 10
+            return (None,) * 9
         x_needed, _, *others = ctx.needs_input_grad[:5]
         gx, gbias, gnoise, gstrength = self._linear_grads(ctx, grad, (x_needed, *others))
-        return (gx, None, gbias, gnoise, gstrength, *(None,) * 5)
+        return (gx, None, gbias, gnoise, gstrength, *(None,) * 4)
 
 
 _NATIVE = _Ops("")
@@ -301,11 +296,10 @@ def bias_lrelu(
         if noise_strength is not None and noise_strength.dtype != x.dtype:
             noise_strength = noise_strength.to(x.dtype)
         return _reference(x, bias, noise, noise_strength, residual, dim, slope, gain, clamp, residual_gain)
-    kind = saved_kind(slope, gain, clamp is not None, residual is not None)
     save_mask = (
-        kind == MASK
+        not is_linear(slope, clamp)
         and torch.is_grad_enabled()
-        and any(t is not None and t.requires_grad for t in (x, bias, noise, noise_strength))
+        and any(t is not None and t.requires_grad for t in (x, bias, noise, noise_strength, residual))
     )
     x = _common.dense(x)
     ops = _NATIVE if chosen == "native" else _TRITON

@@ -25,9 +25,9 @@ using ForwardOp = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor
                                              const OptionalTensor&, const OptionalTensor&, int64_t, double, double,
                                              std::optional<double>, double, bool);
 using BackwardOp = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const OptionalTensor&, int64_t,
-                                                      bool, double, double, int64_t, bool, bool);
+                                                      bool, double, double, bool, bool);
 using MaskedOp = Tensor(const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                        const OptionalTensor&, int64_t, bool, double, double, int64_t);
+                        const OptionalTensor&, int64_t, bool, double, double);
 
 template <class Signature>
 c10::TypedOperatorHandle<Signature> find(const char* name) {
@@ -55,36 +55,30 @@ bool any_needs_grad(const Tensors&... tensors) {
     return at::GradMode::is_enabled() && (needs_grad(tensors) || ...);
 }
 
-// How the factor f of every element is known, and what it is made of.
-struct Factor {
+// Where the channels are and what the factor f of an element is made of.
+struct Form {
     int64_t dim;
     bool channels_last;
     double slope, gain;
-    int64_t kind;
 
-    static int64_t kind_of(double slope, double gain, bool clamped, bool residual) {
-        if (slope == 1.0 && !clamped) return 0;
-        return slope > 0.0 && gain > 0.0 && !clamped && !residual ? 1 : 2;
-    }
     void save(AutogradContext* ctx) const {
         ctx->saved_data["dim"] = dim;
         ctx->saved_data["channels_last"] = channels_last;
         ctx->saved_data["slope"] = slope;
         ctx->saved_data["gain"] = gain;
-        ctx->saved_data["kind"] = kind;
     }
-    static Factor load(AutogradContext* ctx) {
-        return {ctx->saved_data["dim"].toInt(), ctx->saved_data["channels_last"].toBool(), ctx->saved_data["slope"].toDouble(),
-                ctx->saved_data["gain"].toDouble(), ctx->saved_data["kind"].toInt()};
+    static Form load(AutogradContext* ctx) {
+        return {ctx->saved_data["dim"].toInt(), ctx->saved_data["channels_last"].toBool(),
+                ctx->saved_data["slope"].toDouble(), ctx->saved_data["gain"].toDouble()};
     }
 };
 
 // Gradients of x, bias, noise and strength of f * (x + strength * noise + bias); what nobody asked for stays undefined.
 struct Linear {
-    static void save(AutogradContext* ctx, const Factor& factor, const Tensor& x, const OptionalTensor& saved,
+    static void save(AutogradContext* ctx, const Form& form, const Tensor& x, const OptionalTensor& mask,
                      const OptionalTensor& bias, const OptionalTensor& noise, const OptionalTensor& strength) {
-        factor.save(ctx);
-        ctx->save_for_backward({or_undefined(saved), or_undefined(noise), or_undefined(strength)});
+        form.save(ctx);
+        ctx->save_for_backward({or_undefined(mask), or_undefined(noise), or_undefined(strength)});
         ctx->saved_data["want_x"] = x.requires_grad();
         ctx->saved_data["want_bias"] = needs_grad(bias);
         ctx->saved_data["want_noise"] = needs_grad(noise);
@@ -99,10 +93,10 @@ struct Linear {
         if (!(want_x || want_bias || want_noise || want_strength)) return out;
         const auto saved = ctx->get_saved_variables();
         const Tensor &noise = saved[1], &strength = saved[2];
-        const Factor f = Factor::load(ctx);
+        const Form f = Form::load(ctx);
         auto [gx, gbias, gstrength] =
             backward_op().call(grad, defined(saved[0]), want_strength ? defined(noise) : std::nullopt, f.dim, f.channels_last,
-                               f.slope, f.gain, f.kind, want_bias, want_strength);
+                               f.slope, f.gain, want_bias, want_strength);
         if (want_x) out[0] = gx;
         if (want_bias) out[1] = gbias.to(ctx->saved_data["bias_dtype"].toScalarType());
         if (want_noise) {
@@ -120,12 +114,12 @@ struct Forward : Function<Forward> {
                                  int64_t dim, double slope, double gain, std::optional<double> clamp, double residual_gain,
                                  bool save_mask) {
         at::AutoDispatchBelowADInplaceOrView below;
-        const int64_t kind = Factor::kind_of(slope, gain, clamp.has_value(), residual.has_value());
-        TORCH_CHECK(kind != 2 || save_mask, "bias_lrelu: save_mask must be true where a gradient is needed");
+        const bool linear = slope == 1.0 && !clamp;  // f is the gain everywhere
+        TORCH_CHECK(linear || save_mask, "bias_lrelu: save_mask must be true where a gradient is needed");
         auto [out, mask] =
             forward_op().call(x, bias, noise, strength, residual, dim, slope, gain, clamp, residual_gain, save_mask);
-        Linear::save(ctx, {dim, dim == 1 && is_channels_last(x), slope, gain, kind}, x,
-                     kind == 0 ? OptionalTensor() : kind == 1 ? out : mask, bias, noise, strength);
+        Linear::save(ctx, {dim, dim == 1 && is_channels_last(x), slope, gain}, x,
+                     linear ? OptionalTensor() : OptionalTensor(mask), bias, noise, strength);
         ctx->saved_data["want_residual"] = needs_grad(residual);
         ctx->saved_data["residual_gain"] = residual_gain;
         ctx->mark_non_differentiable({mask});
@@ -146,14 +140,14 @@ struct Forward : Function<Forward> {
 };
 
 struct Backward : Function<Backward> {
-    static variable_list forward(AutogradContext* ctx, const Tensor& grad, const OptionalTensor& saved,
+    static variable_list forward(AutogradContext* ctx, const Tensor& grad, const OptionalTensor& mask,
                                  const OptionalTensor& noise, int64_t dim, bool channels_last, double slope, double gain,
-                                 int64_t kind, bool want_bias, bool want_strength) {
+                                 bool want_bias, bool want_strength) {
         at::AutoDispatchBelowADInplaceOrView below;
         auto [gx, gbias, gstrength] =
-            backward_op().call(grad, saved, noise, dim, channels_last, slope, gain, kind, want_bias, want_strength);
-        Factor{dim, channels_last, slope, gain, kind}.save(ctx);
-        ctx->save_for_backward({grad, or_undefined(saved), or_undefined(noise)});
+            backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
+        Form{dim, channels_last, slope, gain}.save(ctx);
+        ctx->save_for_backward({grad, or_undefined(mask), or_undefined(noise)});
         ctx->saved_data["want_grad"] = grad.requires_grad();
         ctx->saved_data["want_noise"] = needs_grad(noise);
         ctx->saved_data["has_bias"] = want_bias;
@@ -168,15 +162,15 @@ struct Backward : Function<Backward> {
         const OptionalTensor known = defined(saved[1]);
         const OptionalTensor bias = ctx->saved_data["has_bias"].toBool() ? defined(grads[1]) : std::nullopt;
         const OptionalTensor strength = ctx->saved_data["has_strength"].toBool() ? defined(grads[2]) : std::nullopt;
-        const Factor f = Factor::load(ctx);
+        const Form f = Form::load(ctx);
         if (ctx->saved_data["want_grad"].toBool() && (grads[0].defined() || bias || strength)) {
             out[0] = masked_op().call(grads[0].defined() ? grads[0] : at::zeros_like(grad), known, bias,
                                       strength ? defined(noise) : std::nullopt, strength, f.dim, f.channels_last, f.slope,
-                                      f.gain, f.kind);
+                                      f.gain);
         }
         if (ctx->saved_data["want_noise"].toBool() && strength) {
             const Tensor gx = masked_op().call(grad, known, std::nullopt, std::nullopt, std::nullopt, f.dim, f.channels_last,
-                                               f.slope, f.gain, f.kind);
+                                               f.slope, f.gain);
             out[2] = gx.sum_to_size_symint(noise.sym_sizes()).mul(strength->to(gx.scalar_type()));
         }
         return out;
@@ -184,13 +178,13 @@ struct Backward : Function<Backward> {
 };
 
 struct Masked : Function<Masked> {
-    static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& saved, const OptionalTensor& bias,
+    static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& mask, const OptionalTensor& bias,
                           const OptionalTensor& noise, const OptionalTensor& strength, int64_t dim, bool channels_last,
-                          double slope, double gain, int64_t kind) {
+                          double slope, double gain) {
         at::AutoDispatchBelowADInplaceOrView below;
-        Linear::save(ctx, {dim, channels_last, slope, gain, kind}, x, saved, bias, noise, strength);
+        Linear::save(ctx, {dim, channels_last, slope, gain}, x, mask, bias, noise, strength);
         ctx->set_materialize_grads(false);
-        return masked_op().call(x, saved, bias, noise, strength, dim, channels_last, slope, gain, kind);
+        return masked_op().call(x, mask, bias, noise, strength, dim, channels_last, slope, gain);
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         variable_list out(10);
@@ -214,27 +208,26 @@ std::tuple<Tensor, Tensor> forward_autograd(const Tensor& x, const OptionalTenso
     return {out[0], out[1]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_autograd(const Tensor& grad, const OptionalTensor& saved,
+std::tuple<Tensor, Tensor, Tensor> backward_autograd(const Tensor& grad, const OptionalTensor& mask,
                                                      const OptionalTensor& noise, int64_t dim, bool channels_last,
-                                                     double slope, double gain, int64_t kind, bool want_bias,
+                                                     double slope, double gain, bool want_bias,
                                                      bool want_strength) {
     if (!any_needs_grad(OptionalTensor(grad), noise)) {
         at::AutoDispatchBelowADInplaceOrView below;
-        return backward_op().call(grad, saved, noise, dim, channels_last, slope, gain, kind, want_bias, want_strength);
+        return backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
     }
     const auto out =
-        Backward::apply(grad, saved, noise, dim, channels_last, slope, gain, kind, want_bias, want_strength);
+        Backward::apply(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
     return {out[0], out[1], out[2]};
 }
 
-Tensor masked_autograd(const Tensor& x, const OptionalTensor& saved, const OptionalTensor& bias, const OptionalTensor& noise,
-                       const OptionalTensor& strength, int64_t dim, bool channels_last, double slope, double gain,
-                       int64_t kind) {
+Tensor masked_autograd(const Tensor& x, const OptionalTensor& mask, const OptionalTensor& bias, const OptionalTensor& noise,
+                       const OptionalTensor& strength, int64_t dim, bool channels_last, double slope, double gain) {
     if (!any_needs_grad(OptionalTensor(x), bias, noise, strength)) {
         at::AutoDispatchBelowADInplaceOrView below;
-        return masked_op().call(x, saved, bias, noise, strength, dim, channels_last, slope, gain, kind);
+        return masked_op().call(x, mask, bias, noise, strength, dim, channels_last, slope, gain);
     }
-    return Masked::apply(x, saved, bias, noise, strength, dim, channels_last, slope, gain, kind);
+    return Masked::apply(x, mask, bias, noise, strength, dim, channels_last, slope, gain);
 }
 
 }  // namespace

@@ -25,8 +25,8 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// How f, the factor of an element, is known: anifast/ops/bias_lrelu.py.
-enum Kind : int64_t { kLinear = 0, kSign = 1, kMask = 2 };
+// How f, the factor of an element, is known: it is the gain everywhere, the value's own sign tells it, or the mask.
+enum class Factor { kGain, kOwnSign, kMask };
 
 // Values of a task: enough to hide its start, few enough for a sum in float32.
 constexpr int64_t kTask = 16384;
@@ -77,7 +77,6 @@ struct Inputs {
     const A* bias;        // [channels]
     const T* noise;       // [noise_rows, inner]
     const T* residual;    // as x
-    const T* sign;        // as x: forward's output
     const uint8_t* bits;  // planes of [rows, mask_stride]
     int64_t noise_rows, plane;
     bool clamp_plane;
@@ -123,27 +122,22 @@ inline void for_vectors(int64_t begin, int64_t end, const Step& step) {
     if (i < end) step(i, end - i, std::false_type{});
 }
 
-// f of the n lanes at `i` of a row from what forward left behind.
-template <Kind kind, bool kFull, class T>
+// f of the n lanes at `i` of a row as forward left it behind.
+template <Factor kFactor, bool kFull, class T>
 inline Vec<Accumulate<T>> factor(const Inputs<T>& in, const Shape& shape, int64_t row, int64_t i, int64_t n) {
     using A = Accumulate<T>;
     const Vec<A> positive = broadcast<A>(in.gain), negative = broadcast<A>(in.negative_gain);
-    if constexpr (kind == kLinear) {
-        return positive;
-    } else if constexpr (kind == kSign) {
-        return select<A>(load_n<kFull>(in.sign + row * shape.length + i, n) > 0, positive, negative);
-    } else {
-        const int64_t byte = row * shape.mask_stride + i / 8;
-        const int64_t bytes = kFull ? kWidth<A> / 8 : (n + 7) / 8;
-        uint32_t bits = 0;
-        std::memcpy(&bits, in.bits + byte, bytes);
-        Vec<A> f = select<A>(from_bits<A>(bits), positive, negative);
-        if (in.clamp_plane) {
-            std::memcpy(&bits, in.bits + in.plane + byte, bytes);
-            f = select<A>(from_bits<A>(bits), f, Vec<A>{});
-        }
-        return f;
+    if constexpr (kFactor == Factor::kGain) return positive;
+    const int64_t byte = row * shape.mask_stride + i / 8;
+    const int64_t bytes = kFull ? kWidth<A> / 8 : (n + 7) / 8;
+    uint32_t bits = 0;
+    std::memcpy(&bits, in.bits + byte, bytes);
+    Vec<A> f = select<A>(from_bits<A>(bits), positive, negative);
+    if (in.clamp_plane) {
+        std::memcpy(&bits, in.bits + in.plane + byte, bytes);
+        f = select<A>(from_bits<A>(bits), f, Vec<A>{});
     }
+    return f;
 }
 
 // The first of the noise values that belong to a row.
@@ -152,9 +146,9 @@ inline const T* noise_of(const Inputs<T>& in, const Shape& shape, int64_t row) {
     return in.noise + ((kPixel ? row : row / shape.channels) % in.noise_rows) * shape.inner;
 }
 
-// forward and masked: out = f * (x + strength * noise + bias), f from the value itself (kOwn: forward) or from `kind`.
-// kRest brings in clamp, residual and the mask to be written.
-template <class T, bool kPixel, bool kOwn, bool kNoise, bool kRest, Kind kind>
+// forward (kOwnSign) and masked: out = f * (x + strength * noise + bias). kRest brings in forward's mask, clamp and
+// residual.
+template <class T, bool kPixel, bool kNoise, bool kRest, Factor kFactor>
 void apply(const Inputs<T>& in, const Outputs<T>& to, const Shape& shape) {
     using A = Accumulate<T>;
     constexpr int W = kWidth<A>;
@@ -173,8 +167,8 @@ void apply(const Inputs<T>& in, const Outputs<T>& to, const Shape& shape) {
             if constexpr (!kPixel || kNoise) v += constant;
             if constexpr (!kPixel && kNoise) v += in.strength * load_n<kFull>(noise + i, n);
             if (kPixel && in.bias) v += load_n<kFull>(in.bias + i, n);
-            if constexpr (!kOwn) {
-                v *= factor<kind, kFull>(in, shape, row, i, n);
+            if constexpr (kFactor != Factor::kOwnSign) {
+                v *= factor<kFactor, kFull>(in, shape, row, i, n);
             } else {
                 const LaneMask<A> up = v > 0;
                 v *= select<A>(up, positive, negative);
@@ -209,7 +203,7 @@ void apply(const Inputs<T>& in, const Outputs<T>& to, const Shape& shape) {
 }
 
 // backward: gx = f * g, and with it the sums over gx and gx * noise in parts of one task (for the bias, of one row).
-template <class T, bool kPixel, bool kStrength, Kind kind>
+template <class T, bool kPixel, bool kStrength, Factor kFactor>
 void backward(const Inputs<T>& in, T* gx, const Shape& shape, Accumulate<T>* gbias, Accumulate<T>* gstrength) {
     using A = Accumulate<T>;
     constexpr int W = kWidth<A>;
@@ -218,31 +212,61 @@ void backward(const Inputs<T>& in, T* gx, const Shape& shape, Accumulate<T>* gbi
     const int64_t parts = kPixel ? tasks.count * shape.channels : shape.rows * tasks.pieces;
     std::vector<A> bias_parts(gbias ? parts : 0), strength_parts(kStrength ? tasks.count : 0);
 
+    // gx of the n lanes at `i` of a row; lanes beyond n may hold NaN from 0 * inf.
+    const auto value = [&](int64_t row, int64_t i, int64_t n, auto full) {
+        constexpr bool kFull = decltype(full)::value;
+        return load_n<kFull>(in.x + row * shape.length + i, n) * factor<kFactor, kFull>(in, shape, row, i, n);
+    };
+    const auto counted = [](Vec<A> v, int64_t n, auto full) {
+        return decltype(full)::value ? v : select<A>(from_bits<A>((1u << n) - 1), v, Vec<A>{});
+    };
+    // Several pixels at a time, so that their sum is added to the task's row once. All are read before any is written:
+    // their rows often lie a multiple of 4 KiB apart, where a read has to wait for a write.
+    const auto walk_pixels = [&](int64_t row, auto pixels, A* bias_row, Vec<A>& dot) {
+        constexpr int kPixels = decltype(pixels)::value;
+        Vec<A> noise[kPixels];
+        for (int p = 0; kStrength && p < kPixels; ++p) {
+            noise[p] = broadcast<A>(static_cast<A>(*noise_of<true>(in, shape, row + p)));
+        }
+        for_vectors<W>(0, shape.length, [&](int64_t i, int64_t n, auto full) {
+            constexpr bool kFull = decltype(full)::value;
+            Vec<A> v[kPixels], sum{};
+            for (int p = 0; p < kPixels; ++p) v[p] = value(row + p, i, n, full);
+            if (bias_row) sum = load_n<kFull>(bias_row + i, n);
+            for (int p = 0; p < kPixels; ++p) {
+                store_n<kFull>(gx + (row + p) * shape.length + i, v[p], n);
+                sum += v[p];
+                if constexpr (kStrength) dot += counted(v[p], n, full) * noise[p];
+            }
+            if (bias_row) store_n<kFull>(bias_row + i, sum, n);
+        });
+    };
+    const auto walk_row = [&](int64_t row, int64_t begin, int64_t end, Vec<A>& dot) {
+        const T* noise = kStrength ? noise_of<false>(in, shape, row) : nullptr;
+        Vec<A> sum{};
+        for_vectors<W>(begin, end, [&](int64_t i, int64_t n, auto full) {
+            constexpr bool kFull = decltype(full)::value;
+            Vec<A> v = value(row, i, n, full);
+            store_n<kFull>(gx + row * shape.length + i, v, n);
+            v = counted(v, n, full);
+            sum += v;
+            if constexpr (kStrength) dot += v * load_n<kFull>(noise + i, n);
+        });
+        if (gbias) bias_parts[row * tasks.pieces + begin / kTask] = sum_lanes<A>(sum);
+    };
+
     at::parallel_for(0, tasks.count, 1, [&](int64_t first, int64_t last) {
         for (int64_t task = first; task < last; ++task) {
-            A* bias_row = kPixel && gbias ? bias_parts.data() + task * shape.channels : nullptr;
             Vec<A> dot{};
-            tasks.run(task, shape, [&](int64_t row, int64_t begin, int64_t end) {
-                const int64_t base = row * shape.length;
-                const T* noise = kStrength ? noise_of<kPixel>(in, shape, row) : nullptr;
-                const Vec<A> pixel_noise = kPixel && kStrength ? broadcast<A>(static_cast<A>(*noise)) : Vec<A>{};
-                Vec<A> sum{};
-                const auto step = [&](int64_t i, int64_t n, auto full) {
-                    constexpr bool kFull = decltype(full)::value;
-                    Vec<A> v = load_n<kFull>(in.x + base + i, n) * factor<kind, kFull>(in, shape, row, i, n);
-                    store_n<kFull>(gx + base + i, v, n);
-                    if constexpr (!kFull) v = select<A>(from_bits<A>((1u << n) - 1), v, Vec<A>{});  // no NaN from 0 * inf
-                    if constexpr (kPixel) {
-                        if (bias_row) store_n<kFull>(bias_row + i, load_n<kFull>(bias_row + i, n) + v, n);
-                        if constexpr (kStrength) dot += v * pixel_noise;
-                    } else {
-                        sum += v;
-                        if constexpr (kStrength) dot += v * load_n<kFull>(noise + i, n);
-                    }
-                };
-                for_vectors<W>(begin, end, step);
-                if (!kPixel && gbias) bias_parts[row * tasks.pieces + begin / kTask] = sum_lanes<A>(sum);
-            });
+            if constexpr (kPixel) {
+                A* bias_row = gbias ? bias_parts.data() + task * shape.channels : nullptr;
+                int64_t row = task * tasks.together;
+                const int64_t end = std::min(row + tasks.together, shape.rows);
+                for (; row + 4 <= end; row += 4) walk_pixels(row, std::integral_constant<int, 4>{}, bias_row, dot);
+                for (; row < end; ++row) walk_pixels(row, std::integral_constant<int, 1>{}, bias_row, dot);
+            } else {
+                tasks.run(task, shape, [&](int64_t row, int64_t begin, int64_t end) { walk_row(row, begin, end, dot); });
+            }
             if constexpr (kStrength) strength_parts[task] = sum_lanes<A>(dot);
         }
     });
@@ -301,24 +325,19 @@ Inputs<T> gather(const Tensor& x, const OptionalTensor& bias, const OptionalTens
 }
 
 template <class T>
-void attach_saved(Inputs<T>& in, const OptionalTensor& saved, const Tensor& x, int64_t kind, const Shape& shape) {
-    if (kind == kLinear) return;
-    TORCH_CHECK(saved.has_value(), "bias_lrelu: saved is missing for kind ", kind);
-    if (kind == kSign) {
-        TORCH_CHECK(saved->scalar_type() == x.scalar_type() && saved->sizes() == x.sizes() && saved->strides() == x.strides(),
-                    "bias_lrelu: saved must have the dtype, shape and layout of the gradient");
-        in.sign = saved->const_data_ptr<T>();
-        return;
-    }
+void attach_mask(Inputs<T>& in, const OptionalTensor& mask, double slope, const Shape& shape) {
+    TORCH_CHECK(mask || slope == 1.0, "bias_lrelu: the mask is missing, and slope ", slope, " needs it");
+    if (!mask) return;
     in.plane = shape.rows * shape.mask_stride;
-    TORCH_CHECK(saved->scalar_type() == at::kByte && saved->is_contiguous() && saved->dim() == 3 &&
-                    (saved->size(0) == 1 || saved->size(0) == 2) && saved->numel() == saved->size(0) * in.plane,
-                "bias_lrelu: saved must be a uint8 mask of ", in.plane, " bytes a plane, got shape ", saved->sizes());
-    in.bits = saved->const_data_ptr<uint8_t>();
-    in.clamp_plane = saved->size(0) == 2;
+    TORCH_CHECK(mask->scalar_type() == at::kByte && mask->is_contiguous() && mask->dim() == 3 &&
+                    (mask->size(0) == 1 || mask->size(0) == 2) && mask->numel() == mask->size(0) * in.plane,
+                "bias_lrelu: mask must be uint8 with ", in.plane, " bytes a plane, got ", mask->scalar_type(), " of shape ",
+                mask->sizes());
+    in.bits = mask->const_data_ptr<uint8_t>();
+    in.clamp_plane = mask->size(0) == 2;
 }
 
-// Calls `function` with run-time bools, or a Kind, as compile-time constants.
+// Calls `function` with run-time bools as compile-time constants.
 template <class Function>
 void with_bools(const Function& function) {
     function();
@@ -330,20 +349,6 @@ void with_bools(const Function& function, bool value, Rest... rest) {
     };
     value ? bind(std::true_type{}) : bind(std::false_type{});
 }
-template <class Function>
-void with_kind(int64_t kind, const Function& function) {
-    switch (kind) {
-        case kLinear:
-            return function(std::integral_constant<Kind, kLinear>{});
-        case kSign:
-            return function(std::integral_constant<Kind, kSign>{});
-        case kMask:
-            return function(std::integral_constant<Kind, kMask>{});
-        default:
-            TORCH_CHECK(false, "bias_lrelu: unknown kind ", kind);
-    }
-}
-
 #define DISPATCH(TYPE, NAME, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, NAME, __VA_ARGS__)
 
 std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_any, const OptionalTensor& bias, const OptionalTensor& noise,
@@ -374,16 +379,16 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_any, const OptionalTensor
                                    save_mask ? mask.mutable_data_ptr<uint8_t>() : nullptr, shape.rows * shape.mask_stride};
         with_bools(
             [&](auto pixel, auto has_noise, auto rest) {
-                apply<scalar_t, pixel, true, has_noise, rest, kLinear>(in, to, shape);
+                apply<scalar_t, pixel, has_noise, rest, Factor::kOwnSign>(in, to, shape);
             },
             shape.pixel_rows, noise.has_value(), save_mask || clamp || residual);
     });
     return {out, mask};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_any, const OptionalTensor& saved,
+std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_any, const OptionalTensor& mask,
                                                 const OptionalTensor& noise, int64_t dim, bool channels_last, double slope,
-                                                double gain, int64_t kind, bool want_bias, bool want_strength) {
+                                                double gain, bool want_bias, bool want_strength) {
     const auto format = memory_format(grad_any.dim(), channels_last);
     const Tensor grad = grad_any.contiguous(format);
     const Shape shape(grad.sizes(), dim, channels_last);
@@ -397,23 +402,21 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_any, const Op
         using A = Accumulate<scalar_t>;
         std::vector<Tensor> keep;
         auto in = gather<scalar_t>(grad, {}, want_strength ? noise : OptionalTensor{}, {}, slope, gain, shape, keep);
-        attach_saved(in, saved, grad, kind, shape);
-        with_kind(kind, [&](auto known) {
-            with_bools(
-                [&](auto pixel, auto strength) {
-                    backward<scalar_t, pixel, strength, known>(in, gx.mutable_data_ptr<scalar_t>(), shape,
-                                                               want_bias ? gbias.mutable_data_ptr<A>() : nullptr,
-                                                               want_strength ? gstrength.mutable_data_ptr<A>() : nullptr);
-                },
-                shape.pixel_rows, want_strength);
-        });
+        attach_mask(in, mask, slope, shape);
+        with_bools(
+            [&](auto pixel, auto strength, auto masked) {
+                constexpr Factor kFactor = masked ? Factor::kMask : Factor::kGain;
+                backward<scalar_t, pixel, strength, kFactor>(in, gx.mutable_data_ptr<scalar_t>(), shape,
+                                                             want_bias ? gbias.mutable_data_ptr<A>() : nullptr,
+                                                             want_strength ? gstrength.mutable_data_ptr<A>() : nullptr);
+            },
+            shape.pixel_rows, want_strength, mask.has_value());
     });
     return {gx, gbias, gstrength};
 }
 
-Tensor masked_cpu(const Tensor& x_any, const OptionalTensor& saved, const OptionalTensor& bias, const OptionalTensor& noise,
-                  const OptionalTensor& strength, int64_t dim, bool channels_last, double slope, double gain,
-                  int64_t kind) {
+Tensor masked_cpu(const Tensor& x_any, const OptionalTensor& mask, const OptionalTensor& bias, const OptionalTensor& noise,
+                  const OptionalTensor& strength, int64_t dim, bool channels_last, double slope, double gain) {
     const auto format = memory_format(x_any.dim(), channels_last);
     const Tensor x = x_any.contiguous(format);
     const Shape shape(x.sizes(), dim, channels_last);
@@ -422,15 +425,14 @@ Tensor masked_cpu(const Tensor& x_any, const OptionalTensor& saved, const Option
     DISPATCH(x.scalar_type(), "bias_lrelu_masked", [&] {
         std::vector<Tensor> keep;
         auto in = gather<scalar_t>(x, bias, noise, strength, slope, gain, shape, keep);
-        attach_saved(in, saved, x, kind, shape);
+        attach_mask(in, mask, slope, shape);
         const Outputs<scalar_t> to{out.mutable_data_ptr<scalar_t>(), nullptr, 0};
-        with_kind(kind, [&](auto known) {
-            with_bools(
-                [&](auto pixel, auto has_noise) {
-                    apply<scalar_t, pixel, false, has_noise, false, known>(in, to, shape);
-                },
-                shape.pixel_rows, noise.has_value());
-        });
+        with_bools(
+            [&](auto pixel, auto has_noise, auto masked) {
+                constexpr Factor kFactor = masked ? Factor::kMask : Factor::kGain;
+                apply<scalar_t, pixel, has_noise, false, kFactor>(in, to, shape);
+            },
+            shape.pixel_rows, noise.has_value(), mask.has_value());
     });
     return out;
 }

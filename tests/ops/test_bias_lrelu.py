@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from bias_lrelu_cases import CASE, CASES, Case, call, check, layout, make, results
+from bias_lrelu_cases import CASE, CASES, Case, call, check, golden_results, layout, make, results
 from op_checks import CalledOps, nan_filled_allocations
 from torch import Tensor
 
@@ -285,31 +284,7 @@ def test_inference_saves_nothing_and_training_the_least(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_golden_ops_lrelu(golden: Callable[[str], Any], backend: str) -> None:
     case = golden("ops_lrelu_a")
-    found: dict[str, Tensor] = {}
-    for spec in case.calls:
-        arguments = case.arguments(spec)
-        tensors = {
-            name: torch.from_numpy(value).double().requires_grad_()
-            for name, value in case.inputs.items()
-            if "@" + name in spec["grad"]["wrt"]
-        }
-        named = {argument: tensors[ref[1:]] for argument, ref in spec["args"].items() if str(ref)[1:] in tensors}
-        y = bias_lrelu(
-            named["input"], named.get("bias"), slope=arguments["negative_slope"], gain=arguments["scale"],
-            backend=backend,
-        )  # fmt: skip
-        name, grad = spec["name"], spec["grad"]
-        found[f"{name}.y"] = y
-        probe = torch.from_numpy(case.inputs[grad["of"]["y"][1:]]).double()
-        loss = (probe * y).sum() if grad["loss"] == "linear" else 0.5 * (probe * y**2).sum()
-        wanted = [tensors[ref[1:]] for ref in grad["wrt"]]
-        first = torch.autograd.grad(loss, wanted, create_graph=True)
-        found |= {f"{name}.grad.{ref[1:]}": g for ref, g in zip(grad["wrt"], first, strict=True)}
-        if grad.get("second"):
-            square = (first[0] ** 2).sum()
-            found[f"{name}.grad2"] = square
-            for ref, g in zip(grad["wrt"], torch.autograd.grad(square, wanted, materialize_grads=True), strict=True):
-                found[f"{name}.grad2.{ref[1:]}"] = g
+    found = golden_results(case, backend)
     assert set(found) == set(case.outputs), "every stored output is compared"
     errors = case.compare({name: value.detach().numpy() for name, value in found.items()})
     assert max(errors.values()) < 3e-7, errors
@@ -355,13 +330,23 @@ def test_the_dispatcher_ops_check_their_own_arguments() -> None:
         ops.bias_lrelu(x, torch.zeros(4), None, None, None, 1, 0.2, 1.0, None, 1.0, False)
     with pytest.raises(RuntimeError, match="noise has 3 elements"):
         ops.bias_lrelu(x, None, torch.zeros(3), None, None, 1, 0.2, 1.0, None, 1.0, False)
-    with pytest.raises(RuntimeError, match="saved is missing"):
-        ops.bias_lrelu_backward(x, None, None, 1, False, 0.2, 1.0, True, False, False)
-    with pytest.raises(RuntimeError, match=re.escape("must be a uint8 mask of 18 bytes a plane")):
-        ops.bias_lrelu_backward(x, torch.zeros(1, 6, 2, dtype=torch.uint8), None, 1, False, 0.2, 1.0, True, False, False)
+    with pytest.raises(RuntimeError, match="the mask is missing, and slope 0.2 needs it"):
+        ops.bias_lrelu_backward(x, None, None, 1, False, 0.2, 1.0, False, False)
+    with pytest.raises(RuntimeError, match="mask must be uint8 with 18 bytes a plane, got Byte of shape"):
+        ops.bias_lrelu_backward(x, torch.zeros(1, 6, 2, dtype=torch.uint8), None, 1, False, 0.2, 1.0, False, False)
     with pytest.raises(RuntimeError, match="save_mask must be true"):
         ops.bias_lrelu(x.requires_grad_(), None, None, None, None, 1, 0.2, 1.0, None, 1.0, False)
 
 
 def test_layout_helper_is_honest() -> None:
     assert layout(torch.randn(2, 8, 3, 5), CASE["nhwc"]).stride()[1] == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wanted", ["x", "bias", "noise", "noise_strength", "residual"])
+def test_each_input_alone_can_need_a_gradient(wanted: str, backend: str) -> None:
+    tensors = {name: value.detach() for name, value in make(CASE["odd_full"], torch.float64).items()}
+    tensors[wanted].requires_grad_()
+    (got,) = torch.autograd.grad(call(CASE["odd_full"], tensors, backend).sum(), tensors[wanted])
+    (expected,) = torch.autograd.grad(call(CASE["odd_full"], tensors, "reference").sum(), tensors[wanted])
+    torch.testing.assert_close(got, expected)

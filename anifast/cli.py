@@ -1,0 +1,179 @@
+"""The command `anifast`. Each command imports what it needs when it is chosen; this module imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anifast
+from anifast.errors import AnifastError
+from anifast.systems import SYSTEMS
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: one line of help, a function that adds its options, and one that runs it and gives the exit code."""
+
+    help: str
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    from anifast.engine import config
+
+    parsers = parser.add_subparsers(dest="system", required=True, metavar="SYSTEM")
+    for name in SYSTEMS:
+        module = importlib.import_module(f"{SYSTEMS[name]}.config")
+        sub = parsers.add_parser(
+            name,
+            help=module.ABOUT,
+            description=module.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument("--data", type=Path, required=True, metavar="DIR", help=module.DATA)
+        sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder, made if missing")
+        sub.add_argument("--resume", action="store_true", help="go on with the run in --out, with its settings")
+        sub.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+        config.add_options(sub, module.Config, module.PRESETS)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from anifast.engine import config
+    from anifast.systems import runs
+
+    values = config.given(args, importlib.import_module(f"{SYSTEMS[args.system]}.config").Config)
+    finished = runs.train(
+        args.system,
+        args.data,
+        args.out,
+        preset=args.preset,
+        values=values,
+        resume=args.resume,
+        device=args.device,
+    )
+    return 0 if finished else 130
+
+
+def _translate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's own file")
+    parser.add_argument(
+        "inputs", type=Path, nargs="+", metavar="INPUT", help="folders (searched recursively) and files"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the PNGs go, names kept")
+    parser.add_argument("--to", choices=("A", "B"), default="B", help="the domain wanted [B]")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--size", type=int, metavar="N", help="side of the results, a multiple of 4 [the model's own]")
+    sizes.add_argument("--keep-size", action="store_true", help="keep each picture's own size")
+    parser.add_argument(
+        "--resize",
+        choices=("crop", "stretch"),
+        default="crop",
+        help="pictures that are not square: largest centred square, or squeezed [crop]",
+    )
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at once [8]")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to compute in [fp32]")
+    parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+
+
+def _translate(args: argparse.Namespace) -> int:
+    if args.batch < 1:
+        raise AnifastError(f"--batch {args.batch}: at least 1")
+    if args.size is not None and (args.size < 8 or args.size % 4):
+        raise AnifastError(f"--size {args.size}: a multiple of 4, at least 8")
+    from anifast.engine import precision, translate
+
+    jobs, rejected = translate.collect(args.inputs, args.out)
+    translate.check_writable(args.out)
+    model = anifast.load(args.model, args.device, precision=args.precision)
+    print(f"{len(jobs)} pictures -> {args.to}, {precision.describe(model.device, args.precision)}")
+    outcome = translate.translate_files(
+        lambda images: model.translate(images, to=args.to),
+        jobs,
+        size=0 if args.keep_size else args.size or model.size,
+        how=args.resize,
+        multiple=model.multiple,
+        batch=args.batch,
+    )
+    done = len(outcome.written)
+    print(f"{done} pictures in {outcome.seconds:.1f} s, {done / max(outcome.seconds, 1e-9):.1f} images/s -> {args.out}")
+    failed = outcome.failed | {name: f"{name}: {why}" for name, why in rejected.items()}
+    for why in failed.values():
+        print(f"anifast: failed: {why}", file=sys.stderr)
+    if failed:
+        raise AnifastError(
+            f"{len(failed)} of {len(jobs) + len(rejected)} pictures could not be translated (named above)"
+        )
+    return 0
+
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where everything goes [demo]")
+    parser.add_argument("--images", type=int, metavar="N", help="training pictures; fewer for a quick look")
+    parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from anifast import demo
+
+    return demo.main(args)
+
+
+def _elsewhere(module: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
+    """Options and run of a command that lives in a module of its own, as `add_cli(parser)` and `main(args)`."""
+
+    def options(parser: argparse.ArgumentParser) -> None:
+        importlib.import_module(module).add_cli(parser)
+
+    def run(args: argparse.Namespace) -> int:
+        return int(importlib.import_module(module).main(args) or 0)
+
+    return options, run
+
+
+COMMANDS = {
+    "train": Command("train a system on a folder of pictures", _train_options, _train),
+    "translate": Command("translate pictures with a trained model", _translate_options, _translate),
+    "demo": Command("draw faces, train a small CycleGAN on them, translate new ones", _demo_options, _demo),
+    "portraits": Command("write procedural faces in the layouts of the systems", *_elsewhere("anifast.data.portraits")),
+    "doctor": Command("say what is built and usable here, and why not", *_elsewhere("anifast.doctor")),
+}
+
+
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser, with the options of the command `chosen` only: the others need not be imported."""
+    parser = argparse.ArgumentParser(
+        prog="anifast", description="Anime-face translation: fused kernels, training and inference."
+    )
+    parser.add_argument("--version", action="version", version=f"anifast {anifast.__version__}")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = parsers.add_parser(name, help=command.help, description=command.help)
+        if name == chosen:
+            command.options(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code: 0 well, 1 an error that is told, 2 wrong usage, 130 Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    args = build_parser(chosen).parse_args(argv)
+    warnings.showwarning = _warn
+    try:
+        return COMMANDS[args.command].run(args)
+    except AnifastError as error:
+        print(f"anifast: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("anifast: interrupted", file=sys.stderr)
+        return 130
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+    print(f"anifast: warning: {message}", file=sys.stderr)

@@ -1,0 +1,132 @@
+"""Configurations: one dataclass per system gives its command line options, its checks and its place in checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from anifast.errors import AnifastError
+
+C = TypeVar("C")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    on_resume: bool = False,
+) -> Any:
+    """A dataclass field that is also a command line option.
+
+    Args:
+        default: the value where neither preset nor command line give one.
+        help: one line for `--help`.
+        choices: the words that are allowed.
+        low: the smallest number that is allowed.
+        on_resume: the option may change when a run is resumed (it steers the run, not what is learnt from a step).
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "choices": choices, "low": low, "on_resume": on_resume}
+    )
+
+
+def _types(config: type) -> dict[str, tuple[type, bool]]:
+    """Field name -> (type, may be None)."""
+    found = {}
+    for name, hint in typing.get_type_hints(config).items():
+        kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
+        found[name] = (kinds[0], len(kinds) < len(typing.get_args(hint)))
+    return found
+
+
+def add_options(parser: argparse.ArgumentParser, config: type, presets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add one option per field of the dataclass `config`, and `--preset`.
+
+    Options that are not given leave no trace in the parsed namespace, so that a preset's values stand.
+    """
+    words = "; ".join(f"{name}: {about['about']}" for name, about in presets.items())
+    parser.add_argument(
+        "--preset", choices=list(presets), default=None, help=f"named settings, default {next(iter(presets))}. {words}"
+    )
+    group = parser.add_argument_group("settings (each overrides the preset; the defaults shown are the first preset's)")
+    types = _types(config)
+    for field in dataclasses.fields(config):
+        flag = "--" + field.name.replace("_", "-")
+        kind, _ = types[field.name]
+        shown = "no limit" if field.default is None else field.default
+        text = f"{field.metadata['help']} [{shown}]".replace("%", "%%")
+        if kind is bool:
+            group.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, dest=field.name, help=text
+            )
+        else:
+            group.add_argument(
+                flag,
+                type=kind,
+                choices=field.metadata["choices"],
+                default=argparse.SUPPRESS,
+                dest=field.name,
+                metavar=None if field.metadata["choices"] else kind.__name__.upper(),
+                help=text,
+            )
+
+
+def given(args: argparse.Namespace, config: type) -> dict[str, Any]:
+    """The fields of `config` that stand in the parsed arguments."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {name: value for name, value in vars(args).items() if name in names}
+
+
+def build(config: type[C], values: Mapping[str, Any]) -> C:
+    """Make a config from plain values and check each of them.
+
+    Raises:
+        AnifastError: unknown name, wrong type, or a value out of range; the message names it and what is allowed.
+    """
+    types = _types(config)
+    fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise AnifastError(f"unknown setting {name!r}; there are {', '.join(fields)}")
+        kind, optional = types[name]
+        about = fields[name].metadata
+        if value is None and optional:
+            checked[name] = None
+            continue
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise AnifastError(f"setting {name}: {value!r} is not of type {kind.__name__}")
+        if about["choices"] and value not in about["choices"]:
+            raise AnifastError(f"setting {name}: {value!r} is not one of {', '.join(about['choices'])}")
+        if about["low"] is not None and not value >= about["low"]:
+            raise AnifastError(f"setting {name}: {value!r} is below {about['low']}")
+        checked[name] = value
+    return config(**checked)
+
+
+def changed(old: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `values` that differ from the config `old`.
+
+    Raises:
+        AnifastError: one of them may not change when a run is resumed.
+    """
+    fields = {field.name: field for field in dataclasses.fields(old)}
+    differing = {name: value for name, value in values.items() if getattr(old, name) != value}
+    fixed = [
+        f"{name} ({getattr(old, name)!r}, not {differing[name]!r})"
+        for name in differing
+        if not fields[name].metadata["on_resume"]
+    ]
+    if fixed:
+        raise AnifastError(
+            f"a resumed run keeps its settings, but other values were given: {', '.join(fixed)}. "
+            "Leave these options out, or start a new run in another folder"
+        )
+    return differing

@@ -1,0 +1,112 @@
+"""What a run tells: lines on the terminal and in log.txt, losses in metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anifast.errors import AnifastError
+from anifast.files import write_text
+from anifast.progress import Progress
+
+
+class RunLog:
+    """Lines for people: printed, above the progress bar while there is one, and kept in RUN/log.txt.
+
+    Args:
+        folder: the run folder, made if missing.
+
+    Raises:
+        AnifastError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.bar: Progress | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(folder / "log.txt", "a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise AnifastError(
+                f"cannot write to the run folder {folder}: {error.strerror or error}; choose another --out"
+            ) from error
+
+    def say(self, text: str) -> None:
+        """Tell one line (or several)."""
+        self._file.write(text + "\n")
+        if self.bar is not None:
+            self.bar.print(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Meter:
+    """Sums of named scalars that stay on the device, so that a step never waits for it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add detached scalars."""
+        for name, value in values.items():
+            known = self._sums.get(name)
+            self._sums[name] = value.clone() if known is None else known.add_(value)
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; this is where the host waits for the device, once."""
+        names = list(self._sums)
+        if not names:
+            return {}
+        sums = torch.stack([self._sums[name].double() for name in names]).tolist()
+        means = {name: value / self._counts[name] for name, value in zip(names, sums, strict=True)}
+        self._sums, self._counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been added since the last `take`."""
+        return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from `state_dict`."""
+        self._sums = {name: value.to(device).clone() for name, value in state["sums"].items()}
+        self._counts = dict(state["counts"])
+
+
+class Metrics:
+    """RUN/metrics.jsonl: one JSON object a line, oldest first, each with `images`, the pictures seen per domain."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one line; figures are rounded to six significant digits."""
+        rounded = {key: float(f"{v:.6g}") if isinstance(v, float) and math.isfinite(v) else v for key, v in row.items()}
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(rounded) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines; a last one that was cut off by a killed process is left out."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def cut(self, images: int) -> None:
+        """Drop what was written after picture `images`, where a resumed run takes over."""
+        rows = [row for row in self.read() if row["images"] <= images]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,73 @@
+"""Sample sheets: labelled grids of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from anifast.data.folders import to_uint8
+from anifast.engine.plots import GREY, INK, PAPER, font
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a sheet: rows of pictures under one title.
+
+    Attributes:
+        title: above the block.
+        rows: label and images N,3,H,W in [-1, 1] of each row.
+    """
+
+    title: str
+    rows: Sequence[tuple[str, Tensor]]
+
+
+def sheet(blocks: Sequence[Block], *, caption: str = "", tile: int = 0, beside: bool = True) -> Image.Image:
+    """Draw blocks beside or below each other, with a label left of each row.
+
+    Args:
+        blocks: the content; where they stand beside each other, rows of the same number are in line.
+        caption: one line at the top.
+        tile: side of a picture on the sheet; 0: as it is, doubled until it has 96 pixels.
+        beside: put blocks beside each other rather than below.
+    """
+    height = max(rows.shape[-2] for block in blocks for _, rows in block.rows)
+    side = tile or height * max(1, 2 ** max(0, int(np.ceil(np.log2(96 / height)))))
+    gap, head = 4, 30
+    text = font(13)
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    parts = []
+    for block in blocks:
+        margin = int(max(probe.textlength(label, font=text) for label, _ in block.rows)) + 18
+        columns = max(len(rows) for _, rows in block.rows)
+        part = Image.new("RGB", (margin + columns * (side + gap), head + len(block.rows) * (side + gap)), PAPER)
+        draw = ImageDraw.Draw(part)
+        draw.text((margin, head - 8), block.title, fill=INK, font=font(15), anchor="ls")
+        for r, (label, images) in enumerate(block.rows):
+            top = head + r * (side + gap)
+            draw.text((margin - 9, top + side / 2), label, fill=GREY, font=text, anchor="rm")
+            for c, image in enumerate(to_uint8(images.detach().float().cpu())):
+                picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+                how = Image.Resampling.NEAREST if side % picture.width == 0 else Image.Resampling.BICUBIC
+                part.paste(picture.resize((side, side), how), (margin + c * (side + gap), top))
+        parts.append(part)
+    room, border = 18, 14
+    first = 26 if caption else 0
+    if beside:
+        width = sum(part.width for part in parts) + room * (len(parts) - 1)
+        tall = max(part.height for part in parts)
+    else:
+        width = max(part.width for part in parts)
+        tall = sum(part.height for part in parts) + room * (len(parts) - 1)
+    whole = Image.new("RGB", (width + 2 * border, tall + first + 2 * border), PAPER)
+    if caption:
+        ImageDraw.Draw(whole).text((border, border), caption, fill=INK, font=font(16), anchor="lt")
+    x, y = border, border + first
+    for part in parts:
+        whole.paste(part, (x, y))
+        x, y = (x + part.width + room, y) if beside else (x, y + part.height + room)
+    return whole

@@ -1,0 +1,82 @@
+"""Checkpoints: one dict of tensors and plain values, written whole or not at all, read without running any code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anifast.errors import AnifastError, CheckpointError
+from anifast.files import atomic_path
+
+#: The checkpoint of a run folder.
+NAME = "checkpoint.pt"
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to a temporary name and rename it to `path`.
+
+    Raises:
+        AnifastError: the file cannot be written; what stood at `path` before is untouched.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's own writer hides a full disk behind a RuntimeError
+            raise AnifastError(
+                f"cannot write {path}: {str(error).splitlines()[0]}. Free some space or choose another output folder; "
+                "the checkpoint before is untouched"
+            ) from error
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint file, or the one of a run folder, onto the CPU.
+
+    Raises:
+        CheckpointError: missing, damaged, not a checkpoint, or it holds pickled code, which is never run.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / NAME).exists():
+            raise CheckpointError(f"{path}: no {NAME} in this folder; give a run folder or a checkpoint file")
+        path = path / NAME
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint; give a run folder or a checkpoint file")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile_or_old(path):
+            raise CheckpointError(
+                f"{path}: holds pickled objects other than tensors and plain values; loading it would run code, "
+                "so it is refused"
+            ) from error
+        raise CheckpointError(f"{path}: not a checkpoint") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: holds a {type(found).__name__}, not the dict of a checkpoint")
+    return found
+
+
+def zipfile_or_old(path: Path) -> bool:
+    """Whether the file starts like something torch.save wrote: a zip archive or a pickle."""
+    with open(path, "rb") as handle:
+        head = handle.read(4)
+    return head == b"PK\x03\x04" or head[:1] == b"\x80"
+
+
+def random_state() -> dict[str, Any]:
+    """State of torch's own generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put torch's own generators back; those of GPUs only where there are as many as then."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,204 @@
+"""Running a model over folders of pictures: read ahead, batched, in order, one PNG per input."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anifast.data.folders import printable, read_image, resize, save_png, scan, to_float, to_tensor
+from anifast.errors import AnifastError, DataError, ImageError
+from anifast.files import write_text
+from anifast.progress import Progress
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to translate: where it is and where the result goes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass
+class Outcome:
+    """What became of a run over folders.
+
+    Attributes:
+        written: the results, in the order of the inputs.
+        failed: input -> reason.
+        seconds: reading, computing and writing.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def collect(inputs: Sequence[str | Path], out: Path) -> tuple[list[Job], dict[str, str]]:
+    """List the pictures of folders and files, and name their results.
+
+    A result keeps its input's path relative to the folder that was given, with the suffix .png. Where two inputs
+    differ in the suffix only, results keep the old suffix too (a.jpg.png). With several folders each gets a sub-folder
+    of its own name.
+
+    Returns:
+        The jobs, and path -> reason for files that promise a picture and hold none.
+
+    Raises:
+        DataError: an input is missing or empty, or results would collide with each other or overwrite an input.
+    """
+    found: list[tuple[Path, PurePosixPath]] = []
+    rejected: dict[str, str] = {}
+    folders = sum(Path(source).is_dir() for source in inputs)
+    for source in map(Path, inputs):
+        if source.is_file():
+            found.append((source, PurePosixPath(source.name)))
+            continue
+        folder = scan(source)
+        prefix = PurePosixPath(os.path.basename(os.path.abspath(source))) if folders > 1 else PurePosixPath()
+        found += [(path, prefix / name) for path, name in zip(folder.paths, folder.names, strict=True)]
+        rejected |= {printable(folder.root / name): why for name, why in folder.rejected.items()}
+    stems: dict[PurePosixPath, int] = {}
+    for _, name in found:
+        stems[name.with_suffix("")] = stems.get(name.with_suffix(""), 0) + 1
+    jobs, taken = [], {}
+    sources = {os.path.realpath(path) for path, _ in found}
+    for path, name in found:
+        alone = stems[name.with_suffix("")] == 1
+        target = out / (name.with_suffix(".png") if alone else name.with_name(name.name + ".png"))
+        if target in taken:
+            raise DataError(
+                f"{printable(taken[target])} and {printable(path)} would both become {printable(target)}: "
+                "translate them into different folders"
+            )
+        if os.path.realpath(target) in sources:
+            raise DataError(f"{printable(target)}: the result would overwrite an input; choose another --out")
+        taken[target] = path
+        jobs.append(Job(path, target))
+    return jobs, rejected
+
+
+def check_writable(out: Path) -> None:
+    """Make the output folder and try to write in it.
+
+    Raises:
+        AnifastError: that does not work.
+    """
+    if out.exists() and not out.is_dir():
+        raise AnifastError(f"{printable(out)}: the output folder is a file; choose another --out")
+    probe = out / ".anifast-probe"
+    write_text(probe, "")
+    probe.unlink(missing_ok=True)
+
+
+def _prepare(path: Path, size: int, how: str, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+    """A picture as float 3,H,W, and the height and width that the result is cut to."""
+    image = read_image(path)
+    if size:
+        image = resize(image, size, how)
+        return to_float(to_tensor(image)), (size, size)
+    pixels = to_float(to_tensor(image))
+    height, width = pixels.shape[1:]
+    down, right = (max(-length % multiple, 8 - length) for length in (height, width))
+    if min(height, width) < 2 or down >= height or right >= width:
+        raise ImageError(f"{printable(path)}: {width}x{height} is too small to be translated at its own size")
+    return F.pad(pixels, (0, right, 0, down), mode="reflect"), (height, width)
+
+
+def _batches(
+    jobs: Sequence[Job],
+    read: Callable[[Job], Future[tuple[Tensor, tuple[int, int]]]],
+    batch: int,
+    ahead: int,
+    outcome: Outcome,
+) -> Iterator[list[tuple[Job, Tensor, tuple[int, int]]]]:
+    """Pictures of one size, up to `batch` at a time, in order; what cannot be read goes into `outcome.failed`."""
+    waiting: deque[tuple[Job, Future[tuple[Tensor, tuple[int, int]]]]] = deque()
+    upcoming = iter(jobs)
+    group: list[tuple[Job, Tensor, tuple[int, int]]] = []
+    while True:
+        while len(waiting) < ahead and (job := next(upcoming, None)) is not None:
+            waiting.append((job, read(job)))
+        if not waiting:
+            break
+        job, future = waiting.popleft()
+        try:
+            pixels, shape = future.result()
+        except ImageError as error:
+            outcome.failed[printable(job.source)] = str(error)
+            continue
+        if group and (len(group) == batch or group[0][1].shape != pixels.shape):
+            yield group
+            group = []
+        group.append((job, pixels, shape))
+    if group:
+        yield group
+
+
+def translate_files(
+    translate: Callable[[Tensor], Tensor],
+    jobs: Sequence[Job],
+    *,
+    size: int = 0,
+    how: str = "crop",
+    multiple: int = 1,
+    batch: int = 8,
+    label: str = "translate",
+) -> Outcome:
+    """Translate pictures and write the results; a picture that cannot be read is noted and the others go on.
+
+    Args:
+        translate: N,3,H,W in [-1, 1] -> the same shape.
+        jobs: from `collect`.
+        size: side to which each picture is brought; 0 keeps its own size: reflected on the right and at the bottom up
+            to a multiple of `multiple`, and cut back.
+        how: "crop" (largest centred square) or "stretch".
+        multiple: of which sides must be.
+        batch: pictures of one size at once.
+        label: of the progress bar.
+
+    Raises:
+        AnifastError: a result cannot be written.
+    """
+    outcome = Outcome()
+    workers = max(1, min(4, os.cpu_count() or 1))
+    with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool, Progress(len(jobs), label) as bar:
+        writing: deque[tuple[Path, Future[None]]] = deque()
+
+        def read(job: Job) -> Future[tuple[Tensor, tuple[int, int]]]:
+            return pool.submit(_prepare, job.source, size, how, multiple)
+
+        def written(leave: int) -> None:
+            while len(writing) > leave:
+                path, future = writing.popleft()
+                future.result()
+                outcome.written.append(path)
+
+        def count(more: int) -> None:
+            failed = len(outcome.failed)
+            bar.update(more + failed - counted[0], f"{failed} failed" if failed else None)
+            counted[0] = failed
+
+        counted, started = [0], time.perf_counter()
+        try:
+            for group in _batches(jobs, read, batch, 2 * batch + workers, outcome):
+                results = translate(torch.stack([pixels for _, pixels, _ in group]))
+                for (job, _, (height, width)), result in zip(group, results, strict=True):
+                    writing.append((job.target, pool.submit(save_png, result[:, :height, :width], job.target)))
+                written(2 * batch)
+                count(len(group))
+            written(0)
+            count(0)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        outcome.seconds = time.perf_counter() - started
+    return outcome

@@ -1,0 +1,98 @@
+"""Translating pictures with a trained CycleGAN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anifast.engine.precision import autocast
+from anifast.errors import AnifastError, CheckpointError
+from anifast.systems.cyclegan import checkpoints
+from anifast.systems.cyclegan.networks import Generator
+
+
+class Translator:
+    """Both generators of a checkpoint; one is built when it is first asked for.
+
+    Args:
+        state: a loaded checkpoint of any kind that `checkpoints.recognises` accepts.
+        device: where to compute.
+        precision: "fp32", or "bf16" for faster convolutions where the machine has them.
+
+    Raises:
+        CheckpointError: the file holds another architecture.
+    """
+
+    #: The directions there are, the default first.
+    targets = ("B", "A")
+
+    def __init__(self, state: Mapping[str, Any], device: torch.device, precision: str = "fp32") -> None:
+        self.config, self._weights = checkpoints.generators(state)
+        self.device, self.precision = device, precision
+        self._nets: dict[str, Generator] = {}
+
+    @property
+    def size(self) -> int:
+        """The side that the generators were trained at."""
+        return self.config.size
+
+    #: Sides of images must be multiples of this.
+    multiple = 4
+
+    def _generator(self, to: str) -> Generator:
+        name = {"B": "AB", "A": "BA"}[to]
+        if name not in self._nets:
+            c = self.config
+            net = Generator(c.blocks, c.width, down_padding=c.down_padding, branch_relu=c.branch_relu)
+            try:
+                net.load_state_dict(self._weights[name])
+            except RuntimeError as error:
+                lines = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+                raise CheckpointError(f"the generator of this file has another architecture: {lines}") from error
+            self._nets[name] = net.to(self.device).eval()
+        return self._nets[name]
+
+    @torch.no_grad()
+    def translate(self, images: Tensor, to: str = "B") -> Tensor:
+        """Translate images.
+
+        Args:
+            images: N,3,H,W in [-1, 1], float, any N, H and W multiples of 4 and at least 8, on any device.
+            to: the domain wanted, "A" or "B".
+
+        Returns:
+            N,3,H,W in [-1, 1] of the same type and on the same device as `images`; no gradient.
+
+        Raises:
+            ValueError: wrong shape, type or target.
+        """
+        if to not in self.targets:
+            raise ValueError(f"to: {to!r} is not one of A, B")
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: expected N,3,H,W, got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(f"images: expected floats in [-1, 1], got {images.dtype}")
+        height, width = images.shape[2:]
+        if height % self.multiple or width % self.multiple or min(height, width) < 8:
+            raise ValueError(f"images: sides must be multiples of 4 and at least 8, got {height}x{width}")
+        if not len(images):
+            return images.clone()
+        net = self._generator(to)
+        with autocast(self.device, self.precision):
+            result: Tensor = net(images.to(self.device, torch.float32))
+        return result.to(images.device, images.dtype).contiguous()
+
+
+def load(state: Mapping[str, Any], device: torch.device, **options: Any) -> Translator:
+    """The model in a loaded checkpoint.
+
+    Raises:
+        AnifastError: an option that this system does not have.
+    """
+    unknown = set(options) - {"precision"}
+    if unknown:
+        raise AnifastError(f"CycleGAN has no option {', '.join(sorted(unknown))}; there is precision")
+    return Translator(state, device, **options)

@@ -1,0 +1,235 @@
+"""The two networks of CycleGAN: ResNet generator and 70x70 PatchGAN discriminator.
+
+Parameters carry the reference implementation's names (`model.1.weight`, ...), so its files load as they are; the number
+is the position in its sequential container. Images are N,C,H,W in [-1, 1].
+
+Instance norm here has no affine part and no running statistics: train() and eval() do the same. It takes the mean away,
+so the bias of a convolution right before it cannot change anything. Such a bias is a buffer: kept for the files' sake,
+never added, never trained.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anifast.ops import bias_lrelu
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """(x - mean) / sqrt(var + 1e-5) over H,W per image and channel, biased variance; keeps the memory layout.
+
+    A batch norm of one image is its instance norm, and batch norm has channels_last kernels where instance norm first
+    copies to N,C,H,W. With many images and no gradient one group norm costs less than a call per image.
+    """
+    if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+        return F.instance_norm(x)
+    if not torch.is_grad_enabled() and x.dtype == torch.float32:
+        return F.group_norm(x, x.shape[1])
+    images = [F.batch_norm(image, None, None, training=True) for image in x.split(1)]
+    return images[0] if len(images) == 1 else torch.cat(images)
+
+
+def reflect(x: Tensor, pad: int) -> Tensor:
+    """Reflection padding on all four sides."""
+    return F.pad(x, (pad, pad, pad, pad), mode="reflect")
+
+
+def _fast_layout(x: Tensor) -> Tensor:
+    """Channels innermost: the layout in which oneDNN on CPUs and tensor cores on GPUs convolve without reordering."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class Conv(nn.Module):
+    """A convolution, padding in front, bias behind.
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        kernel: side of the square kernel.
+        stride: step of the kernel.
+        padding: pixels put around the image.
+        mode: what they hold, "zero" or "reflect".
+        live: the bias has an effect, because no instance norm follows.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        mode: str = "zero",
+        live: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stride, self.padding, self.mode, self.live = stride, padding, mode, live
+        self.weight = nn.Parameter(_fast_layout(torch.empty(self._shape(inputs, outputs, kernel))))
+        self.bias: Tensor
+        if live:
+            self.bias = nn.Parameter(torch.empty(outputs))
+        else:
+            self.register_buffer("bias", torch.empty(outputs))
+
+    def _shape(self, inputs: int, outputs: int, kernel: int) -> tuple[int, int, int, int]:
+        return outputs, inputs, kernel, kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N,inputs,H,W -> N,outputs,h,w."""
+        bias = self.bias if self.live else None
+        if self.mode == "reflect":
+            return F.conv2d(reflect(x, self.padding), self.weight, bias, self.stride)
+        return F.conv2d(x, self.weight, bias, self.stride, self.padding)
+
+
+class LReLUConv(Conv):
+    """A convolution whose bias and leaky ReLU (slope 0.2) are one fused pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N,inputs,H,W -> N,outputs,h,w."""
+        return bias_lrelu(F.conv2d(x, self.weight, None, self.stride, self.padding), self.bias, slope=0.2, gain=1.0)
+
+
+class UpConv(Conv):
+    """A 3x3 transposed convolution that doubles height and width; weight in,out,3,3.
+
+    The library's kernel is fast in channels_last only (N,C,H,W: a quarter of the speed on CPUs). The four-phase form,
+    one 2x2 convolution and a pixel shuffle, has 16 taps where 9 do something and lost to it at every size.
+    """
+
+    def _shape(self, inputs: int, outputs: int, kernel: int) -> tuple[int, int, int, int]:
+        return inputs, outputs, kernel, kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N,inputs,H,W -> N,outputs,2H,2W."""
+        return F.conv_transpose2d(x, self.weight, None, stride=2, padding=1, output_padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """x + IN(conv(ReLU(IN(conv(x))))), reflection padding, no ReLU behind the sum.
+
+    Args:
+        channels: of input and output.
+        branch_relu: a further ReLU before the sum (the selfie2anime report's own code).
+    """
+
+    def __init__(self, channels: int, branch_relu: bool = False) -> None:
+        super().__init__()
+        self.branch_relu = branch_relu
+        self.conv_block = nn.ModuleDict(
+            {index: Conv(channels, channels, 3, padding=1, mode="reflect") for index in ("1", "5")}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N,C,H,W with H, W >= 2 -> the same shape."""
+        h = F.relu_(instance_norm(self.conv_block["1"](x)))
+        h = instance_norm(self.conv_block["5"](h))
+        return x + (F.relu_(h) if self.branch_relu else h)
+
+
+class Generator(nn.Module):
+    """7x7 stem, two stride-2 convolutions, residual blocks, two transposed convolutions, 7x7 and tanh.
+
+    Args:
+        blocks: residual blocks; 9 has 11,378,179 parameters, 6 has 7,837,699 (width 64).
+        width: channels of the stem.
+        down_padding: of the stride-2 convolutions: "zero", or "reflect" as in the selfie2anime report's own code.
+        branch_relu: see `ResidualBlock`.
+        channels: of input and output images.
+    """
+
+    def __init__(
+        self,
+        blocks: int = 9,
+        width: int = 64,
+        *,
+        down_padding: str = "zero",
+        branch_relu: bool = False,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.blocks = blocks
+        w, b = width, blocks
+        self.model = nn.ModuleDict(
+            {
+                "1": Conv(channels, w, 7, padding=3, mode="reflect"),
+                "4": Conv(w, 2 * w, 3, stride=2, padding=1, mode=down_padding),
+                "7": Conv(2 * w, 4 * w, 3, stride=2, padding=1, mode=down_padding),
+                **{f"{10 + j}": ResidualBlock(4 * w, branch_relu) for j in range(b)},
+                f"{10 + b}": UpConv(4 * w, 2 * w, 3),
+                f"{13 + b}": UpConv(2 * w, w, 3),
+                f"{17 + b}": Conv(w, channels, 7, padding=3, mode="reflect", live=True),
+            }
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N,C,H,W in [-1, 1], H and W multiples of 4 and at least 8 -> the same shape, in (-1, 1)."""
+        net, b = self.model, self.blocks
+        x = _fast_layout(images)
+        for index in ("1", "4", "7"):
+            x = F.relu_(instance_norm(net[index](x)))
+        for j in range(b):
+            x = net[f"{10 + j}"](x)
+        for index in (f"{10 + b}", f"{13 + b}"):
+            x = F.relu_(instance_norm(net[index](x)))
+        # Half precision would lose half a grey level near +-1, so tanh runs in the images' own type.
+        return torch.tanh(net[f"{17 + b}"](x).to(images.dtype))
+
+
+class Discriminator(nn.Module):
+    """Scores overlapping 70x70 patches: 256 px gives 1x30x30 raw scores. 2,764,737 parameters at width 64.
+
+    Args:
+        width: channels of the first layer.
+        sigmoid: squash the scores (the selfie2anime report's own code).
+        channels: of the input images.
+    """
+
+    def __init__(self, width: int = 64, *, sigmoid: bool = False, channels: int = 3) -> None:
+        super().__init__()
+        self.sigmoid = sigmoid
+        w = width
+        self.model = nn.ModuleDict(
+            {
+                "0": LReLUConv(channels, w, 4, stride=2, padding=1, live=True),
+                "2": Conv(w, 2 * w, 4, stride=2, padding=1),
+                "5": Conv(2 * w, 4 * w, 4, stride=2, padding=1),
+                "8": Conv(4 * w, 8 * w, 4, padding=1),
+                "11": Conv(8 * w, 1, 4, padding=1, live=True),
+            }
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N,C,H,W in [-1, 1], H and W at least 24 -> N,1,h,w scores in the images' type."""
+        x = self.model["0"](_fast_layout(images))
+        for index in ("2", "5", "8"):
+            x = F.leaky_relu_(instance_norm(self.model[index](x)), 0.2)
+        x = self.model["11"](x).to(images.dtype)
+        return torch.sigmoid(x) if self.sigmoid else x
+
+
+def initialise(net: nn.Module, how: str, generator: torch.Generator) -> None:
+    """Draw all weights of `net` anew.
+
+    Args:
+        net: a generator or discriminator.
+        how: "normal": every weight N(0, 0.02), every bias 0. "conv": only the weights of plain convolutions are
+            N(0, 0.02); transposed ones and all biases are PyTorch's default, U(-r, r) with r = 1 / sqrt(fan in).
+        generator: source of the numbers.
+    """
+    for conv in net.modules():
+        if not isinstance(conv, Conv):
+            continue
+        with torch.no_grad():
+            r = float(conv.weight[0].numel()) ** -0.5
+            if how == "conv" and isinstance(conv, UpConv):
+                conv.weight.uniform_(-r, r, generator=generator)
+            else:
+                conv.weight.normal_(0.0, 0.02, generator=generator)
+            if how == "conv":
+                conv.bias.uniform_(-r, r, generator=generator)
+            else:
+                conv.bias.zero_()

@@ -1,0 +1,339 @@
+"""Training CycleGAN: data, one step in two phases, and what a run shows of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from anifast.data.augment import crop_flip
+from anifast.data.folders import to_float
+from anifast.data.packed import PackedImages, pack
+from anifast.data.samplers import PairedSampler, UnalignedSampler
+from anifast.engine.loop import Phase, Plan
+from anifast.engine.plots import Panel
+from anifast.engine.sheets import Block, sheet
+from anifast.errors import CheckpointError, DataError
+from anifast.systems.cyclegan.config import Config
+from anifast.systems.cyclegan.losses import ImagePool, gan_loss, l1
+from anifast.systems.cyclegan.networks import Discriminator, Generator, initialise
+
+#: The loss figure, in the order of the selfie2anime report: all weighted.
+PANELS = (
+    Panel("GAN loss", ("gan_ab", "gan_ba")),
+    Panel("cycle loss", ("cycle_a", "cycle_b")),
+    Panel("identity loss", ("identity_a", "identity_b")),
+    Panel("generators, total", ("generators",)),
+    Panel("discriminator of A", ("d_a",)),
+    Panel("discriminator of B", ("d_b",)),
+)
+#: Pictures per domain on a sample sheet.
+SHOWN = 6
+
+
+def networks(config: Config) -> dict[str, nn.Module]:
+    """The four networks, drawn from the run's seed."""
+    nets: dict[str, nn.Module] = {}
+    source = torch.Generator().manual_seed(config.seed)
+    for name in ("G_AB", "G_BA"):
+        nets[name] = Generator(
+            config.blocks, config.width, down_padding=config.down_padding, branch_relu=config.branch_relu
+        )
+    for name in ("D_A", "D_B"):
+        nets[name] = Discriminator(config.d_width, sigmoid=config.sigmoid)
+    for net in nets.values():
+        initialise(net, config.init, source)
+    return nets
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """Of epoch 1, 2, ...: constant, then linear towards the 0 that would follow the last epoch."""
+    return config.lr * (1.0 - max(0, epoch - config.epochs) / (config.decay_epochs + 1))
+
+
+class Pictures:
+    """Batches of A and B: from the packed folders `trainA` and `trainB`, cropped, mirrored, in [-1, 1], on the device.
+
+    Args:
+        root: the data folder.
+        config: sizes, augmentation, pairing, batch, seed.
+        device: where the batches go.
+
+    Raises:
+        DataError: a folder is missing or holds no picture.
+    """
+
+    def __init__(self, root: Path, config: Config, device: torch.device) -> None:
+        missing = [name for name in ("trainA", "trainB") if not (root / name).is_dir()]
+        if missing:
+            raise DataError(
+                f"{root}: no folder {' and no folder '.join(missing)}. Expected {root}/trainA and {root}/trainB with "
+                "pictures, and testA, testB beside them for the samples"
+            )
+        self._config, self._device = config, device
+        self.a, self.b = (pack(root / name, config.loaded) for name in ("trainA", "trainB"))
+        self._shown = []
+        for letter, train in (("A", self.a), ("B", self.b)):
+            try:
+                held = pack(root / f"test{letter}", config.size)
+            except DataError:
+                held = pack(root / f"train{letter}", config.size) if config.loaded != config.size else train
+            self._shown.append(held)
+        sampler = UnalignedSampler if config.pairing == "unaligned" else PairedSampler
+        self._sampler = sampler(len(self.a), len(self.b), config.batch, config.seed)
+        self._drawn = 0
+
+    @property
+    def epoch_length(self) -> int:
+        """Pictures per domain in an epoch."""
+        return self._sampler.epoch_length
+
+    def skipped(self) -> dict[str, str]:
+        """Path under the data folder -> reason, of the training pictures that could not be used."""
+        both = (("trainA", self.a), ("trainB", self.b))
+        return {f"{name}/{path}": why for name, packed in both for path, why in packed.skipped.items()}
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next batch: A and B, each batch,3,size,size."""
+        config = self._config
+        indices = self._sampler.next_batch()
+        images = []
+        for domain, (packed, chosen) in enumerate(zip((self.a, self.b), indices, strict=True)):
+            u8 = packed.batch(chosen).to(self._device, non_blocking=True)
+            # A picture's crop and flip depend on the run's seed, its domain and its number in the run, on nothing else.
+            first = (config.seed % 2**29) * 2**34 + domain * 2**33 + self._drawn
+            seeds = torch.arange(first, first + config.batch, device=self._device)
+            u8 = crop_flip(u8, config.size, seeds, flip=0.5 if config.flip else 0.0)
+            images.append(to_float(u8))
+        self._drawn += config.batch
+        return images[0], images[1]
+
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """Up to six pictures of A and of B for the sample sheets, always the same, from testA and testB if there."""
+        a, b = (to_float(packed.batch(_spread(len(packed), SHOWN))).to(self._device) for packed in self._shown)
+        return a, b
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data stands, and which data it is."""
+        return {
+            "sampler": self._sampler.state_dict(),
+            "drawn": self._drawn,
+            "names": [_digest(self.a), _digest(self.b)],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            DataError: the folders hold other pictures than then.
+        """
+        for name, then, packed in zip(("trainA", "trainB"), state["names"], (self.a, self.b), strict=True):
+            if then != _digest(packed):
+                raise DataError(
+                    f"{name} holds other pictures than when this run began, so it cannot go on as if nothing had "
+                    "happened. Put the old pictures back, or start a new run"
+                )
+        self._sampler.load_state_dict(state["sampler"])
+        self._drawn = int(state["drawn"])
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` positions, evenly over 0..count-1."""
+    wanted = min(count, wanted)
+    return [i * count // wanted for i in range(wanted)]
+
+
+def _digest(packed: PackedImages) -> str:
+    return hashlib.sha256("\n".join(packed.paths).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+class CycleGAN:
+    """The four networks, their losses, optimisers and pools; what the training loop runs.
+
+    Every weight is used on as many images at once as it meets in a step: G_AB on [A; B] gives the translation and the
+    identity, a discriminator judges [real; from the pool] in one call. Instance norm is per image, so this changes
+    nothing but the speed.
+
+    Args:
+        config: all settings.
+        device: where everything lives.
+        epoch_length: pictures per domain in an epoch, for the learning rate.
+        shown: A and B images for the sample sheets.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        epoch_length: int = 1,
+        shown: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.config, self.device, self.epoch_length, self._shown = config, device, epoch_length, shown
+        self.panels = PANELS
+        self.nets = {name: net.to(device) for name, net in networks(config).items()}
+        self.rng = random.Random(config.seed)
+        self.pools = {"A": ImagePool(config.pool_size, self.rng), "B": ImagePool(config.pool_size, self.rng)}
+        self.optimizers = {kind: self._adam([self.nets[f"{kind}_{s}"] for s in _SIDES[kind]]) for kind in ("G", "D")}
+        self.phases = [
+            Phase("generators", self.generators, self.optimizers["G"], [self.nets["G_AB"], self.nets["G_BA"]]),
+            Phase("discriminators", self.discriminators, self.optimizers["D"], [self.nets["D_A"], self.nets["D_B"]]),
+        ]
+        self.real_a = self.real_b = self.fake_a = self.fake_b = self.rec_a = self.rec_b = torch.empty(0)
+
+    def _adam(self, nets: list[nn.Module]) -> torch.optim.Adam:
+        c = self.config
+        parameters = [p for net in nets for p in net.parameters()]
+        return torch.optim.Adam(parameters, lr=c.lr, betas=(c.beta1, c.beta2), fused=True)
+
+    def epoch(self, images: int) -> int:
+        """1-based epoch of the picture that follows `images` others."""
+        return images // self.epoch_length + 1
+
+    def begin(self, batch: tuple[Tensor, Tensor], images: int) -> None:
+        """Take the next batch and set the learning rate of its epoch."""
+        self.real_a, self.real_b = batch
+        lr = learning_rate(self.config, self.epoch(images))
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+    def generators(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_G = L_GAN + L_cyc + L_idt, with the discriminators frozen; keeps the translations for their phase."""
+        c, a, b, n = self.config, self.real_a, self.real_b, len(self.real_a)
+        g_ab, g_ba = self.nets["G_AB"], self.nets["G_BA"]
+        parts: dict[str, Tensor] = {}
+        if c.lambda_identity > 0:
+            fake_b, idt_b = g_ab(torch.cat([a, b])).split([n, len(b)])
+            fake_a, idt_a = g_ba(torch.cat([b, a])).split([len(b), n])
+            parts["identity_a"] = c.lambda_identity * c.lambda_a * l1(idt_a, a)
+            parts["identity_b"] = c.lambda_identity * c.lambda_b * l1(idt_b, b)
+        else:
+            fake_b, fake_a = g_ab(a), g_ba(b)
+        rec_a, rec_b = g_ba(fake_b), g_ab(fake_a)
+        parts["cycle_a"] = c.lambda_a * l1(rec_a, a)
+        parts["cycle_b"] = c.lambda_b * l1(rec_b, b)
+        parts["gan_ab"] = gan_loss(self.nets["D_B"](fake_b), True, c.gan)
+        parts["gan_ba"] = gan_loss(self.nets["D_A"](fake_a), True, c.gan)
+        loss = torch.stack(list(parts.values())).sum()
+        self.fake_a, self.fake_b, self.rec_a, self.rec_b = (x.detach() for x in (fake_a, fake_b, rec_a, rec_b))
+        return loss, {name: part.detach() for name, part in parts.items()} | {"generators": loss.detach()}
+
+    def discriminators(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_D_A + L_D_B, on the translations made before the generators' update, partly replaced from the pools."""
+        fakes = {"A": self.fake_a, "B": self.fake_b}
+        order = "AB" if self.config.pool_first == "a" else "BA"
+        seen = {side: self.pools[side].query(fakes[side]) for side in order}
+        parts = {}
+        for side, real in (("A", self.real_a), ("B", self.real_b)):
+            scores = self.nets[f"D_{side}"](torch.cat([real, seen[side]]))
+            on_real, on_fake = scores.split([len(real), len(seen[side])])
+            kind = self.config.gan
+            parts[f"d_{side.lower()}"] = 0.5 * (gan_loss(on_real, True, kind) + gan_loss(on_fake, False, kind))
+        return parts["d_a"] + parts["d_b"], {name: part.detach() for name, part in parts.items()}
+
+    def row(self, images: int) -> dict[str, Any]:
+        """Epoch and learning rate."""
+        return {"epoch": self.epoch(images), "lr": self.optimizers["G"].param_groups[0]["lr"]}
+
+    def note(self, means: dict[str, float]) -> str:
+        """The main losses."""
+        cycle = means["cycle_a"] + means["cycle_b"]
+        return f"G {means['generators']:.2f} (cycle {cycle:.2f})  D_A {means['d_a']:.3f}  D_B {means['d_b']:.3f}"
+
+    @torch.no_grad()
+    def sheet(self) -> Image.Image:
+        """Both directions: real pictures, translations, the way back, and what the other generator leaves alone."""
+        if self._shown is None:
+            raise ValueError("no pictures were given for the sample sheet")
+        a, b = self._shown
+        blocks = []
+        for there, back, real, arrow in (("G_AB", "G_BA", a, "A to B"), ("G_BA", "G_AB", b, "B to A")):
+            fake = _each(self.nets[there], real)
+            rows = [
+                (f"real {arrow[0]}", real),
+                (f"fake {arrow[-1]}", fake),
+                (f"back to {arrow[0]}", _each(self.nets[back], fake)),
+                (f"identity {arrow[0]}", _each(self.nets[back], real)),
+            ]
+            blocks.append(Block(arrow, rows))
+        return sheet(blocks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers, pools and their generator of decisions."""
+        return {
+            "nets": {name: net.state_dict() for name, net in self.nets.items()},
+            "optim": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "pools": {side: pool.state_dict() for side, pool in self.pools.items()},
+            "pool_rng": self.rng.getstate(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            CheckpointError: it does not fit these networks.
+        """
+        try:
+            for name, net in self.nets.items():
+                net.load_state_dict(state["nets"][name])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optim"][name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit these networks: {str(error).splitlines()[0]}"
+            ) from error
+        for side, pool in self.pools.items():
+            pool.load_state_dict(state["pools"][side], self.device)
+        version, words, gauss = state["pool_rng"]
+        self.rng.setstate((version, tuple(words), gauss))
+
+
+_SIDES = {"G": ("AB", "BA"), "D": ("A", "B")}
+
+
+def assemble(config: Config, root: Path, device: torch.device) -> tuple[CycleGAN, Pictures, Plan]:
+    """All that a run needs, from its settings and its data folder.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
+    data = Pictures(root, config, device)
+    system = CycleGAN(config, device, data.epoch_length, data.shown())
+    total = (config.epochs + config.decay_epochs) * data.epoch_length
+    plan = Plan(
+        total=total if config.images is None else min(config.images, total),
+        batch=config.batch,
+        log_every=config.log_every,
+        sheet_every=config.sheet_every,
+        save_every=config.save_every,
+        precision=config.precision,
+    )
+    return system, data, plan
+
+
+def summary(system: CycleGAN, data: Pictures, plan: Plan) -> list[str]:
+    """What is trained on what, for the first lines of a run."""
+    c = system.config
+    sizes = {name: sum(value.numel() for value in net.state_dict().values()) for name, net in system.nets.items()}
+    augmentation = f"resized to {c.loaded}, cropped to {c.size}" if c.crop else f"resized to {c.size}"
+    identity = f"identity {c.lambda_identity:g} (both real images in one batch)" if c.lambda_identity else "no identity"
+    end = f"{plan.total} images per domain ({plan.total / data.epoch_length:.4g} of "
+    return [
+        f"networks: 2 generators, {c.blocks} blocks, width {c.width}, {sizes['G_AB']:,} parameters each; "
+        f"2 PatchGANs, width {c.d_width}, {sizes['D_A']:,} each; channels_last",
+        f"data: A {len(data.a)}, B {len(data.b)} pictures, {augmentation}{', mirrored' if c.flip else ''}, {c.pairing}",
+        f"losses: {c.gan}, cycle {c.lambda_a:g} and {c.lambda_b:g}, {identity}, pool of {c.pool_size}; "
+        f"Adam, lr {c.lr:g}, betas {c.beta1:g} and {c.beta2:g}, batch {c.batch}",
+        end + f"{c.epochs + c.decay_epochs} epochs of {data.epoch_length}; the last {c.decay_epochs} lower the lr)",
+    ]
+
+
+def _each(net: nn.Module, images: Tensor, batch: int = 4) -> Tensor:
+    """`net` on all images, a few at a time."""
+    return torch.cat([net(part) for part in images.split(batch)])

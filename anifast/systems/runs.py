@@ -1,0 +1,109 @@
+"""Starting and resuming a training run of any system."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anifast
+from anifast import backends, systems
+from anifast.engine import config as settings
+from anifast.engine import precision, state
+from anifast.engine.log import RunLog
+from anifast.engine.loop import Loop
+from anifast.errors import AnifastError
+from anifast.files import write_text
+from anifast.progress import duration
+
+_MARKS = (state.NAME, "config.json", "metrics.jsonl")
+
+
+def train(
+    system: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    preset: str | None = None,
+    values: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    device: str | None = None,
+) -> bool:
+    """Train a system into a run folder.
+
+    Args:
+        system: its name.
+        data: the data folder, in the system's layout.
+        out: the run folder; made if missing.
+        preset: named settings, by default the system's first.
+        values: settings put over the preset's.
+        resume: go on with the run in `out`, with its settings; `values` may only hold those that steer the run.
+        device: "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
+
+    Returns:
+        True when the run reached its end, False when Ctrl-C ended it.
+
+    Raises:
+        AnifastError: data, settings, folder or checkpoint cannot be used; the message says why and what to do.
+    """
+    out, data = Path(out), Path(data)
+    values = dict(values or {})
+    config_module = systems.module(system, "config")
+    chosen = precision.pick_device(device)
+    found: dict[str, Any] | None = None
+    if resume:
+        if preset is not None:
+            raise AnifastError("a resumed run keeps its settings; leave --preset out")
+        found = state.load(out)
+        if systems.recognise(found, out) != system:
+            raise AnifastError(f"{out} holds a run of {systems.recognise(found, out)}, not of {system}")
+        old = systems.module(system, "checkpoints").config_of(found)
+        config = dataclasses.replace(old, **settings.changed(old, values))
+    else:
+        config = config_module.make(preset, values)
+        held = [name for name in _MARKS if (out / name).exists()]
+        if held:
+            raise AnifastError(
+                f"{out} already holds a run ({', '.join(held)}): go on with it by --resume, or choose another --out"
+            )
+    training = systems.module(system, "training")
+    model, batches, plan = training.assemble(config, data, chosen)
+    if found is not None and int(found["images"]) >= plan.total:
+        raise AnifastError(
+            f"{out}: nothing is left to train, the run has seen {found['images']} of {plan.total} images; "
+            "a larger --images (within the epochs) goes on"
+        )
+    log = RunLog(out)
+    try:
+        write_text(out / "config.json", json.dumps({"system": system, **config.as_dict()}, indent=1) + "\n")
+        named = "resumed" if resume else f"preset {preset or next(iter(config_module.PRESETS))}"
+        log.say(f"anifast {anifast.__version__}  train {system}  {named}  {data} -> {out}")
+        log.say(precision.describe(chosen, config.precision))
+        for op, _, backend, others in backends.report(chosen.type):
+            why = "; ".join(f"{name}: {reason}" for name, reason in others.items())
+            log.say(f"op {op}: {backend}" + (f" ({why})" if why else ""))
+        for line in training.summary(model, batches, plan):
+            log.say(line)
+        skipped = batches.skipped()
+        if skipped:
+            log.say(f"{len(skipped)} pictures cannot be used and are skipped:")
+            for name, reason in skipped.items():
+                log.say(f"  {name}: {reason}")
+        header = systems.module(system, "checkpoints").header(config)
+        loop = Loop(model, batches, plan, out, chosen, log, header)
+        if found is not None:
+            loop.restore(found)
+            log.say(f"resumed at image {loop.images}")
+            del found
+        started, first = time.perf_counter(), loop.images
+        finished = loop.run()
+        seconds = time.perf_counter() - started
+        rate = (loop.images - first) / max(seconds, 1e-9)
+        log.say(f"{loop.images - first} images in {duration(seconds)}, {rate:.2f} images/s with all sheets and saves")
+        log.say(f"{out}: {state.NAME}, samples/, losses.png, metrics.jsonl, log.txt")
+        return finished
+    finally:
+        log.close()

@@ -1,0 +1,233 @@
+"""Tables of the results files: `python benchmarks/report.py [--rows] [--write README.md | --check README.md]`.
+
+Without a file the tables are printed. In a file they stand between the lines `<!-- benchmarks -->` and
+`<!-- /benchmarks -->`; --check exits with 1 where they are not those of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+AGAINST = {"clone": "share of `clone`'s bandwidth", "compile": "`torch.compile` of the chain"}
+
+
+def _use_repository() -> None:
+    here = str(ROOT / "benchmarks")
+    sys.path[:] = [path for path in sys.path if path != here]
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+
+
+def environment_line(environment: dict[str, Any]) -> str:
+    """What was measured on, and with, in one line."""
+    parts = []
+    if "gpu" in environment:
+        parts += [environment["gpu"], f"CUDA {environment['cuda']}", f"triton {environment['triton'] or 'absent'}"]
+    else:
+        parts += [
+            f"{environment['threads']} threads on {environment['cores']} cores of {environment['cpu']}"
+            f" ({environment['cpu_capability']})",
+            f"kernels built for {environment['build'].get('isa', 'nothing')}",
+            f"OMP_WAIT_POLICY={environment['settings'].get('OMP_WAIT_POLICY', 'unset')}",
+        ]
+    commit = (environment["commit"] or "unknown")[:10] + ("+changes" if environment["uncommitted_changes"] else "")
+    parts += [f"torch {environment['torch']}", f"commit {commit}", environment["date"]]
+    return ", ".join(parts)
+
+
+def _value(value: float | None, percent: bool) -> str:
+    if value is None:
+        return "–"
+    return f"{value * 100:.0f} %" if percent else f"{value:.1f}x" if value >= 10 else f"{value:.2f}x"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def ratios(result: dict[str, Any], ours: str) -> str:
+    """The table of geometric means of one of our backends: a line for each group of rows and rival, a column a pass.
+
+    The groups are the forms in the first dtype and layout there is (float32, contiguous), then each other dtype and
+    layout as a whole.
+    """
+    from benchmarks.results import WORKS, mean_ratio, named
+
+    works = [work for work in WORKS if any(row["work"] == work for row in result["rows"])]
+    usual, *others = {(row["dtype"], row["layout"]): None for row in result["rows"] if ours in row["us"]}
+    forms = [*result["forms"].items(), *([("", "all forms")] if len(result["forms"]) > 1 else [])]
+    groups = [(title, form, usual) for form, title in forms]
+    groups += [(", ".join(kind).replace("_", " "), "", kind) for kind in others]
+    lines = []
+    for title, form, kind in groups:
+        for against in [*named(result, "rival"), "clone"]:
+            cells, count = [], 0
+            for work in works:
+
+                def counts(row: dict[str, Any], of: Any = (work, form, kind)) -> bool:
+                    return (row["work"], row["dtype"], row["layout"]) == (of[0], *of[2]) and of[1] in ("", row["form"])
+
+                value, large, found = mean_ratio(result["rows"], ours, against, counts)
+                percent = against == "clone"
+                cells.append(f"{_value(value, percent)} ({_value(large, percent)})" if found else "–")
+                count = max(count, found)
+            if count:
+                lines.append([f"{title} ({count})", AGAINST.get(against, against), *cells])
+    return _table([f"`{ours}` (shapes)", "against", *(WORKS[work] for work in works)], lines)
+
+
+def aims(result: dict[str, Any]) -> str:
+    """The table of aims and what was reached."""
+    lines = []
+    for aim in result["aims"]:
+        for ours, (value, large) in aim["measured"].items():
+            if value is not None:
+                percent = aim["percent"]
+                met = "yes" if value >= aim["aim"] else "**no**"
+                against = AGAINST.get(aim["against"], aim["against"])
+                lines.append(
+                    [
+                        ours,
+                        aim["title"],
+                        against,
+                        _value(aim["aim"], percent),
+                        _value(value, percent),
+                        _value(large, percent),
+                        met,
+                    ]
+                )
+    header = ["backend", "aim", "against", "at least", "all shapes", "shapes of 1 MiB and more", "met"]
+    return _table(header, lines) if lines else ""
+
+
+def memory(result: dict[str, Any]) -> str:
+    """The table of allocations: peak above the inputs, in sizes of the output."""
+    from benchmarks.results import LARGE, WORKS
+
+    names = [name for name, role in result["variants"].items() if role != "bound"]
+    lines = []
+    for row in result["rows"]:
+        taken = row.get("memory", {})
+        if taken and row["bytes"] >= LARGE:
+            cells = [f"{taken[name][0] / row['output']:.2f}" if name in taken else "–" for name in names]
+            lines.append([row["case"], WORKS[row["work"]], f"{row['output'] / 2**20:.1f} MiB", *cells])
+    return _table(["case", "pass", "output", *names], lines) if lines else ""
+
+
+def section(result: dict[str, Any], link: str = "", *, rows: bool = False) -> str:
+    """Everything about one op on one device."""
+    from benchmarks.results import named, refusals
+
+    title = f"#### `{result['op']}` on {result['environment'].get('gpu') or result['environment']['cpu']}"
+    about = environment_line(result["environment"])
+    if result["selection"] != "all":
+        about += f". Only a part was measured: {result['selection']}"
+    parts = [title, f"{about}{f' ([all figures]({link}))' if link else ''}."]
+    parts += [f"**Refused** {line}" for line in refusals(result)]
+    for ours in named(result, "ours"):
+        parts.append(ratios(result, ours))
+    parts.append(aims(result))
+    if rows:
+        parts.append(each_row(result))
+        parts.append(memory(result))
+    return "\n\n".join(part for part in parts if part)
+
+
+def each_row(result: dict[str, Any]) -> str:
+    """The table of all rows: lower quartiles in microseconds."""
+    from benchmarks.results import WORKS
+
+    names = [name for name in result["variants"] if any(name in row["us"] for row in result["rows"])]
+    lines = []
+    for row in result["rows"]:
+        times = (row["us"][name][0] if name in row["us"] else None for name in names)
+        cells = ("–" if time is None else f"{time:.{1 if time < 1000 else 0}f}" for time in times)
+        lines.append([row["case"], "x".join(map(str, row["shape"])), WORKS[row["work"]], *cells])
+    return _table(["case", "shape", "pass", *(f"{name}, us" for name in names)], lines)
+
+
+def document(results_folder: Path, beside: Path, *, rows: bool = False) -> str:
+    """All sections; links are relative to the folder `beside`."""
+    from benchmarks.results import load_all
+
+    found = load_all(results_folder)
+    if not found:
+        return "Nothing has been measured yet: `python benchmarks/run.py`."
+    lead = (
+        "Geometric means over the shapes of the systems of how many times faster ours is, in float32 and contiguous "
+        "where nothing else is said; in brackets over the shapes that move 1 MiB and more."
+    )
+    sections = [
+        section(result, Path(os.path.relpath(path.resolve(), beside.resolve())).as_posix(), rows=rows)
+        for path, result in found
+    ]
+    return "\n\n".join([lead, *sections])
+
+
+def replaced(text: str, block: str, name: str) -> str:
+    """`text` with `block` between its markers.
+
+    Raises:
+        AnifastError: the markers are not there, once each and in order.
+    """
+    from anifast.errors import AnifastError
+
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise AnifastError(f"{name} needs one line {BEGIN} and, below it, one line {END}; the tables go between them")
+    return text[: text.index(BEGIN) + len(BEGIN)] + "\n" + block + "\n" + text[text.index(END) :]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="benchmarks/report.py", description="Tables of the measured results.")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    parser.add_argument("--rows", action="store_true", help="also print every row, and the memory taken")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--write", type=Path, metavar="FILE", help="put the tables into FILE")
+    action.add_argument(
+        "--check",
+        type=Path,
+        metavar="FILE",
+        nargs="?",
+        const=ROOT / "README.md",
+        help="exit with 1 if FILE (default: the README) has other tables",
+    )
+    chosen = parser.parse_args(arguments)
+    _use_repository()
+    from anifast.errors import AnifastError
+    from anifast.files import write_text
+
+    try:
+        target: Path | None = chosen.write or chosen.check
+        if target is None:
+            print(document(chosen.results, Path.cwd(), rows=chosen.rows))
+            return 0
+        try:
+            text = target.read_text(encoding="utf-8")
+        except OSError as error:
+            raise AnifastError(f"{target}: {error.strerror}; it must exist and hold the line {BEGIN}") from error
+        made = replaced(text, document(chosen.results, target.parent, rows=chosen.rows), str(target))
+        if made == text:
+            print(f"{target}: up to date")
+            return 0
+        if chosen.check:
+            print(f"{target}: not the tables of {chosen.results}; run benchmarks/report.py --write {target}")
+            return 1
+        write_text(target, made)
+        print(f"{target}: written")
+        return 0
+    except AnifastError as error:
+        print(f"benchmarks/report.py: error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""The measurement that the project quotes: `python benchmarks/run.py [--op OP] [--device cpu|cuda] [--quick]`.
+
+Every variant is first checked against the reference; then all variants of a case are timed in turn in this one
+process (benchmarks/timing.py), beside the cloning of what the op must write. A whole run writes
+benchmarks/results/<device>/<op>.json, which benchmarks/report.py makes tables of; a part of it is only printed, unless
+--out says where it shall go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.bench import Aim, Case, OpBench, Prepared
+    from benchmarks.timing import Clock, Timing
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def use_repository() -> None:
+    """Make `benchmarks` importable; an installed anifast goes before the source tree."""
+    here = str(ROOT / "benchmarks")
+    sys.path[:] = [path for path in sys.path if path != here]
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    from benchmarks.results import WORKS
+
+    made = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__.splitlines()[0] if __doc__ else None)
+    made.add_argument("--op", action="append", metavar="OP", help="an op to measure, may be repeated; default: all")
+    made.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU, else cpu")
+    made.add_argument("--quick", action="store_true", help="only the few cases that stand for the rest, briefly")
+    made.add_argument("--cases", action="append", metavar="PATTERN", help="only cases like gnr.*, may be repeated")
+    made.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS), help="only these passes")
+    made.add_argument("--skip", nargs="+", default=[], metavar="VARIANT", help="leave variants out, such as compile")
+    made.add_argument("--seconds", type=float, help="time for each case and pass; default 0.5, with --quick 0.3")
+    made.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for <device>/<op>.json; default for a whole run: "
+        "benchmarks/results, for a part of one: none is written",
+    )
+    return made
+
+
+def measure_case(
+    bench: OpBench, case: Case, device: str, clock: Clock, works: list[str], skip: list[str], seconds: float
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows of one case, and why variants have no times in any."""
+    from benchmarks.bench import Prepared
+
+    prepared = Prepared(bench, case, device)
+    rows, unavailable = [], {}
+    for work in works:
+        row, missing = _measure(prepared, work, clock, skip, seconds)
+        rows.append(row)
+        unavailable.update(missing)
+    return rows, unavailable
+
+
+def _measure(
+    prepared: Prepared, work: str, clock: Clock, skip: list[str], seconds: float
+) -> tuple[dict[str, Any], dict[str, str]]:
+    import torch
+
+    from benchmarks.timing import interleave, memory
+
+    bench, case = prepared.bench, prepared.case
+    refused: dict[str, str] = {}
+    unavailable: dict[str, str] = {}
+    calls = {}
+    for name, variant in prepared.variants.items():
+        if name in skip:
+            continue
+        if variant.function is None or variant.why_missing(work):
+            unavailable[name if "" in variant.missing else f"{name} {work}"] = variant.why_missing(work) or ""
+            continue
+        try:
+            prepared.check(work, name)
+        except Exception as error:  # told in the row, at the end, and by the exit status: the other rows still count
+            refused[name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        else:
+            calls[name] = prepared.call(work, name)
+    prepared.forget_truth()
+    calls["clone"], copied = prepared.bound(work)
+    row: dict[str, Any] = {
+        "case": case.id,
+        "form": case.form,
+        "shape": list(case.shape),
+        "dtype": case.dtype,
+        "layout": case.layout,
+        "output": prepared.grad.nbytes,
+        "work": work,
+        "bytes": bench.traffic(case, work),
+        "copied": copied,
+    }
+    with torch.set_grad_enabled(work != "forward"):
+        times = interleave(calls, clock, seconds=seconds)
+        if case.quick and work != "double_backward":
+            row["memory"] = {name: list(memory(call, prepared.device)) for name, call in calls.items()}
+    row["us"] = {name: _microseconds(timing) for name, timing in times.items()}
+    if refused:
+        row["refused"] = refused
+    return row, unavailable
+
+
+def _microseconds(timing: Timing) -> list[float]:
+    return [*(float(f"{value * 1e6:.5g}") for value in (timing.p25, timing.p75, timing.minimum)), timing.count]
+
+
+def show(row: dict[str, Any], variants: dict[str, str]) -> str:
+    """A row as one line: the time of ours, bytes a second, share of the bound, and the rivals' times over ours."""
+    from benchmarks.results import ratio
+
+    parts = [f"{row['case']:<32} {row['work'].replace('_', ' '):<16} {row['bytes'] / 2**20:8.2f} MiB"]
+    for name in (name for name, role in variants.items() if role == "ours" and name in row["us"]):
+        time_us, late = row["us"][name][:2]
+        rate, share = row["bytes"] / time_us / 1e3, ratio(row, name, "clone") or 0.0
+        text = f"{name} {time_us:9.1f} us (+{(late / time_us - 1) * 100:3.0f} %) {rate:6.1f} GB/s"
+        text += f" {share * 100:4.0f} % of clone"
+        for rival in (rival for rival, role in variants.items() if role == "rival"):
+            times = ratio(row, name, rival)
+            text += f"  {rival} {times:.2f}x" if times else ""
+        parts.append(text)
+    parts += [f"{name} REFUSED: {reason}" for name, reason in row.get("refused", {}).items()]
+    return " | ".join(parts)
+
+
+def reached(aims: tuple[Aim, ...], device: str, rows: list[dict[str, Any]], ours: list[str]) -> list[dict[str, Any]]:
+    """The aims for this kind of device with what was measured, in float32 and contiguous."""
+    from benchmarks.results import mean_ratio
+
+    found = []
+    for aim in aims:
+
+        def counts(row: dict[str, Any], aim: Aim = aim) -> bool:
+            usual = row["dtype"] == "float32" and row["layout"] == "contiguous"
+            return usual and row["work"] in aim.works and (not aim.forms or row["form"] in aim.forms)
+
+        if aim.device == device:
+            measured = {name: [*mean_ratio(rows, name, aim.against, counts)[:2]] for name in ours}
+            found.append(
+                {
+                    "title": aim.title,
+                    "against": aim.against,
+                    "aim": aim.at_least,
+                    "percent": aim.percent,
+                    "measured": {
+                        name: [None if value is None else round(value, 3) for value in values]
+                        for name, values in measured.items()
+                    },
+                }
+            )
+    return found
+
+
+def measure_op(
+    bench: OpBench,
+    device: str,
+    *,
+    cases: list[Case] | None = None,
+    works: list[str] | None = None,
+    skip: list[str] | None = None,
+    seconds: float = 0.5,
+    selection: str = "all",
+) -> dict[str, Any]:
+    """Measure an op and return its results (see benchmarks/results.py), printing a line a row."""
+    from benchmarks import environment, results
+    from benchmarks.timing import clock_for, steady_allocator
+
+    described = environment.describe(device)
+    described["allocator"] = "limits fixed" if steady_allocator() else "as the system has it"
+    clock = clock_for(device)
+    cases = bench.cases(device) if cases is None else cases
+    variants = {**bench.roles, "clone": "bound"}
+    rows: list[dict[str, Any]] = []
+    unavailable: dict[str, str] = {name: "left out" for name in skip or []}
+    start = time.monotonic()
+    for number, case in enumerate(cases, 1):
+        new, missing = measure_case(bench, case, device, clock, works or list(results.WORKS), skip or [], seconds)
+        rows += new
+        unavailable.update(missing)
+        for row in new:
+            print(f"[{number}/{len(cases)}, {time.monotonic() - start:.0f} s] {show(row, variants)}", flush=True)
+    result = {
+        "format": results.FORMAT,
+        "op": bench.name,
+        "device": device,
+        "folder": environment.slug(device),
+        "selection": selection,
+        "environment": described,
+        "seconds": seconds,
+        "forms": dict(bench.forms),
+        "variants": variants,
+        "unavailable": unavailable,
+        "statistics": list(results.STATISTICS),
+        "rows": rows,
+        "aims": [],
+    }
+    result["aims"] = reached(bench.aims, device, rows, results.named(result, "ours"))
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    use_repository()
+    line = parser()
+    chosen = line.parse_args(arguments)
+    if chosen.seconds is not None and not chosen.seconds > 0:
+        line.error(f"--seconds must be above 0, got {chosen.seconds}")
+    # OpenMP reads it when torch is loaded. Sleeping threads make the same call take anything from 1x to 6x.
+    late = "torch" in sys.modules and "OMP_WAIT_POLICY" not in os.environ
+    os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind `memory` tells of itself
+    from anifast.errors import AnifastError
+
+    try:
+        return _run(chosen, late)
+    except AnifastError as error:
+        print(f"benchmarks/run.py: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(chosen: argparse.Namespace, late: bool) -> int:
+    import torch
+
+    from anifast.errors import AnifastError, BackendError
+    from benchmarks import environment, report, results
+    from benchmarks.bench import all_benches
+
+    if late:
+        print(
+            "warning: torch was loaded before OMP_WAIT_POLICY=ACTIVE could be set; CPU times are unsteady",
+            file=sys.stderr,
+        )
+    device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendError("--device cuda: torch sees no GPU here; measure with --device cpu")
+    benches = all_benches()
+    unknown = sorted(set(chosen.op or []) - set(benches))
+    if unknown:
+        raise AnifastError(f"--op {unknown[0]}: there is no such benchmark; there are {', '.join(benches)}")
+    wanted = {name: benches[name] for name in chosen.op or benches}
+    variants = {variant: None for bench in wanted.values() for variant in bench.roles}
+    unknown = sorted(set(chosen.skip) - set(variants))
+    if unknown:
+        raise AnifastError(f"--skip {unknown[0]}: there is no such variant; there are {', '.join(variants)}")
+    patterns = chosen.cases or ["*"]
+    cases = {
+        name: [
+            case
+            for case in bench.cases(device)
+            if (case.quick or not chosen.quick) and any(fnmatchcase(case.id, pattern) for pattern in patterns)
+        ]
+        for name, bench in wanted.items()
+    }
+    if not any(cases.values()):
+        example = next(iter(wanted.values())).cases(device)[0].id
+        raise AnifastError(f"--cases {' '.join(patterns)}: no case is called so; one is {example}")
+    parts = [
+        *(["quick"] if chosen.quick else []),
+        *(f"cases {pattern}" for pattern in chosen.cases or []),
+        *([" ".join(chosen.works)] if set(chosen.works) != set(results.WORKS) else []),
+        *(f"without {name}" for name in chosen.skip),
+    ]
+    seconds = chosen.seconds or (0.3 if chosen.quick else 0.5)
+    out = chosen.out or (None if parts else RESULTS)
+    failed = False
+    print(report.environment_line(environment.describe(device)))
+    for name, bench in wanted.items():
+        if not cases[name]:
+            continue
+        result = measure_op(
+            bench,
+            device,
+            cases=cases[name],
+            works=chosen.works,
+            skip=chosen.skip,
+            seconds=seconds,
+            selection=", ".join(parts) or "all",
+        )
+        print("\n" + report.section(result) + "\n")
+        refused = results.refusals(result)
+        for line in refused:
+            print(f"REFUSED {line}", file=sys.stderr)
+        failed = failed or bool(refused)
+        print(f"written: {results.save(result, out)}" if out else "not written: a part of the cases, and no --out")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The shapes that the supported systems run the ops on, listed once for benchmarks and tests.
+
+Needs nothing but the standard library. Batches are those the systems are trained with, for each GPU. Uses of one
+shape in one form are one entry, which names them all; a geometric mean over a list counts each shape once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SQRT2 = math.sqrt(2.0)
+
+
+@dataclass(frozen=True)
+class BiasLrelu:
+    """One use of bias + leaky ReLU.
+
+    Attributes:
+        name: system, network and side in pixels; unique.
+        shape: N,C,H,W or N,C of the tensor.
+        where: the layers that it stands for.
+        slope: of the leaky ReLU.
+        gain: factor after it.
+        noise: noise of shape N,1,H,W times one learned strength is added before the bias.
+        residual: a skip of the same shape is added and the sum divided by sqrt 2; `gain` is folded with that factor.
+        quick: part of the small selection that stands for the rest.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    where: str
+    slope: float = 0.2
+    gain: float = SQRT2
+    noise: bool = False
+    residual: bool = False
+    quick: bool = False
+
+    @property
+    def residual_gain(self) -> float:
+        """Factor of the skip."""
+        return 1.0 / SQRT2 if self.residual else 1.0
+
+    @property
+    def form(self) -> str:
+        """What is fused: "noise", "residual", "bias" (with a gain) or "plain" (gain 1)."""
+        if self.noise or self.residual:
+            return "noise" if self.noise else "residual"
+        return "plain" if self.gain == 1.0 else "bias"
+
+
+def _gnr() -> list[BiasLrelu]:
+    """GANs N' Roses at 256 px, batch 7: no noise anywhere, residual blocks in the encoder and both trunks of D."""
+    batch = 7
+    used = {
+        256: (64, "encoder stem.0 and stem.1.conv1, decoder convs.6 and .7, first layer and block of D"),
+        128: (128, "encoder stem.2.conv1, decoder convs.4 and .5, D block 2"),
+        64: (256, "encoder stem.3.conv1, decoder convs.2 and .3, D block 3"),
+        32: (512, "encoder stem.4.conv1, decoder convs.0 and .1, D block 4"),
+        16: (512, "encoder stem.5 and content, bottleneck, decoder conv1"),
+        8: (512, "encoder style.0, D g_std.0"),
+        4: (512, "encoder style.1, D g_std.1"),
+    }
+    residual = {
+        128: (128, "encoder stem.1, D block 1"),
+        64: (256, "encoder stem.2, D block 2"),
+        32: (512, "encoder stem.3, D block 3"),
+        16: (512, "encoder stem.4 and .5, bottleneck, D block 4"),
+    }
+    return [
+        *(
+            BiasLrelu(f"gnr.{side}", (batch, channels, side, side), where, quick=side in (16, 64))
+            for side, (channels, where) in used.items()
+        ),
+        *(
+            BiasLrelu(
+                f"gnr.{side}.residual",
+                (batch, channels, side, side),
+                where,
+                gain=1.0,
+                residual=True,
+                quick=side == 64,
+            )
+            for side, (channels, where) in residual.items()
+        ),
+        BiasLrelu("gnr.mapping", (batch, 512), "mapping.0 to .4, encoder style linear", quick=True),
+        BiasLrelu("gnr.d_latent", (batch, 256), "latent discriminator fc.0 to .4"),
+    ]
+
+
+def _blendgan() -> list[BiasLrelu]:
+    """BlendGAN at 1024 px, batch 8 on four GPUs: a StyleGAN2 generator with noise and residual discriminators."""
+    batch = 2
+    channels = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+    return [
+        *(
+            BiasLrelu(
+                f"blendgan.g.{side}",
+                (batch, count, side, side),
+                "generator conv1" if side == 4 else f"generator styled convs at {side} px",
+                noise=True,
+                quick=side in (16, 256),
+            )
+            for side, count in channels.items()
+        ),
+        *(
+            BiasLrelu(
+                f"blendgan.d.{side}",
+                (batch, count, side, side),
+                "D first layer and conv1 at 1024 px" if side == 1024 else f"D conv1 at {side} px",
+            )
+            for side, count in channels.items()
+        ),
+        *(
+            BiasLrelu(
+                f"blendgan.d.{side}.residual",
+                (batch, count, side, side),
+                f"D block output at {side} px",
+                gain=1.0,
+                residual=True,
+            )
+            for side, count in channels.items()
+            if side < 1024
+        ),
+        BiasLrelu("blendgan.mapping", (batch, 512), "both mapping networks, D final_linear.0"),
+        BiasLrelu("blendgan.style_encoder", (512, 512), "style encoder predictor, 256 images in two views"),
+        BiasLrelu("blendgan.psp.32", (8, 512, 32, 32), "pSp heads after the first convolution", slope=0.01, gain=1.0),
+    ]
+
+
+def _twingan() -> list[BiasLrelu]:
+    """Twin-GAN: the discriminators, bias + leaky ReLU with neither norm nor gain; batch 3 at 256 px, 8 up to 64 px."""
+    at_256 = {256: (16, 32), 128: (32, 64), 64: (64, 128), 32: (128, 256), 16: (256,), 8: (256,), 4: (256,)}
+    return [
+        *(
+            BiasLrelu(
+                f"twingan.d.{side}.{count}",
+                (3, count, side, side),
+                f"D at {side} px, 256 px phase",
+                gain=1.0,
+                quick=(count, side) == (64, 128),
+            )
+            for side, counts in at_256.items()
+            for count in counts
+        ),
+        BiasLrelu("twingan.d.phase64", (8, 64, 64, 64), "D first layer and block, 64 px phase", gain=1.0),
+        BiasLrelu("twingan.d.phase16", (8, 256, 16, 16), "D first layer and block, 16 px phase", gain=1.0),
+    ]
+
+
+#: bias_lrelu in all systems. CycleGAN's other discriminator layers have an instance norm before the activation.
+BIAS_LRELU: tuple[BiasLrelu, ...] = (
+    *_gnr(),
+    *_blendgan(),
+    *_twingan(),
+    BiasLrelu("cyclegan.d.128", (1, 64, 128, 128), "PatchGAN layer 0", gain=1.0),
+)

@@ -1,0 +1,169 @@
+"""Interleaved timing of several calls in one process, and the memory that a call takes."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import math
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Lower quartile, upper quartile and minimum in seconds of one call, over `count` samples."""
+
+    p25: float
+    p75: float
+    minimum: float
+    count: int
+
+    @staticmethod
+    def of(samples: list[float]) -> Timing:
+        """The statistics of some samples; quartiles are values that were measured."""
+        ordered = sorted(samples)
+        last = len(ordered) - 1
+        return Timing(ordered[last // 4], ordered[math.ceil(3 * last / 4)], ordered[0], len(ordered))
+
+
+def steady_allocator() -> bool:
+    """Fix when glibc takes memory from the system; return whether that was possible.
+
+    By default it raises its limits with every large block that is freed, so that the same call finds its pages mapped
+    or not depending on what ran before, at up to three times the time. Here blocks of 32 MiB and more are always
+    mapped afresh, where glibc's own limit ends up after some use, and what is freed of smaller ones stays mapped,
+    which helps those most that allocate most.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    trim_threshold, mmap_threshold = -1, -3
+    return bool(mallopt(mmap_threshold, 32 << 20)) and bool(mallopt(trim_threshold, 2**31 - 1))
+
+
+class HostClock:
+    """Wall-clock time of calls on the CPU."""
+
+    #: a sample lasts at least this long, by repeating short calls
+    shortest = 100e-6
+
+    def __call__(self, call: Call, repeat: int) -> float:
+        """Seconds for one call, over `repeat` of them. The last result is freed after the clock was read."""
+        start = time.perf_counter()
+        for _ in range(repeat):
+            result = call()
+        end = time.perf_counter()
+        del result
+        return (end - start) / repeat
+
+
+class DeviceClock:
+    """Time between two events on the current CUDA stream, with the L2 cache flushed before."""
+
+    #: no repeats, which would read from the cache
+    shortest = 0.0
+
+    def __init__(self, flush_bytes: int = 256 << 20) -> None:
+        self._flush = torch.empty(flush_bytes, dtype=torch.uint8, device="cuda")
+        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def __call__(self, call: Call, repeat: int) -> float:
+        """Seconds for one call. The flush still runs while the host queues the call, as in a busy training step."""
+        self._flush.zero_()
+        self._start.record()
+        for _ in range(repeat):
+            result = call()
+        self._end.record()
+        torch.cuda.synchronize()
+        del result
+        return float(self._start.elapsed_time(self._end)) * 1e-3 / repeat
+
+
+Clock = HostClock | DeviceClock
+
+
+def clock_for(device: str) -> Clock:
+    """The clock for "cpu" or "cuda"."""
+    return DeviceClock() if device == "cuda" else HostClock()
+
+
+def interleave(
+    calls: dict[str, Call], clock: Clock, *, seconds: float, rounds: tuple[int, int] = (7, 201)
+) -> dict[str, Timing]:
+    """Time all calls in turn, in rounds of A B C, C A B, B A C, ...
+
+    All are warmed up, by three calls or 0.2 s, before any is timed. Whatever disturbs the machine then meets all of
+    them alike. Each round has an order of its own (always the same ones), so that none gets the cache and the pages
+    of the same other one each time, and short calls are repeated equally often.
+
+    Args:
+        calls: name -> call; results are fresh in each call and freed alike.
+        clock: see `clock_for`.
+        seconds: for all rounds together, within the limits of `rounds`.
+        rounds: fewest and most samples of each call.
+    """
+    for call in calls.values():
+        warm = time.perf_counter() + 0.2
+        for _ in range(3):
+            clock(call, 1)
+            if time.perf_counter() > warm:
+                break
+    once = {name: clock(call, 1) for name, call in calls.items()}
+    repeat = min(1000, max(1, math.ceil(clock.shortest / max(min(once.values()), 1e-9))))
+    count = int(seconds / max(sum(once.values()) * repeat, 1e-9))
+    count = min(max(count, rounds[0]), rounds[1])
+    names, orders = list(calls), random.Random(0)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(count):
+            orders.shuffle(names)
+            for name in names:
+                samples[name].append(clock(calls[name], repeat))
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Timing.of(values) for name, values in samples.items()}
+
+
+def memory(call: Call, device: str) -> tuple[int, int]:
+    """(peak, held) bytes that a call allocates above what was there: at its highest, and with its result still alive.
+
+    On the CPU this is what torch's allocator reports to its profiler, so work buffers from elsewhere are not seen.
+    """
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = call()
+        torch.cuda.synchronize()
+        peak, held = torch.cuda.max_memory_allocated() - before, torch.cuda.memory_allocated() - before
+        del result
+        return peak, held
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = call()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    del result
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    peak = held = 0
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak, held

@@ -1,0 +1,135 @@
+"""Builds the CUDA sources for the CPU player of cuda_on_cpu.h and hands out what is in them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ROOT / "tests" / "cuda_on_cpu"
+WIDE_INDEX_FROM = 2**31 - 2**16
+
+
+class Unavailable(Exception):
+    """Why nothing can be played here."""
+
+
+def cuda_include() -> Path:
+    """A folder with the CUDA headers: the toolkit's, or the copy that Triton brings."""
+    nvcc = shutil.which("nvcc")
+    toolkits = [os.environ.get("CUDA_HOME"), "/usr/local/cuda", Path(nvcc).resolve().parents[1] if nvcc else None]
+    folders = [Path(toolkit) / "include" for toolkit in toolkits if toolkit]
+    triton = importlib.util.find_spec("triton")
+    if triton is not None and triton.submodule_search_locations:
+        folders.append(Path(triton.submodule_search_locations[0]) / "backends" / "nvidia" / "include")
+    for folder in folders:
+        if (folder / "cuda_bf16.h").exists():
+            return folder
+    raise Unavailable("no CUDA headers: neither a toolkit nor the package triton is installed")
+
+
+def compiler() -> str:
+    """The C++ compiler's command."""
+    command = os.environ.get("CXX") or "g++"
+    if shutil.which(command.split()[0]) is None:
+        raise Unavailable(f"no C++ compiler: {command} was not found")
+    return command
+
+
+def torch_flags() -> list[str]:
+    """Where torch's headers are."""
+    from torch.utils.cpp_extension import include_paths
+
+    return [word for path in include_paths() for word in ("-isystem", path)]
+
+
+def build(sanitize: bool = False) -> Path:
+    """The shared library of all CUDA ops as played code, from the cache in build/ where nothing has changed.
+
+    With `sanitize`, device code and player (not the host code around them) run under AddressSanitizer and UBSan.
+
+    Raises:
+        Unavailable: no compiler or no CUDA headers.
+    """
+    import torch
+
+    program, headers = compiler().split(), cuda_include()
+    common = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}"]
+    common += [f"-I{HERE}", "-isystem", str(headers)]
+    device = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if sanitize else ["-O2"]
+    jobs = {HERE / "cuda_on_cpu.cpp": [*common, *device]}
+    for path in [*sorted((ROOT / "csrc" / "cuda").glob("*_kernels.cu")), HERE / "toy_kernels.cu"]:
+        jobs[path] = [*common, *device, "-include", "cuda_on_cpu.h", "-x", "c++"]
+    for path in sorted(HERE.glob("played_*.cpp")):
+        jobs[path] = [*common, "-O1", f"-I{HERE / 'stubs'}", *torch_flags()]
+
+    digest = hashlib.sha256(repr([program, torch.__version__, sorted(map(str, jobs.items()))]).encode())
+    for folder in (ROOT / "csrc" / "cuda", ROOT / "csrc" / "common", HERE):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".h", ".cpp", ".cu"):
+                digest.update(path.read_bytes())
+    folder = ROOT / "build" / "cuda_on_cpu" / digest.hexdigest()[:16]
+    library = folder / "played.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def run(*command: str) -> None:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-4000:]}")
+
+    def compiled(path: Path) -> str:
+        target = str(folder / f"{path.name}.{os.getpid()}.o")
+        run(*program, *jobs[path], "-c", str(path), "-o", target)
+        return target
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compiled, jobs))
+    libraries = Path(torch.__file__).parent / "lib"
+    partial = folder / f"played.{os.getpid()}.so"
+    link = ["-shared", "-fsanitize=address,undefined"] if sanitize else ["-shared"]
+    run(*program, *link, "-o", str(partial), *objects, f"-L{libraries}", "-ltorch_cpu", "-lc10")
+    for name in objects:
+        os.unlink(name)
+    partial.replace(library)
+    return library
+
+
+class Player:
+    """The handles of a loaded library."""
+
+    def __init__(self, library: Path) -> None:
+        handles = ctypes.CDLL(str(library))
+        self._set = handles.cuda_on_cpu_set
+        self._set.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_uint]
+        self._launches = handles.cuda_on_cpu_launches
+        self._launches.restype = ctypes.c_int64
+        self.fail_next = handles.cuda_on_cpu_fail_next  # the next launch does not happen and is an error
+        self._toy = handles.toy
+        self._toy.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_float)]
+        self._toy.restype = ctypes.c_char_p
+
+    def set(self, *, wide_index_from: int = WIDE_INDEX_FROM, processors: int = 4, order: int = 0) -> None:
+        """Choose from how many elements indices have 64 bits, the multiprocessors, and the order of the threads.
+
+        Order 0 is ascending, 1 descending, every other number another shuffle.
+        """
+        self._set(wide_index_from, processors, order)
+
+    @property
+    def launches(self) -> int:
+        """Kernels launched so far."""
+        return self._launches()
+
+    def toy(self, kernel: int) -> tuple[float, str]:
+        """What a kernel of toy_kernels.cu wrote, and the error of its launch."""
+        result = ctypes.c_float(-1.0)
+        error = self._toy(kernel, ctypes.byref(result)).decode()
+        return result.value, error

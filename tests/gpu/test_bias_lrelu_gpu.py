@@ -1,0 +1,258 @@
+"""bias_lrelu on a GPU: both compiled backends held to the reference, and what only a GPU can show."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from bias_lrelu_cases import CASE, CASES, Case, call, check, golden_results, layout, make, results
+from op_checks import nan_filled_allocations
+
+import anifast
+
+if not torch.cuda.is_available():
+    pytest.skip("torch sees no GPU here", allow_module_level=True)
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+# more than one grid of tiles, and shapes that systems train on
+LARGE = [
+    Case("generator", (2, 128, 64, 64), noise="each"),
+    Case("generator_nhwc", (2, 128, 64, 64), channels_last=True, noise="each"),
+    Case("few_channels", (1, 32, 512, 512), noise="shared"),
+    Case("discriminator", (4, 512, 16, 16), residual=True, residual_gain=0.7),
+    Case("discriminator_nhwc", (4, 96, 33, 31), channels_last=True, residual=True, clamp=2.0),
+    Case("patch", (3, 67, 31, 31), gain=1.0),
+    Case("mapping", (300, 512)),
+    Case("one_channel", (6, 1, 127, 129), noise="each", clamp=1.0),
+    Case("thousands_of_channels", (2, 5000, 3, 3)),
+]
+LIMIT = 2**31
+
+
+@pytest.fixture(autouse=True)
+def fresh_memory_is_nan() -> Iterator[None]:
+    with nan_filled_allocations():
+        yield
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_agrees_with_the_reference(backend: str, case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype, backend, "cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_large_shapes_agree_with_the_reference(backend: str, case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype, backend, "cuda", seed=1)
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_sums_are_the_same_bits_each_time(backend: str, case: Case) -> None:
+    tensors = make(case, torch.float32, "cuda")
+    first, second = results(case, tensors, backend), results(case, tensors, backend)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["odd_full", "nhwc_odd", "linear", "negative_gain", "middle_dim"])
+def test_gradcheck_and_gradgradcheck(backend: str, name: str) -> None:
+    case = replace(CASE[name], shape=tuple(min(n, 3) for n in CASE[name].shape), clamp=CASE[name].clamp and 3.0)
+    tensors = make(case, torch.float64, "cuda")
+    del tensors["grad"]
+
+    def function(*values: torch.Tensor) -> torch.Tensor:
+        return call(case, dict(zip(tensors, values, strict=True)), backend)
+
+    assert torch.autograd.gradcheck(function, tuple(tensors.values()))
+    assert torch.autograd.gradgradcheck(function, tuple(tensors.values()), fast_mode=True)
+
+
+def test_the_kernels_of_the_backend_run(backend: str) -> None:
+    tensors = make(CASE["even"], torch.float32, "cuda")
+    results(CASE["even"], tensors, backend)  # compiled before the profiler looks
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        results(CASE["even"], tensors, backend)
+        torch.cuda.synchronize()
+    names = [event.name for event in profile.events() if "kernel" in event.name]
+    if not names:
+        pytest.skip("the profiler reads no kernels on this machine")
+    for kernel in ("bias_lrelu_kernel", "bias_lrelu_backward_kernel", "bias_lrelu_sums_kernel"):
+        ours = [name for name in names if kernel in name]
+        assert ours and all(("anifast::" in name) == (backend == "native") for name in ours), names
+
+
+def test_the_automatic_choice_is_a_compiled_backend() -> None:
+    assert anifast.backends.automatic("bias_lrelu", "cuda") in ("native", "triton")
+
+
+def test_another_stream_orders_the_kernels_after_its_own_work(backend: str) -> None:
+    case = replace(LARGE[0], shape=(4, 64, 256, 256))
+    tensors = make(case, torch.float32, "cuda")
+    expected = results(case, tensors, backend)
+    stream = torch.cuda.Stream()
+    slow = torch.randn(4096, 4096, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        for _ in range(20):
+            slow = slow @ slow * 1e-3  # x is written only after this
+        nothing = 0.0 * slow[0, 0].nan_to_num()
+        late = {name: (value.detach() + nothing).requires_grad_() for name, value in tensors.items()}
+        late["x"] = layout(late["x"].detach(), case).requires_grad_()
+        got = results(case, late, backend)
+    stream.synchronize()
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_another_device_than_the_current_one(backend: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("there is one GPU")
+    with torch.cuda.device(0):
+        found = check(CASE["odd_full"], torch.float32, backend, "cuda:1")
+    assert all(value.device.index == 1 for value in found.values())
+
+
+def test_operands_on_two_devices_are_refused(backend: str) -> None:
+    x = torch.zeros(2, 3, device="cuda")
+    with pytest.raises(ValueError, match="bias is on cpu, expected cuda"):
+        anifast.ops.bias_lrelu(x, torch.zeros(3), backend=backend)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("clamp", [None, 1.0], ids=["one plane", "two planes"])
+def test_more_than_two_to_the_31_elements(backend: str, channels_last: bool, clamp: float | None) -> None:
+    shape = (3, 64, 4096, 2740)
+    if torch.cuda.mem_get_info()[0] < 16 * 3 * 64 * 4096 * 2740:
+        pytest.skip("less than 35 GB of GPU memory is free")
+    torch.use_deterministic_algorithms(False)  # filling fresh memory would double the time
+    case = Case("huge", shape, channels_last=channels_last, clamp=clamp, noise="each")
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.empty(shape, dtype=torch.bfloat16, device="cuda", memory_format=form).normal_()
+    grad = torch.empty_like(x).normal_()
+    assert x.numel() > LIMIT
+    bias = torch.randn(64, device="cuda", requires_grad=True)
+    noise = torch.randn(3, 1, 4096, 2740, device="cuda", dtype=torch.bfloat16)
+    strength = torch.full((1,), 0.5, device="cuda", requires_grad=True)
+
+    def run(part: slice) -> list[torch.Tensor]:
+        given = {"x": x[part].detach().requires_grad_(), "bias": bias, "noise": noise[part], "noise_strength": strength}
+        out = call(case, given, backend)
+        return [out.detach(), *torch.autograd.grad(out, [given["x"], bias, strength], grad[part])]
+
+    out, gx, gbias, gstrength = run(slice(0, 3))
+    parts = [torch.zeros_like(bias), torch.zeros_like(strength)]
+    for sample in range(3):
+        part = slice(sample, sample + 1)
+        out_part, gx_part, *sums = run(part)
+        assert torch.equal(out[part], out_part) and torch.equal(gx[part], gx_part), f"sample {sample}"
+        parts = [total + value for total, value in zip(parts, sums, strict=True)]
+    torch.testing.assert_close(gbias, parts[0], rtol=1e-4, atol=1.0)
+    torch.testing.assert_close(gstrength, parts[1], rtol=1e-3, atol=10.0)
+
+
+def test_a_cuda_graph_replays_forward_and_backward(backend: str) -> None:
+    case = LARGE[0]
+    tensors = make(case, torch.float32, "cuda")
+    results(case, tensors, backend)
+    torch.use_deterministic_algorithms(False)
+    leaves = [tensors[name] for name in ("x", "bias", "noise_strength")]
+
+    def step() -> list[torch.Tensor]:
+        out = call(case, tensors, backend)
+        return [out, *torch.autograd.grad(out, leaves, tensors["grad"])]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for seed in (5, 6):
+        fresh = make(case, torch.float32, "cuda", seed)
+        with torch.no_grad():
+            for name, value in tensors.items():
+                value.copy_(fresh[name])
+        graph.replay()
+        for got, expected in zip(captured, step(), strict=True):
+            assert torch.equal(got, expected)
+
+
+def test_compiles_into_one_graph(backend: str) -> None:
+    case = LARGE[0]
+    tensors = make(case, torch.float32, "cuda")
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return call(case, tensors | {"x": x}, None).sin()
+
+    with anifast.use_backend(backend):
+        out = torch.compile(function, fullgraph=True)(tensors["x"])
+        gx = torch.autograd.grad(out, tensors["x"], tensors["grad"])[0]
+    expected = call(case, tensors, "reference").sin()
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(gx, torch.autograd.grad(expected, tensors["x"], tensors["grad"])[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_takes_float32_parameters(backend: str, dtype: torch.dtype) -> None:
+    tensors = make(replace(LARGE[0], float32_parameters=True), dtype, "cuda")
+    with torch.autocast("cuda", dtype):
+        out = call(LARGE[0], tensors, backend)
+        out.float().sum().backward()
+    assert out.dtype == dtype and tensors["bias"].grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["even_full", "nhwc_full"])
+def test_memory_that_is_not_aligned(backend: str, name: str) -> None:
+    case = CASE[name]
+    tensors = make(case, torch.float32, "cuda")
+    expected = results(case, tensors, backend)
+    for key in ("x", "noise", "residual", "grad"):
+        value = tensors[key].detach()
+        storage = torch.empty(value.numel() + 1, dtype=value.dtype, device="cuda")
+        tensors[key] = storage[1:].as_strided(value.shape, value.stride(), 1).copy_(value).requires_grad_()
+    got = results(case, tensors, backend)
+    for key in expected:
+        torch.testing.assert_close(got[key], expected[key])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["even_full", "nhwc_odd"])
+def test_nan_and_inf_pass_as_in_the_reference(backend: str, name: str, value: float) -> None:
+    tensors = make(CASE[name], torch.float32, "cuda")
+    with torch.no_grad():
+        tensors["x"][:, 1] = value
+        tensors["grad"][:, 1:, 1] = value
+    got, expected = results(CASE[name], tensors, backend), results(CASE[name], tensors, "reference")
+    for key in ("out", "d x", "d bias"):
+        torch.testing.assert_close(got[key], expected[key], equal_nan=True, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", ["odd_noise", "nhwc_odd", "odd_full"])
+def test_opcheck(backend: str, name: str) -> None:
+    torch.use_deterministic_algorithms(False)
+    case = CASE[name]
+    tensors = make(case, torch.float32, "cuda")
+    module = importlib.import_module("anifast.ops.bias_lrelu")
+    ops = module._NATIVE if backend == "native" else module._TRITON
+    residual = tensors.get("residual")
+    operands = (tensors.get("bias"), tensors["noise"], tensors.get("noise_strength"))
+    arguments = (tensors["x"], *operands, residual, 1, case.slope, case.gain, case.clamp, case.residual_gain)
+    torch.library.opcheck(ops.forward, (*arguments, True))
+    _, mask = ops.forward(*arguments, True)
+    rest = (1, case.channels_last, case.slope, case.gain)
+    torch.library.opcheck(ops.backward, (tensors["grad"], mask, tensors["noise"], *rest, True, True))
+    torch.library.opcheck(ops.masked, (tensors["x"], mask, *operands, *rest))
+
+
+def test_golden_ops_lrelu(backend: str, golden: Callable[[str], Any]) -> None:
+    case = golden("ops_lrelu_a")
+    found = golden_results(case, backend, "cuda")
+    assert set(found) == set(case.outputs), "every stored output is compared"
+    errors = case.compare({name: value.detach().cpu().numpy() for name, value in found.items()})
+    assert max(errors.values()) < 3e-7, errors

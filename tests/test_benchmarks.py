@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anifast.errors import AnifastError, DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from benchmarks import environment, report, results, run, timing  # noqa: E402
+from benchmarks.bench import Aim, Case, OpBench, Prepared, Tensors, Variant, WrongResult, all_benches  # noqa: E402
+from benchmarks.shapes import BIAS_LRELU, SQRT2  # noqa: E402
+
+
+class Scale(OpBench):
+    """y = 3 * x with a learned factor, and variants that are wrong in one way each."""
+
+    name = "scale"
+    forms = {"plain": "factor * x"}
+    leaves = ("x", "factor")
+    roles = {"good": "ours", "wrong": "ours", "chain": "rival", "absent": "rival"}
+    aims = (Aim("forward", "cpu", "chain", 1.5, ("forward",)), Aim("forward", "cuda", "chain", 9.0, ("forward",)))
+
+    def __init__(self, wrong: Callable[..., Tensor] = torch.mul) -> None:
+        self.wrong = wrong
+
+    def cases(self, device: str) -> list[Case]:
+        return [
+            Case("tiny", "plain", (2, 3), None, quick=True),
+            Case("map", "plain", (1, 4, 33, 17), None),
+            Case("map", "plain", (1, 4, 33, 17), None, dtype="bfloat16"),
+        ]
+
+    def tensors(self, case: Case, device: str, generator: torch.Generator) -> Tensors:
+        dtype = getattr(torch, case.dtype)
+        return {
+            "x": torch.randn(case.shape, generator=generator).to(dtype),
+            "factor": torch.full((1,), 3.0, dtype=dtype),
+        }
+
+    def reference(self, case: Case) -> Callable[..., Tensor]:
+        return lambda x, factor: x * factor
+
+    def variants(self, case: Case, device: str) -> dict[str, Variant]:
+        return {
+            "good": Variant(lambda x, factor: factor * x),
+            "wrong": Variant(lambda x, factor: self.wrong(x, factor)),
+            "chain": Variant(lambda x, factor: (x + x + x) * (factor / 3)),
+            "absent": Variant(None, {"": "not on this machine"}),
+        }
+
+    def traffic(self, case: Case, work: str) -> int:
+        return math.prod(case.shape) * 8
+
+    def copies(self, case: Case, work: str, tensors: Tensors, grad: Tensor, second: Tensor) -> list[Tensor]:
+        return [grad]
+
+
+@pytest.fixture(scope="module")
+def result() -> dict[str, Any]:
+    return run.measure_op(Scale(), "cpu", seconds=0.002)
+
+
+def test_each_use_of_bias_lrelu_is_listed_once() -> None:
+    names = [use.name for use in BIAS_LRELU]
+    assert len(set(names)) == len(names)
+    uses = {(use.shape, use.form, use.slope) for use in BIAS_LRELU}
+    assert len(uses) == len(BIAS_LRELU)
+    assert {use.form for use in BIAS_LRELU} == {"noise", "bias", "plain", "residual"}
+    for use in BIAS_LRELU:
+        assert len(use.shape) in (2, 4) and all(side > 0 for side in use.shape), use
+        assert len(use.shape) == 4 or not (use.noise or use.residual), use
+        # (sqrt 2 * lrelu + skip) / sqrt 2 is what a residual block computes
+        assert use.gain * (SQRT2 if use.residual else 1.0) in (1.0, SQRT2), use
+    assert {use.name.split(".")[0] for use in BIAS_LRELU} == {"gnr", "blendgan", "twingan", "cyclegan"}
+    assert {use.form for use in BIAS_LRELU if use.quick} == {"noise", "bias", "plain", "residual"}
+
+
+@pytest.mark.parametrize("name", list(all_benches()))
+def test_a_description_is_complete_and_its_variants_are_right(name: str) -> None:
+    bench = all_benches()[name]
+    assert (ROOT / "benchmarks" / "ops" / f"bench_{name}.py").exists()
+    for device in ("cpu", "cuda"):
+        cases = bench.cases(device)
+        assert len({case.id for case in cases}) == len(cases)
+        assert {case.form for case in cases} == set(bench.forms)
+        assert any(case.quick for case in cases)
+    for aim in bench.aims:
+        assert set(aim.forms) <= set(bench.forms) and set(aim.works) <= set(results.WORKS)
+        assert aim.against == "clone" or bench.roles[aim.against] == "rival"
+    seen = set()
+    for case in sorted(bench.cases("cpu"), key=lambda case: math.prod(case.shape)):
+        if (case.form, case.dtype, case.layout) in seen:
+            continue
+        seen.add((case.form, case.dtype, case.layout))
+        if math.prod(case.shape) > 2**20:
+            continue
+        prepared = Prepared(bench, case, "cpu")
+        assert prepared.variants.keys() == bench.roles.keys()
+        for work in results.WORKS:
+            _, copied = prepared.bound(work)
+            assert copied > 0 and bench.traffic(case, work) >= 2 * prepared.grad.nbytes
+            for variant, built in prepared.variants.items():
+                if built.function is not None and not built.compiled:
+                    prepared.check(work, variant)
+
+
+def _forgets_last(x: Tensor, factor: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    out.view(-1)[:-1] = (x * factor).view(-1)[:-1]
+    return out
+
+
+class _NoSecondOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(x, factor)
+        return x * factor
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, factor = ctx.saved_tensors
+        with torch.no_grad():
+            return grads[0] * factor, (grads[0] * x).sum().reshape(1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "work"),
+    [
+        (lambda x, factor: x * factor * 1.0001, "forward"),
+        (lambda x, factor: (x * factor)[..., :-1], "forward"),
+        (lambda x, factor: (x * factor).double(), "forward"),
+        (lambda x, factor: x * factor + float("nan"), "forward"),
+        (_forgets_last, "forward"),
+        (lambda x, factor: x * factor.detach(), "forward_backward"),
+        (_NoSecondOrder.apply, "double_backward"),
+    ],
+    ids=["scale", "shape", "dtype", "nan", "element never written", "no gradient", "no second order"],
+)
+def test_a_wrong_variant_is_refused(wrong: Callable[..., Tensor], work: str) -> None:
+    bench = Scale(wrong)
+    prepared = Prepared(bench, bench.cases("cpu")[1], "cpu")
+    prepared.check(work, "good")
+    with pytest.raises((WrongResult, RuntimeError)):
+        prepared.check(work, "wrong")
+
+
+def test_a_refused_variant_has_no_time_and_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Scale(lambda x, factor: x * factor + 1)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr("benchmarks.bench.all_benches", lambda: {"scale": bench})
+    arguments = ["--device", "cpu", "--quick", "--seconds", "0.001", "--works", "forward", "--out", str(tmp_path)]
+    assert run.main(arguments) == 1
+    printed = capsys.readouterr()
+    assert "REFUSED tiny forward wrong: WrongResult" in printed.err
+    (path,) = tmp_path.glob("*/scale.json")
+    (row,) = results.load(path)["rows"]
+    assert "wrong" not in row["us"] and "error" in row["refused"]["wrong"]
+    assert set(row["us"]) == {"good", "chain", "clone"}
+    assert "**Refused** tiny forward wrong" in report.document(tmp_path, tmp_path)
+
+
+def test_a_result_says_what_was_measured_on_what(result: dict[str, Any]) -> None:
+    results.validate(result)
+    assert len(result["rows"]) == 9
+    assert result["unavailable"] == {"absent": "not on this machine"}
+    assert result["variants"] == {**Scale.roles, "clone": "bound"}
+    for row in result["rows"]:
+        assert set(row["us"]) == {"good", "wrong", "chain", "clone"}
+        counts = {statistics[3] for statistics in row["us"].values()}
+        assert len(counts) == 1 and min(counts) >= 7
+        assert row["output"] == math.prod(row["shape"]) * (2 if row["dtype"] == "bfloat16" else 4)
+    quick = [row for row in result["rows"] if "memory" in row]
+    assert {row["case"] for row in quick} == {"tiny"}
+    forward = next(row for row in quick if row["work"] == "forward")
+    assert forward["memory"]["good"][1] == 24 and forward["memory"]["chain"][0] > 48
+    (aim,) = result["aims"]
+    assert aim["aim"] == 1.5 and set(aim["measured"]) == {"good", "wrong"}
+    found = result["environment"]
+    for name in ("date", "torch", "cpu", "cores", "threads", "build", "settings", "commit", "python"):
+        assert name in found
+    assert found["torch"] == torch.__version__ and found["threads"] == torch.get_num_threads()
+
+
+def test_ratios_and_geometric_means() -> None:
+    rows = [
+        {"us": {"a": [10.0, 11.0, 9.0, 7], "b": [40.0, 0, 0, 7], "clone": [5.0, 0, 0, 7]}, "bytes": 300, "copied": 200},
+        {"us": {"a": [10.0, 11.0, 9.0, 7], "b": [90.0, 0, 0, 7]}, "bytes": 2 << 20, "copied": 200},
+        {"us": {"b": [90.0, 0, 0, 7]}, "bytes": 3 << 20, "copied": 200},
+    ]
+    assert results.ratio(rows[0], "a", "b") == 4.0
+    assert results.ratio(rows[0], "a", "clone") == pytest.approx(0.5 * 300 / 200)
+    assert results.ratio(rows[2], "a", "b") is None
+    value, large, count = results.mean_ratio(rows, "a", "b", lambda row: True)
+    assert (value, large, count) == (pytest.approx(6.0), pytest.approx(9.0), 2)
+    assert results.mean_ratio(rows, "a", "b", lambda row: False) == (None, None, 0)
+
+
+def test_calls_are_timed_in_changing_turns_after_all_are_warm() -> None:
+    log: list[str] = []
+
+    def clock(call: Callable[[], Any], repeat: int) -> float:
+        call()
+        return len(log) * 1e-3
+
+    clock.shortest = 0.0  # type: ignore[attr-defined]
+    calls = {name: (lambda name=name: log.append(name)) for name in "abc"}
+    times = timing.interleave(calls, clock, seconds=0.0, rounds=(24, 24))  # type: ignore[arg-type]
+    text = "".join(log)
+    assert text.startswith("aaabbbccc" + "abc")
+    rounds = [text[at : at + 3] for at in range(12, len(text), 3)]
+    assert len(rounds) == 24 and all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    assert len(set(rounds)) == 6
+    assert {found.count for found in times.values()} == {24}
+    assert times["a"].minimum <= times["a"].p25 <= times["a"].p75
+    samples = timing.Timing.of([5.0, 1.0, 2.0, 3.0, 4.0])
+    assert samples == timing.Timing(2.0, 4.0, 1.0, 5)
+
+
+def test_memory_counts_what_a_call_allocates() -> None:
+    x = torch.randn(1000)
+    peak, held = timing.memory(lambda: x + x, "cpu")
+    assert held == 4000 and 4000 <= peak < 4100
+    peak, held = timing.memory(lambda: (x * x).sin(), "cpu")
+    assert held == 4000 and 8000 <= peak < 8100
+
+
+def test_saving_replaces_the_file_of_the_same_op_only(result: dict[str, Any], tmp_path: Path) -> None:
+    other = {**result, "op": "another"}
+    path = results.save(result, tmp_path)
+    assert results.save(other, tmp_path).parent == path.parent
+    again = copy.deepcopy(result)
+    again["environment"]["date"] = "2001-01-01 00:00 UTC"
+    assert results.save(again, tmp_path) == path
+    assert results.load(path) == json.loads(json.dumps(again))
+    assert [found["op"] for _, found in results.load_all(tmp_path)] == ["another", "scale"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["another.json", "scale.json"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: text.replace("anifast.benchmark/1", "anifast.benchmark/0"),
+        lambda text: text.replace('"bytes":', '"bites":'),
+        lambda text: text.replace('"form":"plain"', '"form":"unheard of"'),
+    ],
+)
+def test_a_spoilt_results_file_is_named(
+    spoil: Callable[[str], str], result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = results.save(result, tmp_path)
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(DataError, match=path.name):
+        results.load(path)
+    assert report.main(["--results", str(tmp_path)]) == 1
+    assert str(path) in capsys.readouterr().err
+
+
+def test_report_writes_tables_between_the_markers_and_sees_stale_ones(result: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    results.save(result, folder)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    at = ["--results", str(folder)]
+    assert report.main([*at, "--check", str(readme)]) == 1
+    assert "old" in readme.read_text()
+    assert report.main([*at, "--write", str(readme)]) == 0
+    text = readme.read_text()
+    assert (
+        text.startswith(f"before\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nafter\n") and "old" not in text
+    )
+    assert f"(results/{environment.slug('cpu')}/scale.json)" in text
+    assert "| `good` (shapes) | against | forward | " in text
+    assert "| factor * x (2) | chain | " in text and "| bfloat16, contiguous (1) | chain | " in text
+    assert "| good | forward | chain | 1.50x | " in text
+    assert report.main([*at, "--check", str(readme)]) == 0
+    faster = copy.deepcopy(result)
+    for row in faster["rows"]:
+        row["us"]["chain"][:2] = [row["us"]["chain"][0] * 2, row["us"]["chain"][1] * 2]
+    results.save(faster, folder)
+    assert report.main([*at, "--check", str(readme)]) == 1
+
+
+def test_report_shows_every_row_and_the_memory_on_request(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = copy.deepcopy(result)
+    large["rows"][0]["bytes"] = 1 << 20
+    results.save(large, tmp_path)
+    assert report.main(["--results", str(tmp_path), "--rows"]) == 0
+    text = capsys.readouterr().out
+    assert "| map-bfloat16 | 1x4x33x17 | double backward | " in text
+    assert "| tiny | forward | 0.0 MiB | 1.00 | " in text
+
+
+@pytest.mark.parametrize("text", ["no markers", f"{report.BEGIN}\n", f"{report.END}\n{report.BEGIN}\n", None])
+def test_report_needs_its_markers(text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "PAGE.md"
+    if text is not None:
+        target.write_text(text)
+    assert report.main(["--results", str(tmp_path), "--write", str(target)]) == 1
+    assert str(target) in capsys.readouterr().err
+    assert text is None or target.read_text() == text
+
+
+def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--results", str(tmp_path)]) == 0
+    assert "python benchmarks/run.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--op", "unheard_of"], "unheard_of"),
+        (["--cases", "unheard.*"], "unheard.*"),
+        (["--skip", "unheard"], "unheard"),
+        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "no GPU")]),
+    ],
+)
+def test_run_names_a_wrong_choice(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert run.main(["--device", "cpu", *arguments]) == 1
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--works", "sideways"], ["--seconds", "-1"], ["--unheard"]])
+def test_run_ends_with_2_on_wrong_usage(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main(arguments)
+    assert ended.value.code == 2
+
+
+def test_a_result_that_cannot_be_written_is_one_clear_error(result: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(AnifastError, match="cannot write"):
+        results.save(result, tmp_path / "file")
+
+
+def test_the_command_measures_a_real_op_with_spinning_threads(tmp_path: Path) -> None:
+    usual = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--op", "bias_lrelu", "--device", "cpu", "--quick"]
+    command += ["--cases", "gnr.mapping", "--skip", "compile", "--seconds", "0.001", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, env=usual, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "out").glob("*/bias_lrelu.json")
+    found = results.load(path)
+    assert found["environment"]["settings"]["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert found["selection"] == "quick, cases gnr.mapping, without compile"
+    assert [row["work"] for row in found["rows"]] == list(results.WORKS)
+    assert path.stat().st_size < 100_000 and str(path) in done.stdout
