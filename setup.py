@@ -116,7 +116,9 @@ def find_cuda(configuration: Configuration, torch: Any) -> str | None:
     release = re.search(r"release (\d+)\.(\d+)", text)
     version = (int(release[1]), int(release[2])) if release else (0, 0)
     if version[0] != int(torch.version.cuda.split(".")[0]):
-        return f"nvcc is {version[0]}.{version[1]} and torch was built with CUDA {torch.version.cuda}: majors must agree"
+        return (
+            f"nvcc is {version[0]}.{version[1]} and torch was built with CUDA {torch.version.cuda}: majors must agree"
+        )
     configuration.nvcc = f"{nvcc} {version[0]}.{version[1]}"
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";")
     if not archs and torch.cuda.is_available():
@@ -160,7 +162,9 @@ def configure() -> Configuration:
             fail(f"ANIFAST_BUILD=cuda cannot be met: {no_cuda}")
         configuration.cuda = no_cuda is None
         configuration.reason = f"no CUDA kernels: {no_cuda}" if no_cuda else ""
-    patterns = ["module.cpp", "autograd/*.cpp", "cpu/*.cpp"] + (["cuda/*.cpp", "cuda/*.cu"] if configuration.cuda else [])
+    patterns = ["module.cpp", "autograd/*.cpp", "cpu/*.cpp"] + (
+        ["cuda/*.cpp", "cuda/*.cu"] if configuration.cuda else []
+    )
     found = [path for pattern in patterns for path in (ROOT / "csrc").glob(pattern)]
     configuration.sources = sorted(path.relative_to(ROOT).as_posix() for path in found)
     return configuration
@@ -171,7 +175,16 @@ def extension(configuration: Configuration) -> Any:
     import pybind11
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    cxx = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-unknown-pragmas"]
+    cxx = [
+        "-O3",
+        "-fopenmp",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-Wall",
+        "-Wno-psabi",
+        "-Wno-maybe-uninitialized",
+        "-Wno-unknown-pragmas",
+    ]
     cxx += [f"-march={configuration.march}"] if configuration.march else []
     macros = [("ANIFAST_CUDA", str(int(configuration.cuda))), ("ANIFAST_CUDA_ARCHS", f'"{configuration.cuda_archs}"')]
     make = CUDAExtension if configuration.cuda else CppExtension
@@ -193,7 +206,7 @@ def commands(configuration: Configuration) -> dict[str, type]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RECORD).write_text(json.dumps(asdict(configuration), indent=1) + "\n", encoding="utf-8")
 
-    class BuildPy(build_py):  # type: ignore[misc]
+    class BuildPy(build_py):
         def run(self) -> None:
             super().run()
             if not configuration.extension:

@@ -42,7 +42,7 @@ def _load() -> tuple[dict[str, Any], str | None]:
         except ImportError as problem:
             reason = f"anifast._C does not load: {problem}"
         else:
-            return dict(_C.build_info()), None
+            return record | dict(_C.build_info()), None
     return record, f"{reason}; reinstall with `pip install --no-build-isolation --force-reinstall --no-deps anifast`"
 
 

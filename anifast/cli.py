@@ -89,8 +89,8 @@ def _translate(args: argparse.Namespace) -> int:
     from anifast.engine import precision, translate
 
     jobs, rejected = translate.collect(args.inputs, args.out)
-    translate.check_writable(args.out)
     model = anifast.load(args.model, args.device, precision=args.precision)
+    translate.check_writable(args.out)
     print(f"{len(jobs)} pictures -> {args.to}, {precision.describe(model.device, args.precision)}")
     outcome = translate.translate_files(
         lambda images: model.translate(images, to=args.to),
@@ -119,9 +119,9 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from anifast import demo
+    from anifast.demo import main as demo
 
-    return demo.main(args)
+    return demo(args)
 
 
 def _elsewhere(module: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     args = build_parser(chosen).parse_args(argv)
-    warnings.showwarning = _warn
+    warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         return COMMANDS[args.command].run(args)
     except AnifastError as error:

@@ -10,6 +10,7 @@ import platform
 import shutil
 
 import anifast
+from anifast.errors import BackendError
 
 
 def _version(package: str) -> str:
@@ -72,7 +73,11 @@ def report() -> str:
     rows.append(("ANIFAST_BACKEND", os.environ.get("ANIFAST_BACKEND", "not set")))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    return "\n".join([*lines, "", "backends", *("  " + line for line in backend_lines())])
+    try:
+        backends = backend_lines()
+    except BackendError as error:
+        backends = [f"none can run: {error}"]
+    return "\n".join([*lines, "", "backends", *("  " + line for line in backends)])
 
 
 def add_cli(parser: argparse.ArgumentParser) -> None:

@@ -35,5 +35,6 @@ pybind11::dict build_info() {
 
 PYBIND11_MODULE(_C, module) {
     module.doc() = "Compiled kernels of anifast; importing this registers them with PyTorch's dispatcher.";
-    module.def("build_info", &build_info, "What this extension was built with: torch, isa, compiler, cuda, cuda_archs.");
+    module.def("build_info", &build_info,
+               "What this extension was built with: torch, isa, compiler, cuda, cuda_archs.");
 }

@@ -64,7 +64,9 @@ def test_only_ops_touches_kernels(path: Path) -> None:
 def test_systems_do_not_know_one_another() -> None:
     for folder in (PACKAGE / "systems").iterdir():
         if folder.is_dir() and folder.name != "__pycache__":
-            others = [f.name for f in folder.parent.iterdir() if f.is_dir() and f.name not in (folder.name, "__pycache__")]
+            others = [
+                f.name for f in folder.parent.iterdir() if f.is_dir() and f.name not in (folder.name, "__pycache__")
+            ]
             for path in folder.rglob("*.py"):
                 text = path.read_text(encoding="utf-8")
                 assert not any(f"anifast.systems.{other}" in text for other in others), path
@@ -72,7 +74,9 @@ def test_systems_do_not_know_one_another() -> None:
 
 @pytest.mark.parametrize("module", ["anifast", "anifast.cli"])
 def test_import_is_light(module: str) -> None:
-    program = f"import sys, {module}\nheavy = {{'torch', 'triton', 'numpy'}} & set(sys.modules)\nassert not heavy, heavy"
+    program = (
+        f"import sys, {module}\nheavy = {{'torch', 'triton', 'numpy'}} & set(sys.modules)\nassert not heavy, heavy"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -14,17 +14,24 @@ from pathlib import Path
 import pytest
 
 NAMES = ("ANIFAST_BUILD", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "MAX_JOBS", "CXX", "CUDA_HOME", "ANIFAST_MARCH")
-needs_setuptools = pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="setuptools is not installed")
+needs_setuptools = pytest.mark.skipif(
+    importlib.util.find_spec("setuptools") is None, reason="setuptools is not installed"
+)
 
 
-def setup(root: Path, *arguments: str, path: str | None = None, isolated: bool = False, **environment: str) -> tuple[int, str]:
+def setup(
+    root: Path, *arguments: str, path: str | None = None, isolated: bool = False, **environment: str
+) -> tuple[int, str]:
     """Run setup.py from a scratch copy of its inputs and give exit code and output."""
     clean = {name: value for name, value in os.environ.items() if name not in NAMES}
     if path is not None:
         clean["PATH"] = path
     program = [sys.executable, "setup.py", *arguments]
     if isolated:  # as in an isolated build: setuptools is there and torch is not
-        hide = "import sys; sys.modules['torch'] = None; import runpy; sys.argv[:] = sys.argv[1:]; runpy.run_path('setup.py', run_name='__main__')"
+        hide = (
+            "import sys; sys.modules['torch'] = None; import runpy; sys.argv[:] = sys.argv[1:]; "
+            "runpy.run_path('setup.py', run_name='__main__')"
+        )
         program = [sys.executable, "-c", hide, "setup.py", *arguments]
     done = subprocess.run(program, cwd=root, env=clean | environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -38,7 +45,16 @@ def tree(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("*.so", "__pycache__", "_build.json", "*.egg-info")
     for name in wanted:
         shutil.copytree(root / name, copy / name, ignore=ignore)
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"):
+    for name in (
+        "pyproject.toml",
+        "setup.py",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "Makefile",
+    ):
         shutil.copy(root / name, copy / name)
     return copy
 
@@ -67,7 +83,9 @@ def test_wheel_holds_every_file_and_no_top_level_kernels(tree: Path, tmp_path: P
         "assert anifast.ops.bias_lrelu(torch.ones(2, 3)).shape == (2, 3)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(target)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,13 @@ class RunLog:
             ) from error
 
     def say(self, text: str) -> None:
-        """Tell one line (or several)."""
-        self._file.write(text + "\n")
+        """Tell one line (or several).
+
+        Raises:
+            AnifastError: log.txt cannot be written.
+        """
+        with _writing(self._file.name):
+            self._file.write(text + "\n")
         if self.bar is not None:
             self.bar.print(text)
         else:
@@ -45,7 +52,18 @@ class RunLog:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written has been told
+            self._file.close()
+
+
+@contextmanager
+def _writing(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AnifastError(
+            f"cannot write {path}: {error.strerror or error}. Free some space; --resume goes on from the checkpoint"
+        ) from error
 
 
 class Meter:
@@ -89,9 +107,13 @@ class Metrics:
         self.path = path
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one line; figures are rounded to six significant digits."""
+        """Append one line; figures are rounded to six significant digits.
+
+        Raises:
+            AnifastError: the file cannot be written.
+        """
         rounded = {key: float(f"{v:.6g}") if isinstance(v, float) and math.isfinite(v) else v for key, v in row.items()}
-        with open(self.path, "a", encoding="utf-8") as handle:
+        with _writing(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(rounded) + "\n")
 
     def read(self) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from anifast.engine import state as checkpoint
 from anifast.engine.log import Meter, Metrics, RunLog
 from anifast.engine.plots import Panel, plot_losses
 from anifast.engine.precision import autocast
-from anifast.errors import AnifastError
+from anifast.errors import AnifastError, CheckpointError
 from anifast.files import atomic_path
 from anifast.progress import Progress
 
@@ -100,6 +100,7 @@ class Plan:
         sheet_every: images between two sample sheets.
         save_every: images between two checkpoints.
         precision: "fp32" or "bf16".
+        minutes: end after this time, wherever the images stand; None: no limit.
     """
 
     total: int
@@ -108,6 +109,7 @@ class Plan:
     sheet_every: int
     save_every: int
     precision: str = "fp32"
+    minutes: float | None = None
 
 
 def run_step(phases: Sequence[Phase], index: int, device: torch.device, precision: str = "fp32") -> dict[str, Tensor]:
@@ -130,7 +132,7 @@ def run_step(phases: Sequence[Phase], index: int, device: torch.device, precisio
         if device.type == "cpu" and not torch.isfinite(loss):
             raise FloatingPointError(f"the loss of phase {phase.name} is {loss.item()}")
         phase.optimizer.zero_grad(set_to_none=True)
-        (loss if phase.gain == 1.0 else loss * phase.gain).backward()  # type: ignore[no-untyped-call]
+        (loss if phase.gain == 1.0 else loss * phase.gain).backward()
         phase.optimizer.step()
     return scalars
 
@@ -168,13 +170,22 @@ class Loop:
         self._stop = ""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint of this system and data."""
-        self.images = self._saved = int(state["images"])
-        self.steps = int(state["steps"])
-        self.system.load_state_dict(state)
-        self.data.load_state_dict(state["data"])
-        self.meter.load_state_dict(state["meter"], self.device)
-        checkpoint.set_random_state(state["rng"])
+        """Go on from a checkpoint of this system and data.
+
+        Raises:
+            CheckpointError: it does not fit the system, or parts of it are missing.
+            DataError: the data are other ones.
+        """
+        try:
+            self.images = self._saved = int(state["images"])
+            self.steps = int(state["steps"])
+            self.system.load_state_dict(state)
+            self.data.load_state_dict(state["data"])
+            self.meter.load_state_dict(state["meter"], self.device)
+            checkpoint.set_random_state(state["rng"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
+            raise CheckpointError(f"the checkpoint cannot be resumed from: {reason}") from error
         self.metrics.cut(self.images)
 
     def save(self) -> None:
@@ -199,7 +210,8 @@ class Loop:
         """Train.
 
         Returns:
-            True when `plan.total` was reached, False when Ctrl-C (or SIGTERM) ended it; the state is saved either way.
+            True when `plan.total` or `plan.minutes` was reached, False when Ctrl-C (or SIGTERM) ended the run; the
+            state is saved either way.
 
         Raises:
             AnifastError: a loss or weight is no longer finite; the last checkpoint is intact.
@@ -211,7 +223,6 @@ class Loop:
         try:
             with self._signals():
                 self._train(bar)
-            self._flush_plot()
             if self._saved != self.images:
                 self.save()
         except FloatingPointError as error:
@@ -219,15 +230,20 @@ class Loop:
         finally:
             bar.close()
             self.log.bar = None
-        if self._stop:
-            self.log.say(f"{self._stop}: stopped after {self.images} images; saved, go on with --resume")
+        if self.images < self.plan.total:
+            why = self._stop or f"the {self.plan.minutes:g} minutes are over"
+            self.log.say(f"{why}: stopped at image {self.images} of {self.plan.total}; saved, go on with --resume")
         self._draw()
+        self._plot()
         return not self._stop
 
     def _train(self, bar: Progress) -> None:
         plan, wait, since, counted = self.plan, 0.0, time.perf_counter(), 0
+        deadline = since + 60.0 * plan.minutes if plan.minutes is not None else math.inf
         while self.images < plan.total and not self._stop:
             before = time.perf_counter()
+            if before >= deadline:
+                break
             batch = self.data.next()
             wait += time.perf_counter() - before
             self.system.begin(batch, self.images)
@@ -250,7 +266,7 @@ class Loop:
             if self._due(plan.sheet_every, previous) and self.images < plan.total:
                 pause = time.perf_counter()
                 self._draw()
-                self._flush_plot()
+                self._plot()
                 since += time.perf_counter() - pause
             bar.update(plan.batch, note)
 
@@ -262,7 +278,7 @@ class Loop:
         with atomic_path(path) as temporary:
             self.system.sheet().save(temporary)
 
-    def _flush_plot(self) -> None:
+    def _plot(self) -> None:
         rows = self.metrics.read()
         if rows:
             with atomic_path(self.folder / "losses.png") as temporary:
@@ -270,12 +286,12 @@ class Loop:
 
     def _not_finite(self, what: str) -> str:
         path = self.folder / checkpoint.NAME
-        kept = (
-            f"the checkpoint of image {self._saved} ({path}) is intact" if self._saved >= 0 else "nothing was saved yet"
-        )
+        kept = "nothing was saved yet"
+        if self._saved >= 0:
+            kept = f"the checkpoint of image {self._saved} ({path}) is intact and --resume goes on from it"
         return (
             f"training stopped at image {self.images}: {what}; {kept}. A lower --lr, --precision fp32 or other "
-            "pictures may help; --resume goes on from the checkpoint"
+            "pictures may help in a new run"
         )
 
     @contextmanager
@@ -284,7 +300,7 @@ class Loop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
 
         def stop(number: int, frame: FrameType | None) -> None:
             self._stop = signal.Signals(number).name

@@ -42,14 +42,15 @@ def sheet(blocks: Sequence[Block], *, caption: str = "", tile: int = 0, beside: 
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     parts = []
     for block in blocks:
-        margin = int(max(probe.textlength(label, font=text) for label, _ in block.rows)) + 18
+        lines = [line for label, _ in block.rows for line in label.splitlines()]
+        margin = int(max(probe.textlength(line, font=text) for line in lines)) + 18
         columns = max(len(rows) for _, rows in block.rows)
         part = Image.new("RGB", (margin + columns * (side + gap), head + len(block.rows) * (side + gap)), PAPER)
         draw = ImageDraw.Draw(part)
         draw.text((margin, head - 8), block.title, fill=INK, font=font(15), anchor="ls")
         for r, (label, images) in enumerate(block.rows):
             top = head + r * (side + gap)
-            draw.text((margin - 9, top + side / 2), label, fill=GREY, font=text, anchor="rm")
+            draw.text((margin - 9, top + side / 2), label, fill=GREY, font=text, anchor="rm", align="right")
             for c, image in enumerate(to_uint8(images.detach().float().cpu())):
                 picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
                 how = Image.Resampling.NEAREST if side % picture.width == 0 else Image.Resampling.BICUBIC

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +56,31 @@ def load(path: str | Path) -> dict[str, Any]:
             ) from error
         raise CheckpointError(f"{path}: not a checkpoint") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
+        reason = str(error).partition("\n")[0] or "it ends too early"
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds a {type(found).__name__}, not the dict of a checkpoint")
     return found
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove checkpoints that a killed process has begun and not finished."""
+    name = Path(NAME)
+    for path in folder.glob(f".{name.stem}.*.tmp{name.suffix}"):
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def about(path: str | Path) -> Iterator[None]:
+    """Put `path` in front of the message of a CheckpointError that is raised inside."""
+    try:
+        yield
+    except CheckpointError as error:
+        named = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
+        raise CheckpointError(named) from error
 
 
 def zipfile_or_old(path: Path) -> bool:

@@ -70,7 +70,8 @@ def collect(inputs: Sequence[str | Path], out: Path) -> tuple[list[Job], dict[st
     stems: dict[PurePosixPath, int] = {}
     for _, name in found:
         stems[name.with_suffix("")] = stems.get(name.with_suffix(""), 0) + 1
-    jobs, taken = [], {}
+    jobs: list[Job] = []
+    taken: dict[Path, Path] = {}
     sources = {os.path.realpath(path) for path, _ in found}
     for path, name in found:
         alone = stems[name.with_suffix("")] == 1

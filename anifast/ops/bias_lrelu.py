@@ -142,7 +142,9 @@ class _Ops:
             return None, None, None, None
         mask, noise, strength = ctx.saved_tensors
         want_x, want_bias, want_noise, want_strength = needed
-        gx, gbias, gstrength = self.backward(grad, mask, noise if want_strength else None, *ctx.args, want_bias, want_strength)
+        gx, gbias, gstrength = self.backward(
+            grad, mask, noise if want_strength else None, *ctx.args, want_bias, want_strength
+        )
         gnoise = None
         if want_noise:
             gnoise = gx.sum_to_size(noise.shape)
@@ -347,13 +349,9 @@ def _check(
         if not isinstance(strength, Tensor):
             strength = torch.full((), float(strength), dtype=x.dtype, device=x.device)
         elif strength.numel() != 1:
-            raise ValueError(
-                f"bias_lrelu: noise_strength has shape {tuple(strength.shape)}, expected one element"
-            )
+            raise ValueError(f"bias_lrelu: noise_strength has shape {tuple(strength.shape)}, expected one element")
     if clamp is not None and not clamp >= 0.0:
         raise ValueError(f"bias_lrelu: clamp must not be negative, got {clamp}")
     if residual is not None and isinstance(residual, Tensor) and residual.shape != x.shape:
-        raise ValueError(
-            f"bias_lrelu: residual has shape {tuple(residual.shape)}, expected {tuple(x.shape)} as x"
-        )
+        raise ValueError(f"bias_lrelu: residual has shape {tuple(residual.shape)}, expected {tuple(x.shape)} as x")
     return dim, strength

@@ -57,4 +57,5 @@ def load(path: str | Path, device: str | None = None, **options: Any) -> Any:
 
     found = state.load(path)
     system = recognise(found, path)
-    return module(system, "inference").load(found, precision.pick_device(device), **options)
+    with state.about(path):
+        return module(system, "inference").load(found, precision.pick_device(device), **options)

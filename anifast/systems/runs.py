@@ -19,6 +19,7 @@ from anifast.errors import AnifastError
 from anifast.files import write_text
 from anifast.progress import duration
 
+# Files that only a run leaves behind.
 _MARKS = (state.NAME, "config.json", "metrics.jsonl")
 
 
@@ -60,29 +61,42 @@ def train(
         found = state.load(out)
         if systems.recognise(found, out) != system:
             raise AnifastError(f"{out} holds a run of {systems.recognise(found, out)}, not of {system}")
-        old = systems.module(system, "checkpoints").config_of(found)
+        with state.about(out):
+            old = systems.module(system, "checkpoints").config_of(found)
         config = dataclasses.replace(old, **settings.changed(old, values))
     else:
         config = config_module.make(preset, values)
         held = [name for name in _MARKS if (out / name).exists()]
-        if held:
+        if state.NAME in held:
             raise AnifastError(
                 f"{out} already holds a run ({', '.join(held)}): go on with it by --resume, or choose another --out"
             )
+        if held:
+            raise AnifastError(
+                f"{out} already holds a run that ended before its first checkpoint ({', '.join(held)}): "
+                "remove the folder, or choose another --out"
+            )
     training = systems.module(system, "training")
     model, batches, plan = training.assemble(config, data, chosen)
-    if found is not None and int(found["images"]) >= plan.total:
+    if found is not None and int(found.get("images", 0)) >= plan.total:
         raise AnifastError(
             f"{out}: nothing is left to train, the run has seen {found['images']} of {plan.total} images; "
             "a larger --images (within the epochs) goes on"
         )
+    ops = backends.report(chosen.type)  # a backend that was asked for and is not there ends the run here
     log = RunLog(out)
+    header = systems.module(system, "checkpoints").header(config)
+    loop = Loop(model, batches, plan, out, chosen, log, header)
     try:
+        if found is not None:
+            with state.about(out):
+                loop.restore(found)
+            state.remove_leftovers(out)
         write_text(out / "config.json", json.dumps({"system": system, **config.as_dict()}, indent=1) + "\n")
         named = "resumed" if resume else f"preset {preset or next(iter(config_module.PRESETS))}"
         log.say(f"anifast {anifast.__version__}  train {system}  {named}  {data} -> {out}")
         log.say(precision.describe(chosen, config.precision))
-        for op, _, backend, others in backends.report(chosen.type):
+        for op, _, backend, others in ops:
             why = "; ".join(f"{name}: {reason}" for name, reason in others.items())
             log.say(f"op {op}: {backend}" + (f" ({why})" if why else ""))
         for line in training.summary(model, batches, plan):
@@ -92,12 +106,9 @@ def train(
             log.say(f"{len(skipped)} pictures cannot be used and are skipped:")
             for name, reason in skipped.items():
                 log.say(f"  {name}: {reason}")
-        header = systems.module(system, "checkpoints").header(config)
-        loop = Loop(model, batches, plan, out, chosen, log, header)
         if found is not None:
-            loop.restore(found)
             log.say(f"resumed at image {loop.images}")
-            del found
+            found = None  # its tensors are in use or copied by now
         started, first = time.perf_counter(), loop.images
         finished = loop.run()
         seconds = time.perf_counter() - started

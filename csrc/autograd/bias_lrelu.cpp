@@ -24,8 +24,8 @@ using torch::autograd::variable_list;
 using ForwardOp = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&, const OptionalTensor&,
                                              const OptionalTensor&, const OptionalTensor&, int64_t, double, double,
                                              std::optional<double>, double, bool);
-using BackwardOp = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const OptionalTensor&, int64_t,
-                                                      bool, double, double, bool, bool);
+using BackwardOp = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                                                      int64_t, bool, double, double, bool, bool);
 using MaskedOp = Tensor(const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
                         const OptionalTensor&, int64_t, bool, double, double);
 
@@ -95,8 +95,8 @@ struct Linear {
         const Tensor &noise = saved[1], &strength = saved[2];
         const Form f = Form::load(ctx);
         auto [gx, gbias, gstrength] =
-            backward_op().call(grad, defined(saved[0]), want_strength ? defined(noise) : std::nullopt, f.dim, f.channels_last,
-                               f.slope, f.gain, want_bias, want_strength);
+            backward_op().call(grad, defined(saved[0]), want_strength ? defined(noise) : std::nullopt, f.dim,
+                               f.channels_last, f.slope, f.gain, want_bias, want_strength);
         if (want_x) out[0] = gx;
         if (want_bias) out[1] = gbias.to(ctx->saved_data["bias_dtype"].toScalarType());
         if (want_noise) {
@@ -110,9 +110,9 @@ struct Linear {
 
 struct Forward : Function<Forward> {
     static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& bias,
-                                 const OptionalTensor& noise, const OptionalTensor& strength, const OptionalTensor& residual,
-                                 int64_t dim, double slope, double gain, std::optional<double> clamp, double residual_gain,
-                                 bool save_mask) {
+                                 const OptionalTensor& noise, const OptionalTensor& strength,
+                                 const OptionalTensor& residual, int64_t dim, double slope, double gain,
+                                 std::optional<double> clamp, double residual_gain, bool save_mask) {
         at::AutoDispatchBelowADInplaceOrView below;
         const bool linear = slope == 1.0 && !clamp;  // f is the gain everywhere
         TORCH_CHECK(linear || save_mask, "bias_lrelu: save_mask must be true where a gradient is needed");
@@ -141,8 +141,8 @@ struct Forward : Function<Forward> {
 
 struct Backward : Function<Backward> {
     static variable_list forward(AutogradContext* ctx, const Tensor& grad, const OptionalTensor& mask,
-                                 const OptionalTensor& noise, int64_t dim, bool channels_last, double slope, double gain,
-                                 bool want_bias, bool want_strength) {
+                                 const OptionalTensor& noise, int64_t dim, bool channels_last, double slope,
+                                 double gain, bool want_bias, bool want_strength) {
         at::AutoDispatchBelowADInplaceOrView below;
         auto [gx, gbias, gstrength] =
             backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
@@ -165,12 +165,12 @@ struct Backward : Function<Backward> {
         const Form f = Form::load(ctx);
         if (ctx->saved_data["want_grad"].toBool() && (grads[0].defined() || bias || strength)) {
             out[0] = masked_op().call(grads[0].defined() ? grads[0] : at::zeros_like(grad), known, bias,
-                                      strength ? defined(noise) : std::nullopt, strength, f.dim, f.channels_last, f.slope,
-                                      f.gain);
+                                      strength ? defined(noise) : std::nullopt, strength, f.dim, f.channels_last,
+                                      f.slope, f.gain);
         }
         if (ctx->saved_data["want_noise"].toBool() && strength) {
-            const Tensor gx = masked_op().call(grad, known, std::nullopt, std::nullopt, std::nullopt, f.dim, f.channels_last,
-                                               f.slope, f.gain);
+            const Tensor gx = masked_op().call(grad, known, std::nullopt, std::nullopt, std::nullopt, f.dim,
+                                               f.channels_last, f.slope, f.gain);
             out[2] = gx.sum_to_size_symint(noise.sym_sizes()).mul(strength->to(gx.scalar_type()));
         }
         return out;
@@ -198,31 +198,31 @@ struct Masked : Function<Masked> {
 
 std::tuple<Tensor, Tensor> forward_autograd(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& noise,
                                             const OptionalTensor& strength, const OptionalTensor& residual, int64_t dim,
-                                            double slope, double gain, std::optional<double> clamp, double residual_gain,
-                                            bool save_mask) {
+                                            double slope, double gain, std::optional<double> clamp,
+                                            double residual_gain, bool save_mask) {
     if (!any_needs_grad(OptionalTensor(x), bias, noise, strength, residual)) {
         at::AutoDispatchBelowADInplaceOrView below;
         return forward_op().call(x, bias, noise, strength, residual, dim, slope, gain, clamp, residual_gain, save_mask);
     }
-    const auto out = Forward::apply(x, bias, noise, strength, residual, dim, slope, gain, clamp, residual_gain, save_mask);
+    const auto out =
+        Forward::apply(x, bias, noise, strength, residual, dim, slope, gain, clamp, residual_gain, save_mask);
     return {out[0], out[1]};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward_autograd(const Tensor& grad, const OptionalTensor& mask,
                                                      const OptionalTensor& noise, int64_t dim, bool channels_last,
-                                                     double slope, double gain, bool want_bias,
-                                                     bool want_strength) {
+                                                     double slope, double gain, bool want_bias, bool want_strength) {
     if (!any_needs_grad(OptionalTensor(grad), noise)) {
         at::AutoDispatchBelowADInplaceOrView below;
         return backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
     }
-    const auto out =
-        Backward::apply(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
+    const auto out = Backward::apply(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
     return {out[0], out[1], out[2]};
 }
 
-Tensor masked_autograd(const Tensor& x, const OptionalTensor& mask, const OptionalTensor& bias, const OptionalTensor& noise,
-                       const OptionalTensor& strength, int64_t dim, bool channels_last, double slope, double gain) {
+Tensor masked_autograd(const Tensor& x, const OptionalTensor& mask, const OptionalTensor& bias,
+                       const OptionalTensor& noise, const OptionalTensor& strength, int64_t dim, bool channels_last,
+                       double slope, double gain) {
     if (!any_needs_grad(OptionalTensor(x), bias, noise, strength)) {
         at::AutoDispatchBelowADInplaceOrView below;
         return masked_op().call(x, mask, bias, noise, strength, dim, channels_last, slope, gain);

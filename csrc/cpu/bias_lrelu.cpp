@@ -39,7 +39,8 @@ struct Shape {
     Shape(at::IntArrayRef sizes, int64_t dim, bool channels_last) {
         outer = 1, inner = 1, channels = sizes[dim];
         for (int64_t i = 0; i < dim; ++i) outer *= sizes[i];
-        for (int64_t i = dim + 1; i < static_cast<int64_t>(sizes.size()); ++i) (channels_last ? outer : inner) *= sizes[i];
+        for (int64_t i = dim + 1; i < static_cast<int64_t>(sizes.size()); ++i)
+            (channels_last ? outer : inner) *= sizes[i];
         pixel_rows = inner == 1;
         rows = pixel_rows ? outer : outer * channels;
         length = pixel_rows ? channels : inner;
@@ -265,7 +266,8 @@ void backward(const Inputs<T>& in, T* gx, const Shape& shape, Accumulate<T>* gbi
                 for (; row + 4 <= end; row += 4) walk_pixels(row, std::integral_constant<int, 4>{}, bias_row, dot);
                 for (; row < end; ++row) walk_pixels(row, std::integral_constant<int, 1>{}, bias_row, dot);
             } else {
-                tasks.run(task, shape, [&](int64_t row, int64_t begin, int64_t end) { walk_row(row, begin, end, dot); });
+                tasks.run(task, shape,
+                          [&](int64_t row, int64_t begin, int64_t end) { walk_row(row, begin, end, dot); });
             }
             if constexpr (kStrength) strength_parts[task] = sum_lanes<A>(dot);
         }
@@ -293,15 +295,17 @@ Tensor accumulate_copy(const Tensor& value) {
 
 void check_operand(const OptionalTensor& value, const Tensor& x, const char* name, int64_t numel) {
     if (!value) return;
-    TORCH_CHECK(value->device() == x.device(), "bias_lrelu: ", name, " is on ", value->device(), ", expected ", x.device());
-    TORCH_CHECK(numel < 0 || value->numel() == numel, "bias_lrelu: ", name, " has ", value->numel(), " elements, expected ",
-                numel);
+    TORCH_CHECK(value->device() == x.device(), "bias_lrelu: ", name, " is on ", value->device(), ", expected ",
+                x.device());
+    TORCH_CHECK(numel < 0 || value->numel() == numel, "bias_lrelu: ", name, " has ", value->numel(),
+                " elements, expected ", numel);
 }
 
 // The pointers of the operands of f * (x + strength * noise + bias); `keep` holds what had to be copied.
 template <class T>
-Inputs<T> gather(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& noise, const OptionalTensor& strength,
-                 double slope, double gain, const Shape& shape, std::vector<Tensor>& keep) {
+Inputs<T> gather(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& noise,
+                 const OptionalTensor& strength, double slope, double gain, const Shape& shape,
+                 std::vector<Tensor>& keep) {
     using A = Accumulate<T>;
     check_operand(bias, x, "bias", shape.channels);
     check_operand(strength, x, "noise_strength", 1);
@@ -331,8 +335,8 @@ void attach_mask(Inputs<T>& in, const OptionalTensor& mask, double slope, const 
     in.plane = shape.rows * shape.mask_stride;
     TORCH_CHECK(mask->scalar_type() == at::kByte && mask->is_contiguous() && mask->dim() == 3 &&
                     (mask->size(0) == 1 || mask->size(0) == 2) && mask->numel() == mask->size(0) * in.plane,
-                "bias_lrelu: mask must be uint8 with ", in.plane, " bytes a plane, got ", mask->scalar_type(), " of shape ",
-                mask->sizes());
+                "bias_lrelu: mask must be uint8 with ", in.plane, " bytes a plane, got ", mask->scalar_type(),
+                " of shape ", mask->sizes());
     in.bits = mask->const_data_ptr<uint8_t>();
     in.clamp_plane = mask->size(0) == 2;
 }
@@ -344,9 +348,7 @@ void with_bools(const Function& function) {
 }
 template <class Function, class... Rest>
 void with_bools(const Function& function, bool value, Rest... rest) {
-    const auto bind = [&](auto constant) {
-        with_bools([&](auto... more) { function(constant, more...); }, rest...);
-    };
+    const auto bind = [&](auto constant) { with_bools([&](auto... more) { function(constant, more...); }, rest...); };
     value ? bind(std::true_type{}) : bind(std::false_type{});
 }
 #define DISPATCH(TYPE, NAME, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, NAME, __VA_ARGS__)
@@ -376,19 +378,18 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_any, const OptionalTensor
         in.clamp_plane = clamp.has_value();
         in.clamp = static_cast<Accumulate<scalar_t>>(clamp.value_or(0.0));
         const Outputs<scalar_t> to{out.mutable_data_ptr<scalar_t>(),
-                                   save_mask ? mask.mutable_data_ptr<uint8_t>() : nullptr, shape.rows * shape.mask_stride};
-        with_bools(
-            [&](auto pixel, auto has_noise, auto rest) {
-                apply<scalar_t, pixel, has_noise, rest, Factor::kOwnSign>(in, to, shape);
-            },
-            shape.pixel_rows, noise.has_value(), save_mask || clamp || residual);
+                                   save_mask ? mask.mutable_data_ptr<uint8_t>() : nullptr,
+                                   shape.rows * shape.mask_stride};
+        with_bools([&](auto pixel, auto has_noise,
+                       auto rest) { apply<scalar_t, pixel, has_noise, rest, Factor::kOwnSign>(in, to, shape); },
+                   shape.pixel_rows, noise.has_value(), save_mask || clamp || residual);
     });
     return {out, mask};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_any, const OptionalTensor& mask,
-                                                const OptionalTensor& noise, int64_t dim, bool channels_last, double slope,
-                                                double gain, bool want_bias, bool want_strength) {
+                                                const OptionalTensor& noise, int64_t dim, bool channels_last,
+                                                double slope, double gain, bool want_bias, bool want_strength) {
     const auto format = memory_format(grad_any.dim(), channels_last);
     const Tensor grad = grad_any.contiguous(format);
     const Shape shape(grad.sizes(), dim, channels_last);
@@ -415,8 +416,9 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_any, const Op
     return {gx, gbias, gstrength};
 }
 
-Tensor masked_cpu(const Tensor& x_any, const OptionalTensor& mask, const OptionalTensor& bias, const OptionalTensor& noise,
-                  const OptionalTensor& strength, int64_t dim, bool channels_last, double slope, double gain) {
+Tensor masked_cpu(const Tensor& x_any, const OptionalTensor& mask, const OptionalTensor& bias,
+                  const OptionalTensor& noise, const OptionalTensor& strength, int64_t dim, bool channels_last,
+                  double slope, double gain) {
     const auto format = memory_format(x_any.dim(), channels_last);
     const Tensor x = x_any.contiguous(format);
     const Shape shape(x.sizes(), dim, channels_last);

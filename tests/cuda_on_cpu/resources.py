@@ -59,7 +59,9 @@ def compile_for(source: Path, architectures: tuple[str, ...] = ARCHITECTURES) ->
     Raises:
         RuntimeError: it does not compile; the message holds what the compiler says.
     """
-    flags = [f"-gencode=arch=compute_{arch[3:]},code={arch}" for arch in architectures]
+    # with the macros under which torch compiles extensions: half types have no operators and convert by name only
+    flags = [f"-D__CUDA_NO_{name}__" for name in ("HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")]
+    flags += [f"-gencode=arch=compute_{arch[3:]},code={arch}" for arch in architectures]
     with tempfile.TemporaryDirectory() as folder:
         command = [nvcc() or "nvcc", "-std=c++17", "-O3", "-Xptxas=-v", "--threads=2", *flags]
         command += ["-c", str(source), "-o", str(Path(folder) / "out.o")]

@@ -29,6 +29,7 @@ def sanitized_environment() -> dict[str, str]:
     }
 
 
+@pytest.mark.heavy
 def test_no_access_is_out_of_bounds_and_nothing_is_undefined() -> None:
     try:
         environment = sanitized_environment()

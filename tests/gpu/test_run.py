@@ -46,8 +46,8 @@ def test_tests_need_the_golden_cases(run: Any, runner: ModuleType, monkeypatch: 
         runner.test(run)
 
 
-@pytest.mark.parametrize("skipped", ["test_golden_ops", "test_another_device"])
-def test_a_skipped_golden_case_fails(
+@pytest.mark.parametrize("skipped", ["test_golden_ops", "everything", "test_another_device"])
+def test_a_golden_case_that_did_not_run_fails(
     run: Any, runner: ModuleType, monkeypatch: pytest.MonkeyPatch, skipped: str
 ) -> None:
     (run.out / "golden").mkdir()
@@ -55,13 +55,18 @@ def test_a_skipped_golden_case_fails(
     monkeypatch.setenv("ANIFAST_SHARED", str(run.out))
 
     def fake(self: object, *arguments: object, **options: object) -> str:
-        case = f'<testcase classname="gpu" name="{skipped}"><skipped message="why"/></testcase>'
-        (run.out / "tests.xml").write_text(f"<testsuites><testsuite>{case}</testsuite></testsuites>")
+        cases = f'<testcase classname="gpu" name="{skipped}"><skipped message="why"/></testcase>'
+        if skipped != "everything":
+            cases += '<testcase classname="test_op_gpu" name="test_golden_op"/>'
+        (run.out / "tests.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
         return "1 skipped"
 
     monkeypatch.setattr(runner.Run, "run", fake)
     if "golden" in skipped:
         with pytest.raises(runner.Failed, match="golden cases were skipped: gpu::test_golden_ops"):
+            runner.test(run)
+    elif skipped == "everything":
+        with pytest.raises(runner.Failed, match="no golden case ran on the GPU"):
             runner.test(run)
     else:
         assert runner.test(run)["skipped"] == {f"gpu::{skipped}": "why"}
@@ -83,9 +88,11 @@ def test_a_command_that_fails_or_hangs_ends_its_part(run: Any, runner: ModuleTyp
         return run.run("some.log", command, environment={}, cwd=run.out, what="step")
 
     assert python("print(5)") == "5\n"
+    with pytest.raises(runner.Failed, match="anifast: error: no torch\n6\n"):
+        python("print('anifast: error: no torch', *range(31), sep='\\n'); raise SystemExit(1)")
     with pytest.raises(runner.Failed, match=r"step: exit status 3; see .*some.log\nso it goes"):
         python("print('so it goes'); raise SystemExit(3)")
-    run.end = time.monotonic() + 5.5
+    run.end = time.monotonic() + 1.5
     with pytest.raises(runner.Failed, match="step: stopped after"):
         python("import time; time.sleep(60)")
     with pytest.raises(runner.Failed, match="step: no time is left"):

@@ -81,7 +81,9 @@ def test_gradcheck_and_gradgradcheck(case: Case, backend: str) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("name", ["odd_full", "nhwc_full", "odd_noise", "linear", "matrix_odd", "rank5_nhwc", "first_dim"])
+@pytest.mark.parametrize(
+    "name", ["odd_full", "nhwc_full", "odd_noise", "linear", "matrix_odd", "rank5_nhwc", "first_dim"]
+)
 def test_opcheck(name: str) -> None:
     tensors = make(CASE[name], torch.float32)
     seen: list[tuple[Any, tuple[Any, ...]]] = []
@@ -167,7 +169,9 @@ def test_odd_strides_are_taken(backend: str) -> None:
     for name, x in views.items():
         bias, residual = torch.randn(x.shape[1]), torch.randn(x.shape).transpose(0, 1).contiguous().transpose(0, 1)
         got = bias_lrelu(x, bias, residual=residual, backend=backend)
-        torch.testing.assert_close(got, bias_lrelu(x.contiguous(), bias, residual=residual, backend="reference"), msg=name)
+        torch.testing.assert_close(
+            got, bias_lrelu(x.contiguous(), bias, residual=residual, backend="reference"), msg=name
+        )
     grad = torch.randn(4, 8, 10, 6).permute(0, 3, 1, 2)  # a gradient in another layout than x
     x = base.clone().requires_grad_()
     bias_lrelu(x, backend=backend).backward(grad)
@@ -295,25 +299,55 @@ def test_golden_ops_lrelu(golden: Callable[[str], Any], backend: str) -> None:
 
 X = torch.zeros(2, 3, 4, 5)
 BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
-    ("no tensor", lambda: bias_lrelu([1.0]), TypeError, "x must be a torch.Tensor, got list"),  # type: ignore[arg-type]
+    ("no tensor", lambda: bias_lrelu([1.0]), TypeError, "x must be a torch.Tensor, got list"),
     ("integers", lambda: bias_lrelu(X.int()), TypeError, "x must be float32.*got torch.int32"),
     ("rank 1", lambda: bias_lrelu(torch.zeros(3)), ValueError, r"x must have rank 2 or more, got shape \(3,\)"),
     ("dim", lambda: bias_lrelu(X, dim=4), ValueError, r"dim must lie in \[-4, 3\] for rank 4, got 4"),
     ("bias size", lambda: bias_lrelu(X, torch.zeros(4)), ValueError, r"bias has shape \(4,\), expected \(3,\)"),
     ("bias rank", lambda: bias_lrelu(X, torch.zeros(1, 3)), ValueError, r"bias has shape \(1, 3\), expected \(3,\)"),
-    ("bias type", lambda: bias_lrelu(X, torch.zeros(3).half()), TypeError, "bias has dtype torch.float16, expected torch.float32"),
+    (
+        "bias type",
+        lambda: bias_lrelu(X, torch.zeros(3).half()),
+        TypeError,
+        "bias has dtype torch.float16, expected torch.float32",
+    ),
     ("bias device", lambda: bias_lrelu(X, torch.zeros(3, device="meta")), ValueError, "bias is on meta, expected cpu"),
-    ("noise size", lambda: bias_lrelu(X, noise=torch.zeros(2, 1, 4, 4)), ValueError, r"noise has shape.*expected \(2, 1, 4, 5\)"),
+    (
+        "noise size",
+        lambda: bias_lrelu(X, noise=torch.zeros(2, 1, 4, 4)),
+        ValueError,
+        r"noise has shape.*expected \(2, 1, 4, 5\)",
+    ),
     ("noise batch", lambda: bias_lrelu(X, noise=torch.zeros(3, 1, 4, 5)), ValueError, "or 1 at axis 0"),
     ("strength alone", lambda: bias_lrelu(X, noise_strength=1.0), ValueError, "noise_strength is given without noise"),
-    ("strength size", lambda: bias_lrelu(X, noise=X[:, :1], noise_strength=torch.zeros(2)), ValueError, "expected one element"),
+    (
+        "strength size",
+        lambda: bias_lrelu(X, noise=X[:, :1], noise_strength=torch.zeros(2)),
+        ValueError,
+        "expected one element",
+    ),
     ("clamp", lambda: bias_lrelu(X, clamp=-1.0), ValueError, "clamp must not be negative, got -1.0"),
     ("clamp nan", lambda: bias_lrelu(X, clamp=math.nan), ValueError, "clamp must not be negative, got nan"),
-    ("residual size", lambda: bias_lrelu(X, residual=X[:1]), ValueError, r"residual has shape \(1, 3, 4, 5\), expected"),
-    ("residual type", lambda: bias_lrelu(X, residual=X.double()), TypeError, "residual has dtype torch.float64, expected torch.float32"),
-    ("residual no tensor", lambda: bias_lrelu(X, residual=1.0), TypeError, "residual must be a torch.Tensor, got float"),  # type: ignore[arg-type]
+    (
+        "residual size",
+        lambda: bias_lrelu(X, residual=X[:1]),
+        ValueError,
+        r"residual has shape \(1, 3, 4, 5\), expected",
+    ),
+    (
+        "residual type",
+        lambda: bias_lrelu(X, residual=X.double()),
+        TypeError,
+        "residual has dtype torch.float64, expected torch.float32",
+    ),
+    (
+        "residual no tensor",
+        lambda: bias_lrelu(X, residual=1.0),
+        TypeError,
+        "residual must be a torch.Tensor, got float",
+    ),
     ("backend", lambda: bias_lrelu(X, backend="cudnn"), BackendError, "unknown backend 'cudnn'"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("run", "error", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])

@@ -111,6 +111,7 @@ print("compiled")
 """
 
 
+@pytest.mark.heavy
 @needs_triton
 @needs_install
 def test_compiles_for_three_architectures_with_wide_loads_and_no_local_memory(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from anifast.errors import CheckpointError
+from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.cyclegan.config import Config, make
 
 #: Marks an own checkpoint, with the version of its contents.
@@ -36,14 +36,20 @@ def config_of(state: Mapping[str, Any]) -> Config:
     """The settings in an own checkpoint.
 
     Raises:
-        CheckpointError: not an own checkpoint of CycleGAN, or one of a newer version.
+        CheckpointError: not an own checkpoint of CycleGAN, one of a newer version, or a damaged one.
     """
     found = state.get("format")
     if found != FORMAT:
         raise CheckpointError(
             f"this is no checkpoint of an anifast CycleGAN run (format {found!r}, expected {FORMAT!r})"
         )
-    return make(values=state["config"])
+    settings = state.get("config")
+    if not isinstance(settings, Mapping):
+        raise CheckpointError("damaged: the settings of the run are missing")
+    try:
+        return make(values=settings)
+    except AnifastError as error:
+        raise CheckpointError(f"the settings in this file cannot be used: {error}") from error
 
 
 def generators(state: Mapping[str, Any]) -> tuple[Config, dict[str, dict[str, Tensor]]]:
@@ -52,13 +58,15 @@ def generators(state: Mapping[str, Any]) -> tuple[Config, dict[str, dict[str, Te
     A file of the reference holds one generator and does not say which: it serves both directions.
 
     Raises:
-        CheckpointError: a network of another architecture.
+        CheckpointError: a network of another architecture, or a damaged file.
     """
     if "format" in state:
-        nets = state["nets"]
-        return config_of(state), {"AB": nets["G_AB"], "BA": nets["G_BA"]}
+        config = config_of(state)
+        nets = _part(state, "nets")
+        return config, {"AB": _part(nets, "G_AB"), "BA": _part(nets, "G_BA")}
     if "G_12_state_dict" in state:
-        both = {"AB": generator_from_seed(state["G_12_state_dict"]), "BA": generator_from_seed(state["G_21_state_dict"])}
+        names = {"AB": "G_12_state_dict", "BA": "G_21_state_dict"}
+        both = {way: generator_from_seed(_part(state, name)) for way, name in names.items()}
         return make("seed", _sizes(both["AB"])), both
     net = _stripped(state)
     if any(".conv_block.6." in key for key in net) and not any(".conv_block.5." in key for key in net):
@@ -67,10 +75,19 @@ def generators(state: Mapping[str, Any]) -> tuple[Config, dict[str, dict[str, Te
     return make("reference", _sizes(net)), {"AB": net, "BA": net}
 
 
+def _part(state: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = state.get(name)
+    if not isinstance(part, dict) or not part:
+        raise CheckpointError(f"damaged: {name} is missing")
+    return part
+
+
 def _stripped(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Without wrappers' prefixes and without running statistics, which old files carry and nothing uses."""
     plain = {}
     for key, value in state.items():
+        if not isinstance(key, str):
+            continue
         while key.startswith(("module.", "_orig_mod.")):
             key = key.partition(".")[2]
         if isinstance(value, Tensor) and not key.endswith(_STATISTICS):
@@ -93,13 +110,17 @@ def _sizes(net: Mapping[str, Tensor]) -> dict[str, Any]:
 def generator_from_seed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a generator of the selfie2anime report's code: generator_block.3.conv_block.0 -> model.10.conv_block.1."""
     state = _stripped(state)
-    last = max(int(key.split(".")[1]) for key in state)
-    blocks = last - 5
-    renamed = {}
+    found = []
     for key, value in state.items():
         match = re.fullmatch(r"generator_block\.(\d+)\.conv_block\.(\d+)\.(weight|bias)", key)
         if match is None:
             raise CheckpointError(f"unknown key {key!r} in a generator of the selfie2anime report's code")
+        found.append((match, value))
+    blocks = max((int(match[1]) for match, _ in found), default=0) - 5
+    if blocks < 1:
+        raise CheckpointError("damaged: a generator of the selfie2anime report's code without residual blocks")
+    renamed = {}
+    for match, value in found:
         layer, part, kind = int(match[1]), match[2], match[3]
         if layer < 3:
             name = ("1", "4", "7")[layer]

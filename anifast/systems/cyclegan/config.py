@@ -47,6 +47,7 @@ class Config:
     d_width: int = option(64, "channels of a discriminator's first layer", low=1)
     down_padding: str = option("zero", "padding of a generator's stride-2 convolutions", choices=("zero", "reflect"))
     branch_relu: bool = option(False, "a ReLU at the end of each residual branch")
+    skip: bool = option(False, "generators give the change of a picture, not the picture: sharp after a short run")
     sigmoid: bool = option(False, "a sigmoid behind the discriminators")
     init: str = option(
         "normal",
@@ -73,6 +74,9 @@ class Config:
 
     images: int | None = option(
         None, "end after this many pictures per domain, wherever the epochs stand", low=1, on_resume=True
+    )
+    minutes: float | None = option(
+        None, "end after this many minutes, wherever the images stand", low=0, on_resume=True
     )
     precision: str = option("fp32", "fp32, or bf16 convolutions under fp32 weights", choices=("fp32", "bf16"))
     log_every: int = option(50, "pictures between two lines of metrics.jsonl", low=1, on_resume=True)

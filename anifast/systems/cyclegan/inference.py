@@ -33,6 +33,9 @@ class Translator:
         self.config, self._weights = checkpoints.generators(state)
         self.device, self.precision = device, precision
         self._nets: dict[str, Generator] = {}
+        for weights in self._weights.values():
+            with torch.device("meta"):  # a file of another architecture is refused here, before anything is computed
+                self._fill(self._build(), weights, assign=True)
 
     @property
     def size(self) -> int:
@@ -42,16 +45,23 @@ class Translator:
     #: Sides of images must be multiples of this.
     multiple = 4
 
+    def _build(self) -> Generator:
+        c = self.config
+        return Generator(c.blocks, c.width, down_padding=c.down_padding, branch_relu=c.branch_relu, skip=c.skip)
+
+    @staticmethod
+    def _fill(net: Generator, weights: Mapping[str, Tensor], assign: bool = False) -> None:
+        try:
+            net.load_state_dict(weights, assign=assign)
+        except RuntimeError as error:
+            lines = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+            raise CheckpointError(f"the generator of this file has another architecture: {lines}") from error
+
     def _generator(self, to: str) -> Generator:
         name = {"B": "AB", "A": "BA"}[to]
         if name not in self._nets:
-            c = self.config
-            net = Generator(c.blocks, c.width, down_padding=c.down_padding, branch_relu=c.branch_relu)
-            try:
-                net.load_state_dict(self._weights[name])
-            except RuntimeError as error:
-                lines = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-                raise CheckpointError(f"the generator of this file has another architecture: {lines}") from error
+            net = self._build()
+            self._fill(net, self._weights[name])
             self._nets[name] = net.to(self.device).eval()
         return self._nets[name]
 
@@ -83,7 +93,7 @@ class Translator:
         net = self._generator(to)
         with autocast(self.device, self.precision):
             result: Tensor = net(images.to(self.device, torch.float32))
-        return result.to(images.device, images.dtype).contiguous()
+        return result.clamp(-1.0, 1.0).to(images.device, images.dtype).contiguous()
 
 
 def load(state: Mapping[str, Any], device: torch.device, **options: Any) -> Translator:

@@ -43,7 +43,11 @@ def networks(config: Config) -> dict[str, nn.Module]:
     source = torch.Generator().manual_seed(config.seed)
     for name in ("G_AB", "G_BA"):
         nets[name] = Generator(
-            config.blocks, config.width, down_padding=config.down_padding, branch_relu=config.branch_relu
+            config.blocks,
+            config.width,
+            down_padding=config.down_padding,
+            branch_relu=config.branch_relu,
+            skip=config.skip,
         )
     for name in ("D_A", "D_B"):
         nets[name] = Discriminator(config.d_width, sigmoid=config.sigmoid)
@@ -313,6 +317,7 @@ def assemble(config: Config, root: Path, device: torch.device) -> tuple[CycleGAN
         sheet_every=config.sheet_every,
         save_every=config.save_every,
         precision=config.precision,
+        minutes=config.minutes,
     )
     return system, data, plan
 

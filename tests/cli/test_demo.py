@@ -1,0 +1,82 @@
+"""`anifast demo`: everything it promises is there, it can be run again, and it spares other people's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import anifast
+from anifast import cli, demo
+from anifast.systems.cyclegan.training import networks
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo of a few steps on a few faces."""
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANIFAST_CACHE", str(out.parent / "cache"))
+        patch.setattr(demo, "HELD", 3)
+        patch.setitem(demo.SETTINGS, "blocks", 1)
+        patch.setitem(demo.SETTINGS, "width", 8)
+        patch.setitem(demo.SETTINGS, "d_width", 8)
+        assert cli.main(["demo", "--out", str(out), "--images", "16", "--device", "cpu"]) == 0
+        (out / "run" / "stale").touch()
+        assert cli.main(["demo", "--out", str(out), "--images", "17", "--device", "cpu"]) == 0
+    return out
+
+
+def test_everything_is_there(made: Path) -> None:
+    for name in ("trainA", "trainB"):
+        assert len(list((made / "faces" / name).glob("*.png"))) == 17
+    for there, back in (("B", "A"), ("A", "B")):
+        inputs = sorted(path.name for path in (made / "faces" / f"test{back}").iterdir())
+        assert inputs == sorted(path.name for path in (made / "translated" / there).iterdir())
+        assert len(inputs) == 3
+    for picture in ("sheet.png", "losses.png"):
+        with Image.open(made / picture) as image:
+            assert min(image.size) > 200
+    settings = json.loads((made / "run" / "config.json").read_text())
+    assert settings["images"] == 17 and settings["minutes"] is not None
+
+
+def test_running_again_replaces_the_earlier_demo(made: Path) -> None:
+    assert not (made / "run" / "stale").exists()
+
+
+def test_no_character_is_in_two_folders(made: Path) -> None:
+    pictures = [path.read_bytes() for path in (made / "faces").rglob("*.png")]
+    assert len(set(pictures)) == len(pictures) == 40
+
+
+def test_before_is_what_the_run_began_with(made: Path) -> None:
+    model = anifast.load(made / "run", "cpu")
+    first = networks(model.config)["G_AB"]
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        expected = first(images).clamp(-1, 1)
+    before = demo._untrained(model, torch.device("cpu")).translate(images, to="B")
+    torch.testing.assert_close(before, expected)
+    assert not torch.allclose(before, model.translate(images, to="B"), atol=1e-4)
+
+
+def test_other_files_are_spared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "out" / "faces" / "mine.png"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert cli.main(["demo", "--out", str(tmp_path / "out"), "--images", "16"]) == 1
+    assert "choose another --out" in capsys.readouterr().err
+    assert kept.exists() and list((tmp_path / "out").iterdir()) == [kept.parent]
+
+
+def test_patch_distance() -> None:
+    source = torch.Generator().manual_seed(0)
+    rough = torch.rand(4, 3, 32, 32, generator=source) * 2 - 1
+    smooth = torch.nn.functional.avg_pool2d(rough, 5, 1, 2)
+    assert demo.patch_distance(rough, rough.flip(0)) == pytest.approx(0.0, abs=1e-6)
+    half = demo.patch_distance(rough, (rough + smooth) / 2)
+    assert 0.0 < half < demo.patch_distance(rough, smooth)

@@ -1,0 +1,587 @@
+"""Training runs: what they write, that a resumed run is the uninterrupted one, and how they end when something fails."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny_cyclegan import data_folder, leftovers, own_cache, picture, read, resume, start, the_error, train
+from torch import Tensor
+
+from anifast import cli
+from anifast.engine.log import Meter
+from anifast.engine.loop import Loop
+from anifast.systems.cyclegan import training
+
+Capture = pytest.CaptureFixture[str]
+# Odd intervals, so that checkpoints and log lines do not fall together; a pool that is full after three steps.
+INTERVALS = ("--log-every", 3, "--save-every", 5, "--sheet-every", 6, "--pool-size", 3)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """5 + 5 training pictures, and a cache for them."""
+    root = tmp_path_factory.mktemp("data")
+    with own_cache(root / "cache"):
+        yield data_folder(root / "faces")
+
+
+@pytest.fixture(scope="module")
+def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 16 pictures without interruption."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    torch.manual_seed(0)
+    assert train(data, out, "--images", 16, *INTERVALS) == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> None:
+    """Each run of this file begins where torch's own generator stands in a new process."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def eight(data: Path, tmp_path: Path) -> Path:
+    """A run that ended as it should after 8 of 8 pictures."""
+    assert train(data, tmp_path / "run", "--images", 8, *INTERVALS) == 0
+    return tmp_path / "run"
+
+
+def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key, value in one.items():
+            assert_same(value, other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, (value, another) in enumerate(zip(one, other, strict=True)):
+            assert_same(value, another, f"{where}[{i}]")
+    else:
+        assert one == other, where
+
+
+def learnt(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("images_per_second", "data_wait")} for row in rows]
+
+
+def after(calls: int, original: Callable[..., Any], then: Callable[[Any], Any]) -> Callable[..., Any]:
+    """`original`, with `then` put on its results from call number `calls` on, counted from 1."""
+    counter = itertools.count(1)
+
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        return then(result) if next(counter) >= calls else result
+
+    return replaced
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
+    def press(batch: Any) -> Any:
+        signal.raise_signal(number)
+        return batch
+
+    monkeypatch.setattr(training.Pictures, "next", after(step, training.Pictures.next, press))
+
+
+# --- what a run writes
+
+
+def test_a_run_writes_its_files(straight: Path) -> None:
+    assert {path.name for path in straight.iterdir()} == {
+        "checkpoint.pt",
+        "config.json",
+        "log.txt",
+        "losses.png",
+        "metrics.jsonl",
+        "samples",
+    }
+    sheets = sorted((straight / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == ["0000000.png", "0000006.png", "0000012.png", "0000016.png"]
+    for path in [*sheets, straight / "losses.png"]:
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) > 100
+    assert sheets[0].read_bytes() != sheets[-1].read_bytes()
+    assert json.loads((straight / "config.json").read_text())["system"] == "cyclegan"
+
+
+def test_the_log_begins_with_device_precision_preset_and_backend(straight: Path) -> None:
+    lines = (straight / "log.txt").read_text().splitlines()
+    assert "train cyclegan" in lines[0] and "preset reference" in lines[0]
+    assert "device cpu" in lines[1] and "precision fp32" in lines[1] and torch.__version__ in lines[1]
+    assert lines[2].startswith("op bias_lrelu: ")
+    text = "\n".join(lines[:8])
+    for words in ("A 5, B 5 pictures", "resized to 36, cropped to 32", "16 images per domain", "pool of 3"):
+        assert words in text
+
+
+def test_metrics_hold_losses_rate_and_learning_rate(straight: Path) -> None:
+    rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert [row["images"] for row in rows] == [3, 6, 9, 12, 15, 16]
+    names = {"gan_ab", "gan_ba", "cycle_a", "cycle_b", "identity_a", "identity_b", "generators", "d_a", "d_b"}
+    for row in rows:
+        assert set(row) == names | {"images", "epoch", "lr", "images_per_second", "data_wait"}
+        parts = sum(row[name] for name in names - {"generators", "d_a", "d_b"})
+        assert row["generators"] == pytest.approx(parts, rel=1e-4)
+        assert row["lr"] == 2e-4 and row["images_per_second"] > 0 and 0 <= row["data_wait"] <= 1
+    assert [row["epoch"] for row in rows] == [1, 2, 2, 3, 3, 4]
+
+
+def test_the_checkpoint_is_plain(straight: Path) -> None:
+    found = read(straight / "checkpoint.pt")
+    assert found["format"] == "anifast.cyclegan/1" and found["images"] == found["steps"] == 16
+    assert set(found["nets"]) == {"G_AB", "G_BA", "D_A", "D_B"} and set(found["optim"]) == {"G", "D"}
+    assert [found["pools"][side]["count"] for side in "AB"] == [3, 3]
+    assert found["config"]["size"] == 32 and found["config"]["pool_size"] == 3
+    assert not leftovers(straight)
+
+
+def test_training_changes_every_trained_weight(data: Path, straight: Path) -> None:
+    config = read(straight / "checkpoint.pt")["config"]
+    fresh = training.networks(training.Config(**config))
+    found = read(straight / "checkpoint.pt")["nets"]
+    for name, net in fresh.items():
+        for key, value in net.named_parameters():
+            assert not torch.equal(found[name][key], value), f"{name}.{key}"
+        for key, value in net.named_buffers():
+            assert torch.equal(found[name][key], value), f"{name}.{key}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--batch", 2, "--no-crop", "--no-flip"),
+        ("--precision", "bf16", "--skip"),
+        ("--preset", "seed", "--gan", "vanilla", "--lambda-identity", 0, "--pool-size", 0),
+    ],
+    ids=["batch", "bf16", "seed"],
+)
+def test_other_settings_run_too(data: Path, tmp_path: Path, options: tuple[object, ...]) -> None:
+    assert train(data, tmp_path / "run", "--images", 4, *options) == 0
+    found = read(tmp_path / "run" / "checkpoint.pt")
+    assert found["images"] == 4
+    for net in found["nets"].values():
+        assert all(value.isfinite().all() and value.dtype == torch.float32 for value in net.values())
+
+
+# --- resuming
+
+
+def test_a_resumed_run_is_the_run_uninterrupted(
+    data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        assert train(data, out, "--images", 16, *INTERVALS) == 130
+    halfway = read(out / "checkpoint.pt")
+    assert halfway["images"] == 8 and halfway["meter"]["counts"]["d_a"] == 2
+    with torch.random.fork_rng():
+        torch.manual_seed(12345)  # another process stands elsewhere
+        assert resume(data, out) == 0
+    assert_same(read(out / "checkpoint.pt"), read(straight / "checkpoint.pt"))
+    assert learnt(out) == learnt(straight)
+    assert (out / "samples" / "0000016.png").read_bytes() == (straight / "samples" / "0000016.png").read_bytes()
+    assert "resumed at image 8" in (out / "log.txt").read_text()
+
+
+def test_a_finished_run_goes_on_with_more_images(data: Path, straight: Path, eight: Path) -> None:
+    assert resume(data, eight, "--images", 16) == 0
+    one, other = read(eight / "checkpoint.pt"), read(straight / "checkpoint.pt")
+    for part in ("images", "steps", "nets", "optim", "pools", "pool_rng", "data"):
+        assert_same(one[part], other[part], part)
+    assert one["config"] == other["config"]
+
+
+def test_the_seed_decides(data: Path, straight: Path, tmp_path: Path) -> None:
+    assert train(data, tmp_path / "other", "--images", 2, "--seed", 1) == 0
+    assert train(data, tmp_path / "same", "--images", 16, *INTERVALS) == 0
+    assert_same(read(tmp_path / "same" / "checkpoint.pt"), read(straight / "checkpoint.pt"))
+    one, other = (read(out / "checkpoint.pt")["nets"]["D_A"] for out in (tmp_path / "other", straight))
+    assert not torch.equal(one["model.2.weight"], other["model.2.weight"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, number: int
+) -> None:
+    before = signal.getsignal(number)
+    interrupt_at(monkeypatch, 3, number)
+    assert train(data, tmp_path / "run", "--images", 50) == 130
+    assert signal.getsignal(number) is before
+    assert read(tmp_path / "run" / "checkpoint.pt")["images"] == 3
+    said = capsys.readouterr()
+    assert "3 of 50" in said.out and "--resume" in said.out and "Traceback" not in said.err
+
+
+def running(data: Path, out: Path, *options: object) -> subprocess.Popen[str]:
+    """A long run in its own process, given back when it has saved its first checkpoint."""
+    sizes = ("--size", 32, "--blocks", 1, "--width", 8, "--d-width", 8, "--device", "cpu")
+    process = start("train", "cyclegan", "--data", data, "--out", out, *sizes, *options)
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoint.pt").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(process.communicate())
+        time.sleep(0.02)
+    return process
+
+
+def test_a_killed_run_goes_on(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "run"
+    process = running(data, out, "--images", 900, "--save-every", 1, "--log-every", 1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    killed = read(out / "checkpoint.pt")["images"]
+    assert 1 <= killed < 900
+    # What a process leaves that is killed in the middle of a checkpoint, and in the middle of a line.
+    (out / ".checkpoint.01234567.tmp.pt").write_bytes(b"PK")
+    with open(out / "metrics.jsonl", "a") as handle:
+        handle.write('{"images": 9')
+    assert resume(data, out, "--images", killed + 3) == 0
+    assert read(out / "checkpoint.pt")["images"] == killed + 3
+    assert [row["images"] for row in learnt(out)] == list(range(1, killed + 4))
+    assert not leftovers(out)
+    assert f"resumed at image {killed}" in capsys.readouterr().out
+
+
+def test_ctrl_c_in_the_terminal(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = running(data, out, "--images", 900, "--save-every", 1)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert "SIGINT: stopped at image" in said and "--resume" in said
+    assert read(out / "checkpoint.pt")["images"] < 900
+
+
+# --- what cannot be resumed or begun
+
+
+def test_a_folder_with_a_run_is_refused(data: Path, eight: Path, capsys: Capture) -> None:
+    before = (eight / "checkpoint.pt").read_bytes()
+    assert train(data, eight, "--images", 8) == 1
+    error = the_error(capsys.readouterr().err)
+    assert str(eight) in error and "--resume" in error and "--out" in error
+    assert (eight / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_that_saved_nothing_says_what_to_do(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert train(data, tmp_path, "--images", 2) == 1
+    error = the_error(capsys.readouterr().err)
+    assert "remove the folder" in error and "--resume" not in error
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_nothing_to_resume(data: Path, tmp_path: Path, capsys: Capture, made: bool) -> None:
+    out = tmp_path / "run"
+    if made:
+        out.mkdir()
+    assert resume(data, out) == 1
+    assert str(out) in the_error(capsys.readouterr().err)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_nothing_left_to_train(data: Path, eight: Path, capsys: Capture) -> None:
+    assert resume(data, eight) == 1
+    error = the_error(capsys.readouterr().err)
+    assert "8 of 8" in error and "--images" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--width", "16"), "width (8, not 16)"),
+        (("--lr", "0.1", "--images", "16"), "lr (0.0002, not 0.1)"),
+        (("--preset", "small"), "--preset"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings(
+    data: Path, eight: Path, capsys: Capture, options: tuple[str, ...], words: str
+) -> None:
+    assert resume(data, eight, *options) == 1
+    assert words in the_error(capsys.readouterr().err)
+
+
+def test_resuming_on_other_pictures_is_refused(data: Path, eight: Path, tmp_path: Path, capsys: Capture) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    picture(other / "trainB" / "new.png", 7)
+    before = (eight / "checkpoint.pt").read_bytes(), (eight / "metrics.jsonl").read_bytes()
+    assert resume(other, eight, "--images", 16) == 1
+    error = the_error(capsys.readouterr().err)
+    assert "trainB holds other pictures" in error and "start a new run" in error
+    assert before == ((eight / "checkpoint.pt").read_bytes(), (eight / "metrics.jsonl").read_bytes())
+    # The same pictures in another place are the same data.
+    (other / "trainB" / "new.png").unlink()
+    assert resume(other, eight, "--images", 9) == 0
+
+
+@pytest.mark.parametrize("missing", ["images", "data", "optim", "pools", "pool_rng", "rng", "meter", "config"])
+def test_a_checkpoint_with_a_part_missing(data: Path, eight: Path, capsys: Capture, missing: str) -> None:
+    found = read(eight / "checkpoint.pt")
+    del found[missing]
+    torch.save(found, eight / "checkpoint.pt")
+    assert resume(data, eight, "--images", 16) == 1
+    error = the_error(capsys.readouterr().err)
+    assert str(eight) in error and (missing in error or "settings" in error)
+
+
+def test_a_truncated_checkpoint(data: Path, eight: Path, capsys: Capture) -> None:
+    content = (eight / "checkpoint.pt").read_bytes()
+    (eight / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    assert resume(data, eight, "--images", 16) == 1
+    error = the_error(capsys.readouterr().err)
+    assert str(eight / "checkpoint.pt") in error and "damaged" in error
+
+
+# --- runs that fail
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(
+    data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "l1", after(4 * 7 + 1, training.l1, lambda loss: loss * float("nan")))  # 4 in a step
+        assert train(data, out, "--images", 16, *INTERVALS) == 1
+    error = the_error(capsys.readouterr().err)
+    for words in ("image 7", "generators", "image 5", str(out / "checkpoint.pt"), "--resume"):
+        assert words in error
+    assert read(out / "checkpoint.pt")["images"] == 5
+    assert resume(data, out) == 0
+    assert_same(read(out / "checkpoint.pt"), read(straight / "checkpoint.pt"))
+    assert learnt(out) == learnt(straight)
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "run"
+    assert train(data, out, "--images", 16, "--lr", "1e36") == 1
+    error = the_error(capsys.readouterr().err)
+    assert "nothing was saved yet" in error and "--lr" in error and "--resume" not in error
+    assert not (out / "checkpoint.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def spoil(batch: Any) -> Any:
+        state = spoilt[0].system.nets["G_BA"].state_dict()
+        state["model.1.weight"].fill_(float("inf"))
+        return batch
+
+    spoilt: list[Any] = []
+    original = Loop.run
+    monkeypatch.setattr(Loop, "run", lambda self: spoilt.append(self) or original(self))
+    monkeypatch.setattr(training.CycleGAN, "discriminators", after(6, training.CycleGAN.discriminators, spoil))
+    assert train(data, tmp_path / "run", "--images", 6, *INTERVALS) == 1
+    error = the_error(capsys.readouterr().err)
+    assert "weights" in error and "image 5" in error
+    assert read(tmp_path / "run" / "checkpoint.pt")["images"] == 5
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("where", ["write", "torch's writer", "rename"])
+def test_a_full_disk_leaves_the_checkpoint_before(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, where: str
+) -> None:
+    out = tmp_path / "run"
+    assert train(data, out, "--images", 3, *INTERVALS) == 0
+    before = (out / "checkpoint.pt").read_bytes()
+    rename = os.replace
+
+    def half(state: object, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        if where == "write":
+            full_disk()
+        raise RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file")
+
+    def full(source: Path, target: Path) -> None:
+        full_disk() if target.name == "checkpoint.pt" else rename(source, target)
+
+    if where == "rename":
+        monkeypatch.setattr(os, "replace", full)
+    else:
+        monkeypatch.setattr(torch, "save", half)
+    assert resume(data, out, "--images", 8) == 1
+    monkeypatch.undo()
+    error = the_error(capsys.readouterr().err)
+    assert str(out / "checkpoint.pt") in error and "space" in error
+    assert (out / "checkpoint.pt").read_bytes() == before and not leftovers(out)
+    assert resume(data, out, "--images", 8) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_under_the_log(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "log.txt").symlink_to("/dev/full")
+    assert train(data, out, "--images", 2) == 1
+    error = the_error(capsys.readouterr().err)
+    assert str(out / "log.txt") in error and "No space left" in error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_under_the_metrics(
+    data: Path, eight: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    path = eight / "metrics.jsonl"
+
+    def fill(batch: Any) -> Any:
+        path.unlink(missing_ok=True)
+        path.symlink_to("/dev/full")
+        return batch
+
+    monkeypatch.setattr(training.Pictures, "next", after(1, training.Pictures.next, fill))
+    assert resume(data, eight, "--images", 9) == 1
+    assert str(path) in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("under", [False, True])
+def test_the_run_folder_is_a_file(data: Path, tmp_path: Path, capsys: Capture, under: bool) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "run" if under else tmp_path / "file"
+    assert train(data, out, "--images", 2) == 1
+    error = the_error(capsys.readouterr().err)
+    assert str(out) in error and "--out" in error
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# --- data
+
+
+def test_pictures_that_are_none_are_skipped_and_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    faces = tmp_path / "faces"
+    shutil.copytree(data, faces)
+    (faces / "trainA" / "note.jpg").write_text("not a picture at all\n")
+    whole = picture(faces / "trainB" / "cut.png", 1).read_bytes()
+    (faces / "trainB" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    assert train(faces, tmp_path / "run", "--images", 2) == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "2 pictures cannot be used" in log
+    assert "trainA/note.jpg: not a picture: a text file" in log and "trainB/cut.png: " in log
+    assert "A 5, B 5 pictures" in log
+
+
+def test_testfolders_are_not_needed(data: Path, tmp_path: Path) -> None:
+    for name in ("trainA", "trainB"):
+        shutil.copytree(data / name, tmp_path / "faces" / name)
+    assert train(tmp_path / "faces", tmp_path / "run", "--images", 1) == 0
+    assert (tmp_path / "run" / "samples" / "0000001.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("remove", "words"),
+    [
+        (("trainA", "trainB", "testA", "testB"), ("no folder trainA and no folder trainB",)),
+        (("trainB",), ("no folder trainB", "Expected")),
+    ],
+)
+def test_missing_folders(
+    data: Path, tmp_path: Path, capsys: Capture, remove: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    faces = tmp_path / "faces"
+    shutil.copytree(data, faces)
+    for name in remove:
+        shutil.rmtree(faces / name)
+    assert train(faces, tmp_path / "run") == 1
+    error = the_error(capsys.readouterr().err)
+    assert str(faces) in error and all(word in error for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_data_folder_is_missing(tmp_path: Path, capsys: Capture) -> None:
+    assert train(tmp_path / "nowhere", tmp_path / "run") == 1
+    assert str(tmp_path / "nowhere") in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rubbish", [False, True])
+def test_a_training_folder_without_pictures(data: Path, tmp_path: Path, capsys: Capture, rubbish: bool) -> None:
+    faces = tmp_path / "faces"
+    shutil.copytree(data, faces)
+    shutil.rmtree(faces / "trainA")
+    (faces / "trainA").mkdir()
+    if rubbish:
+        (faces / "trainA" / "note.jpg").write_text("text")
+    assert train(faces, tmp_path / "run") == 1
+    error = the_error(capsys.readouterr().err)
+    assert str(faces / "trainA") in error and "Expected pictures" in error and ("note.jpg" in error) is rubbish
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_need_equal_numbers(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    faces = tmp_path / "faces"
+    shutil.copytree(data, faces)
+    (faces / "trainA" / "0.png").unlink()
+    assert train(faces, tmp_path / "run", "--pairing", "paired") == 1
+    error = the_error(capsys.readouterr().err)
+    assert "4" in error and "5" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--size", "30"), "below 32"),
+        (("--size", "34"), "multiple of 4"),
+        (("--images", "0"), "below 1"),
+        (("--device", "tpu"), "tpu"),
+        (("--device", "cuda:77"), "--device cpu"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_error(
+    data: Path, tmp_path: Path, capsys: Capture, options: tuple[str, ...], words: str
+) -> None:
+    assert train(data, tmp_path / "run", *options) == 1
+    assert words in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+# --- parts
+
+
+def test_the_meter_goes_on_from_its_state() -> None:
+    straight, one, other = Meter(), Meter(), Meter()
+    for i in range(5):
+        if i == 3:
+            other.load_state_dict(one.state_dict(), torch.device("cpu"))
+        value = {"loss": torch.tensor(float(i) ** 2)}
+        for meter in (straight, one if i < 3 else other):
+            meter.add(value)
+    assert other.take() == straight.take() == {"loss": 6.0}
+    assert other.take() == {}
+
+
+def test_ctrl_c_before_the_first_step_ends_the_command(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "assemble", press)
+    assert cli.main(["train", "cyclegan", "--data", str(data), "--out", str(tmp_path / "run")]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
