@@ -5,10 +5,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What pip is asked for where torch is missing: the CPU build unless a GPU is visible.
-TORCH ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo "torch>=2.9" || echo "torch==2.13.0")
+# What pip is asked for where torch is missing: the CPU build unless a GPU is visible. The index has the CPU builds
+# (2.13.0+cpu counts as newer than 2.13.0); it is only an extra one, for machines that cannot reach it.
+TORCH ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo "torch>=2.9" || echo "torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu")
 BUILT_FROM := setup.py pyproject.toml $(shell find csrc -type f)
-CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.h' 'tests/*.cpp' 'tests/*.cu' 'tests/*.h')
+CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
 .PHONY: demo test lint format bench gpu clean
 
@@ -46,7 +47,7 @@ $(VENV)/torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "anifast: error: $(PYTHON) is older than 3.10; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel ninja pybind11
 	@touch $@
 

@@ -172,7 +172,11 @@ def configure() -> Configuration:
 
 def extension(configuration: Configuration) -> Any:
     """The extension of this configuration."""
-    import pybind11
+    try:
+        import ninja  # noqa: F401  compiles the files in parallel
+        import pybind11
+    except ImportError as missing:
+        fail(f"{missing.name} is needed to build the kernels: pip install ninja pybind11 (or ANIFAST_BUILD=none)")
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
     cxx = [

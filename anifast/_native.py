@@ -43,7 +43,7 @@ def _load() -> tuple[dict[str, Any], str | None]:
             reason = f"anifast._C does not load: {problem}"
         else:
             return record | dict(_C.build_info()), None
-    return record, f"{reason}; reinstall with `pip install --no-build-isolation --force-reinstall --no-deps anifast`"
+    return record, f"{reason}; from a clone, run `pip install --no-build-isolation --force-reinstall --no-deps .`"
 
 
 #: What the extension was built with; empty where nothing was built.

@@ -7,6 +7,7 @@ A choice reads plain dictionaries and module globals that were filled before, so
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -36,14 +37,15 @@ _environment: str | None = os.environ.get("ANIFAST_BACKEND")
 
 
 def set_backend(name: str | None) -> None:
-    """Choose the backend of all ops in this process; None or "auto" returns to the automatic choice.
+    """Choose the backend of all ops in this process, all its threads; None or "auto" returns to the automatic choice.
 
     Raises:
         BackendError: the name is unknown, or no op can run on it here; the message says why.
     """
     global _forced
     name = _known(name, "set_backend")
-    if name is not None and _kernels:
+    if name is not None:
+        importlib.import_module("anifast.ops")  # every op registers itself
         devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         reasons = {why_not(op, name, device) for op in _kernels for device in devices}
         if "" not in reasons:
@@ -53,7 +55,7 @@ def set_backend(name: str | None) -> None:
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """`set_backend` for the length of a with block."""
+    """`set_backend` for the length of a with block; like it, for the whole process and not for one thread."""
     global _forced
     before = _forced
     set_backend(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
             help=module.ABOUT,
             description=module.DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         sub.add_argument("--data", type=Path, required=True, metavar="DIR", help=module.DATA)
         sub.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder, made if missing")
@@ -86,8 +88,13 @@ def _translate(args: argparse.Namespace) -> int:
         raise AnifastError(f"--batch {args.batch}: at least 1")
     if args.size is not None and (args.size < 8 or args.size % 4):
         raise AnifastError(f"--size {args.size}: a multiple of 4, at least 8")
+    from anifast.data.folders import pixel_limit
     from anifast.engine import precision, translate
 
+    if args.size is not None and args.size**2 > pixel_limit():
+        raise AnifastError(
+            f"--size {args.size}: more than {pixel_limit()} pixels; take a smaller one (or set ANIFAST_MAX_PIXELS)"
+        )
     jobs, rejected = translate.collect(args.inputs, args.out)
     model = anifast.load(args.model, args.device, precision=args.precision)
     translate.check_writable(args.out)
@@ -148,31 +155,41 @@ COMMANDS = {
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser, with the options of the command `chosen` only: the others need not be imported."""
     parser = argparse.ArgumentParser(
-        prog="anifast", description="Anime-face translation: fused kernels, training and inference."
+        prog="anifast",
+        description="Anime-face translation: fused kernels, training and inference.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"anifast {anifast.__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        sub = parsers.add_parser(name, help=command.help, description=command.help)
+        sub = parsers.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
         if name == chosen:
             command.options(sub)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and give its exit code: 0 well, 1 an error that is told, 2 wrong usage, 130 Ctrl-C."""
+    """Run a command and give its exit code: 0 well, 1 an error that is told, 2 wrong usage, 130 Ctrl-C.
+
+    141: nobody reads the output any more (`anifast ... | head`).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     args = build_parser(chosen).parse_args(argv)
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
-        return COMMANDS[args.command].run(args)
+        code = COMMANDS[args.command].run(args)
+        sys.stdout.flush()
+        return code
     except AnifastError as error:
         print(f"anifast: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("anifast: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at exit
+        return 141
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -58,8 +59,8 @@ class Progress:
     def line(self) -> str:
         """The line as it stands."""
         rate = self.rate
-        left = (self.total - self.done) / rate if rate > 0 else float("inf")
-        filled = 20 * self.done // self.total if self.total else 20
+        left = max(0, self.total - self.done) / rate if rate > 0 else float("inf")
+        filled = min(20, 20 * self.done // self.total) if self.total else 20
         eta = duration(left) if left != float("inf") else "-"
         parts = [
             f"{self.label} [{'#' * filled}{' ' * (20 - filled)}] {self.done}/{self.total}",
@@ -78,7 +79,9 @@ class Progress:
     def _draw(self, end: str = "") -> None:
         text = self.line()
         if self._terminal:
-            self._stream.write("\r" + text.ljust(self._width) + end)
+            room = max(1, shutil.get_terminal_size().columns - 1)  # a line that wraps could not be drawn over
+            text = text[:room]
+            self._stream.write("\r" + text.ljust(min(self._width, room)) + end)
         else:
             self._stream.write(text + "\n")
         self._width = len(text)

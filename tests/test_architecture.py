@@ -18,9 +18,11 @@ MAY_IMPORT = {
     "ops": {"reference", "ops", "backends", "_native"},
     "backends": {"_native"},
     "data": {"data"},
-    "engine": {"engine", "data", "ops", "backends", "doctor"},
+    "engine": {"engine", "data", "ops", "backends"},
     "systems": {"systems", "engine", "data", "ops", "backends"},
 }
+for _module in ("errors", "files", "progress"):
+    MAY_IMPORT[_module] = set()
 EVERYONE = {"errors", "files", "progress"}
 
 

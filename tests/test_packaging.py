@@ -45,7 +45,9 @@ def tree(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("*.so", "__pycache__", "_build.json", "*.egg-info")
     for name in wanted:
         shutil.copytree(root / name, copy / name, ignore=ignore)
+    (copy / ".ci").mkdir()
     for name in (
+        ".ci/run",
         "pyproject.toml",
         "setup.py",
         "MANIFEST.in",
@@ -95,8 +97,11 @@ def test_source_archive_can_build(tree: Path, tmp_path: Path) -> None:
     assert code == 0, text
     (archive,) = tmp_path.glob("*.tar.gz")
     names = {name.split("/", 1)[1] for name in tarfile.open(archive).getnames() if "/" in name}
-    sources = {path.relative_to(tree).as_posix() for path in (tree / "csrc").rglob("*") if path.is_file()}
-    assert sources | {"kernels/__init__.py", "setup.py", "LICENSE", "Makefile"} <= names
+    folders = ("csrc", "kernels", "anifast", "tests", "benchmarks")
+    kinds = (".py", ".cpp", ".cu", ".h")
+    sources = {p.relative_to(tree).as_posix() for f in folders for p in (tree / f).rglob("*") if p.suffix in kinds}
+    expected = sources | {"setup.py", "LICENSE", "Makefile", "README.md", ".ci/run"}
+    assert expected <= names, sorted(expected - names)
 
 
 def test_the_configuration_is_printed_first(root: Path) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -43,6 +44,8 @@ FORMAT = "anifast.packed/1"
 """Version of the cache; a pack of another version is made again."""
 
 _HEADER_BYTES = 128
+# The ends of the names that `_Job.key` gives to the files of a pack.
+_OWN_FILE = re.compile(r"-\d+x\d+-[0-9a-f]{16}(\.json|\.lock|-[0-9a-f]{8}\.npy)$")
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,12 @@ class PackedImages:
         """The pictures at `indices` as uint8 n,C,H,W: contiguous, a copy.
 
         Raises:
-            IndexError: an index is out of range.
+            IndexError: an index is negative or not below N.
         """
-        chosen = self.images[np.asarray(indices, dtype=np.int64)]
+        numbers = np.asarray(indices, dtype=np.int64)
+        if (numbers < 0).any():
+            raise IndexError(f"index {numbers.min()} is out of range for {len(self)} pictures")
+        chosen = self.images[numbers]
         return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
 
 
@@ -136,7 +142,8 @@ def pack(
     packed = _load(sidecar, fingerprint)
     if packed is not None:
         return packed
-    reason = _not_writable(cache)
+    lock = sidecar.with_suffix(".lock")
+    reason = _not_writable(lock)
     if reason is not None:
         warnings.warn(
             f"{printable(cache)}: the cache cannot be written ({reason}); {printable(job.root)} is packed into a "
@@ -145,7 +152,7 @@ def pack(
             stacklevel=2,
         )
         return _pack_temporary(job)
-    with _lock(sidecar.with_suffix(".lock"), progress) as alone:
+    with _lock(lock, progress) as alone:
         packed = _load(sidecar, fingerprint)  # the one waited for may have made it
         if packed is not None:
             return packed
@@ -180,9 +187,14 @@ class _Job:
         return f"{name}-{self.height}x{self.width}-{digest}"
 
     def fingerprint(self) -> str:
-        """Digest of all that decides the pixels: every file's name, size, time and permissions, and the limits."""
+        """Digest of all that decides the pixels: every file's name, size, time and permissions, and the limits.
+
+        Packs do not count: a cache below the folder would change it with every pack.
+        """
         lines = []
         for name, entry in walk(self.root):
+            if _OWN_FILE.search(name):
+                continue
             try:
                 info = entry.stat()
             except OSError:  # gone since it was listed
@@ -214,11 +226,11 @@ def _load(sidecar: Path, fingerprint: str) -> PackedImages | None:
         return None
 
 
-def _not_writable(folder: Path) -> str | None:
-    """Why nothing can be written in a folder, after trying to make it and to write, or None."""
+def _not_writable(lock: Path) -> str | None:
+    """Why a pack with this lock cannot be written, after trying to make the folder and to write there, or None."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=lock.parent), open(lock, "ab"):
             return None
     except OSError as error:
         return error.strerror or str(error)

@@ -19,6 +19,7 @@ def option(
     *,
     choices: tuple[str, ...] | None = None,
     low: float | None = None,
+    high: float | None = None,
     on_resume: bool = False,
 ) -> Any:
     """A dataclass field that is also a command line option.
@@ -28,10 +29,11 @@ def option(
         help: one line for `--help`.
         choices: the words that are allowed.
         low: the smallest number that is allowed.
+        high: the largest.
         on_resume: the option may change when a run is resumed (it steers the run, not what is learnt from a step).
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "choices": choices, "low": low, "on_resume": on_resume}
+        default=default, metadata={"help": help, "choices": choices, "low": low, "high": high, "on_resume": on_resume}
     )
 
 
@@ -107,6 +109,8 @@ def build(config: type[C], values: Mapping[str, Any]) -> C:
             raise AnifastError(f"setting {name}: {value!r} is not one of {', '.join(about['choices'])}")
         if about["low"] is not None and not value >= about["low"]:
             raise AnifastError(f"setting {name}: {value!r} is below {about['low']}")
+        if about["high"] is not None and not value <= about["high"]:
+            raise AnifastError(f"setting {name}: {value!r} is above {about['high']}")
         checked[name] = value
     return config(**checked)
 

@@ -117,15 +117,17 @@ class Metrics:
             handle.write(json.dumps(rounded) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines; a last one that was cut off by a killed process is left out."""
+        """All lines but damaged ones, such as a last one that was cut off by a killed process."""
         if not self.path.exists():
             return []
         rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            if isinstance(row, dict) and isinstance(row.get("images"), int):
+                rows.append(row)
         return rows
 
     def cut(self, images: int) -> None:

@@ -11,6 +11,9 @@ import torch
 
 from anifast.errors import AnifastError
 
+#: The numbers in which a network can be run.
+PRECISIONS = ("fp32", "bf16")
+
 
 def pick_device(name: str | None) -> torch.device:
     """The device called `name` ("cpu", "cuda", "cuda:1"); None: a GPU if there is one, else the CPU.

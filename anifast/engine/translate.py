@@ -168,7 +168,7 @@ def translate_files(
         label: of the progress bar.
 
     Raises:
-        AnifastError: a result cannot be written.
+        AnifastError: a result cannot be written, or the memory does not suffice.
     """
     outcome = Outcome()
     workers = max(1, min(4, os.cpu_count() or 1))
@@ -199,6 +199,14 @@ def translate_files(
                 count(len(group))
             written(0)
             count(0)
+        except (MemoryError, RuntimeError) as error:
+            # On the CPU torch tells of too little memory by a plain RuntimeError.
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            raise AnifastError(
+                f"the memory does not suffice for {batch} pictures at once{f' of side {size}' if size else ''}; "
+                "take a smaller --batch or --size"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
         outcome.seconds = time.perf_counter() - started

@@ -89,3 +89,10 @@ def like(op: str, name: str, value: Tensor, x: Tensor, *, float32_too: bool) -> 
         return value.to(x.dtype)
     expected = f"{x.dtype} as x" + (" or torch.float32" if float32_too and half else "")
     raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {expected}")
+
+
+def refuse_tangents(op: str, tensors: Sequence[Tensor | None]) -> None:
+    """Raise NotImplementedError where a tensor carries a forward-mode tangent, which an op without jvp would drop."""
+    for value in tensors:
+        if value is not None and torch.autograd.forward_ad.unpack_dual(value).tangent is not None:
+            raise NotImplementedError(f'{op}: no forward-mode differentiation (jvp) here; backend="reference" has it')

@@ -256,15 +256,15 @@ def bias_lrelu(
 ) -> Tensor:
     """clamp(gain * lrelu(x + noise_strength * noise + bias)) + residual_gain * residual, in one pass over memory.
 
-    The activation of StyleGAN2 (Karras et al. 2020, section 2.2 and appendix B: lrelu with slope 0.2 times sqrt 2, noise
-    scaled by a learned scalar before the bias), with the residual sum of its discriminator. Any order of gradient is
-    exact with respect to x, bias, noise, noise_strength and residual.
+    The activation of StyleGAN2 (Karras et al. 2020, section 2.2 and appendix B: lrelu with slope 0.2 times sqrt 2,
+    noise scaled by a learned scalar before the bias), with the residual sum of its discriminator. Any order of gradient is
+    exact with respect to x, bias, noise, noise_strength and residual; forward mode (jvp) on the reference only.
 
     Args:
         x: floating point, any rank >= 2, any size including 0; contiguous or channels_last is kept in the output.
         bias: [x.shape[dim]], in x's dtype or float32.
         dim: the channel axis.
-        noise: rank of x, size 1 at `dim`, 1 or x.shape[0] at axis 0 and the sizes of x elsewhere (N|1,1,H,W for images).
+        noise: rank of x, size 1 at `dim`, 1 or x.shape[0] at axis 0, the sizes of x elsewhere (N|1,1,H,W for images).
         noise_strength: one number, as a tensor of one element (x's dtype or float32) or a float; None means 1.
         slope: factor of negative values; 1 is linear. At 0 the derivative is that of the negative side, as in PyTorch.
         gain: factor after the activation.
@@ -274,7 +274,8 @@ def bias_lrelu(
         backend: "reference", "native" or "triton"; None chooses (see `anifast.backends`).
 
     Returns:
-        A new tensor with the shape, dtype and layout of x. Half types are computed in float32 and rounded once.
+        A new tensor with the shape, dtype and layout of x. Half types are computed in float32 and rounded once (noise
+        in float32 beside a half x is rounded to x's dtype first).
 
     Raises:
         TypeError: an argument is no tensor or has a wrong dtype.
@@ -303,6 +304,8 @@ def bias_lrelu(
         and torch.is_grad_enabled()
         and any(t is not None and t.requires_grad for t in (x, bias, noise, noise_strength, residual))
     )
+    if chosen == "triton" and not torch.compiler.is_compiling():
+        _common.refuse_tangents("bias_lrelu", (x, bias, noise, noise_strength, residual))
     x = _common.dense(x)
     ops = _NATIVE if chosen == "native" else _TRITON
     out: Tensor = ops.forward(
@@ -334,7 +337,7 @@ def _check(
         _common.check_float("bias_lrelu", "bias", bias)
         if bias.dim() != 1 or bias.shape[0] != x.shape[dim]:
             raise ValueError(
-                f"bias_lrelu: bias has shape {tuple(bias.shape)}, expected ({x.shape[dim]},), the size of x at dim {dim}"
+                f"bias_lrelu: bias has shape {tuple(bias.shape)}, expected ({x.shape[dim]},) as x at dim {dim}"
             )
     if noise is not None:
         _common.check_float("bias_lrelu", "noise", noise)
@@ -347,7 +350,8 @@ def _check(
         if noise is None:
             raise ValueError("bias_lrelu: noise_strength is given without noise")
         if not isinstance(strength, Tensor):
-            strength = torch.full((), float(strength), dtype=x.dtype, device=x.device)
+            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+            strength = torch.full((), float(strength), dtype=wide, device=x.device)
         elif strength.numel() != 1:
             raise ValueError(f"bias_lrelu: noise_strength has shape {tuple(strength.shape)}, expected one element")
     if clamp is not None and not clamp >= 0.0:

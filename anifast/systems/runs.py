@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import anifast
 from anifast import backends, systems
 from anifast.engine import config as settings
-from anifast.engine import precision, state
+from anifast.engine import lock, precision, state
 from anifast.engine.log import RunLog
 from anifast.engine.loop import Loop
 from anifast.errors import AnifastError
@@ -50,8 +49,14 @@ def train(
     Raises:
         AnifastError: data, settings, folder or checkpoint cannot be used; the message says why and what to do.
     """
-    out, data = Path(out), Path(data)
-    values = dict(values or {})
+    with lock.hold(Path(out)):
+        return _train(system, Path(data), Path(out), preset, dict(values or {}), resume, device)
+
+
+def _train(
+    system: str, data: Path, out: Path, preset: str | None, values: dict[str, Any], resume: bool, device: str | None
+) -> bool:
+    """`train` in a folder that is held."""
     config_module = systems.module(system, "config")
     chosen = precision.pick_device(device)
     found: dict[str, Any] | None = None
@@ -63,7 +68,7 @@ def train(
             raise AnifastError(f"{out} holds a run of {systems.recognise(found, out)}, not of {system}")
         with state.about(out):
             old = systems.module(system, "checkpoints").config_of(found)
-        config = dataclasses.replace(old, **settings.changed(old, values))
+        config = settings.build(type(old), {**old.as_dict(), **settings.changed(old, values)})
     else:
         config = config_module.make(preset, values)
         held = [name for name in _MARKS if (out / name).exists()]

@@ -50,8 +50,13 @@ OptionalTensor defined(const Tensor& x) { return x.defined() ? OptionalTensor(x)
 Tensor or_undefined(const OptionalTensor& x) { return x.value_or(Tensor()); }
 bool needs_grad(const OptionalTensor& x) { return x && x->requires_grad(); }
 
+// Whether a gradient has to be recorded. Forward-mode tangents have no formula here and must not be dropped silently.
 template <class... Tensors>
 bool any_needs_grad(const Tensors&... tensors) {
+    const bool tangent = ((tensors && tensors->_fw_grad(/*level=*/0).defined()) || ...);
+    TORCH_CHECK_NOT_IMPLEMENTED(!tangent,
+                                "bias_lrelu: the native backend has no forward-mode differentiation (jvp); "
+                                "backend=\"reference\" has it");
     return at::GradMode::is_enabled() && (needs_grad(tensors) || ...);
 }
 

@@ -37,6 +37,8 @@ struct Shape {
     int64_t rows, length, mask_stride;
 
     Shape(at::IntArrayRef sizes, int64_t dim, bool channels_last) {
+        const auto rank = static_cast<int64_t>(sizes.size());
+        TORCH_CHECK(dim >= 0 && dim < rank, "bias_lrelu: dim must lie in [0, ", rank - 1, "], got ", dim);
         outer = 1, inner = 1, channels = sizes[dim];
         for (int64_t i = 0; i < dim; ++i) outer *= sizes[i];
         for (int64_t i = dim + 1; i < static_cast<int64_t>(sizes.size()); ++i)

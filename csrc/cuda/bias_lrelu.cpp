@@ -77,7 +77,8 @@ struct Call {
         TORCH_CHECK(same || (wide && value->scalar_type() == sum_type(x)), "bias_lrelu: ", name, " has dtype ",
                     value->scalar_type(), ", expected ", x.scalar_type());
         if (wide) *wide = !same;
-        return keep.emplace_back(numel == x.numel() ? value->contiguous(format) : value->contiguous()).const_data_ptr();
+        return keep.emplace_back(value->dim() == x.dim() ? value->contiguous(format) : value->contiguous())
+            .const_data_ptr();
     }
 
     void set_bias(const OptionalTensor& bias) {

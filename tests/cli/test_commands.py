@@ -20,6 +20,7 @@ import anifast
 from anifast import cli, systems
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.cyclegan.config import PRESETS, Config
+from anifast.systems.cyclegan.networks import Generator
 
 Capture = pytest.CaptureFixture[str]
 
@@ -110,6 +111,10 @@ def test_help_of_train_lists_every_setting_and_preset(capsys: Capture) -> None:
         (("translate", "run", "in", "--out", "y", "--precision", "fp8"), "'fp8'"),
         (("portraits", "--out", "y", "--size", "5000"), "5000"),
         (("portraits", "--out", "y", "--layout", "stargan"), "'stargan'"),
+        (("train", "cyclegan", "--dat", "x", "--out", "y"), "--data"),
+        (("train", "cyclegan", "--data", "x", "--out", "y", "--resu"), "--resu"),
+        (("translate", "run", "in", "--out", "y", "--keep"), "--keep"),
+        (("--versio", "doctor"), "--versio"),
         (("doctor", "--loud"), "--loud"),
         (("demo", "--loud"), "--loud"),
     ],
@@ -139,6 +144,15 @@ def test_doctor(capsys: Capture) -> None:
     said = capsys.readouterr().out
     for words in (f" {anifast.__version__} from ", torch.__version__, "\nbackends\n", "bias_lrelu on cpu: "):
         assert words in said
+
+
+def test_nobody_reads_the_output() -> None:
+    process = start("doctor")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=120) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
 
 
 def test_an_explicit_backend_that_is_absent_is_one_error(data: Path, tmp_path: Path) -> None:
@@ -357,6 +371,7 @@ def test_results_never_replace_inputs(run: Path, data: Path, tmp_path: Path, cap
         (("--size", "30"), "multiple of 4"),
         (("--size", "4"), "at least 8"),
         (("--size", "0"), "at least 8"),
+        (("--size", "100000000"), "--size"),
         (("--batch", "0"), "at least 1"),
         (("--device", "tpu"), "tpu"),
     ],
@@ -368,6 +383,20 @@ def test_options_that_cannot_be(
     error = the_error(capsys.readouterr().err)
     assert words in error and options[1] in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: x")])
+def test_too_little_memory(
+    run: Path, data: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Generator, "forward", full)
+    assert translate(run, data / "testA", "--out", tmp_path / "out", "--size", 64) == 1
+    said = the_error(capsys.readouterr().err)
+    assert "of side 64" in said and "--size" in said and "--batch" in said
+    assert files(tmp_path / "out") == []
 
 
 class Bomb:
@@ -503,6 +532,8 @@ def test_load_refuses(run: Path, tmp_path: Path) -> None:
         anifast.load(tmp_path / "nowhere")
     with pytest.raises(AnifastError, match="colour"):
         anifast.load(run, "cpu", colour="red")
+    with pytest.raises(AnifastError, match="'fp17': there are fp32, bf16"):
+        anifast.load(run, "cpu", precision="fp17")
     with pytest.raises(AnifastError, match="cuda:99"):
         anifast.load(run, "cuda:99")
     with pytest.raises(AnifastError, match="unknown system 'stargan'; there are cyclegan"):

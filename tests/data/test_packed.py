@@ -108,8 +108,9 @@ def test_batch(folder: Path, cache: Path) -> None:
     batch.zero_()  # a copy: what is done to it does not reach the cache
     assert np.array_equal(made.images[3], before)
     assert made.batch([]).shape == (0, 3, SIZE, SIZE)
-    with pytest.raises(IndexError):
-        made.batch([12])
+    for outside in ([12], [0, -1], [-13]):
+        with pytest.raises(IndexError):
+            made.batch(outside)
 
 
 def test_second_call_decodes_nothing(folder: Path, cache: Path, no_decoding: Callable[[], None]) -> None:
@@ -117,6 +118,14 @@ def test_second_call_decodes_nothing(folder: Path, cache: Path, no_decoding: Cal
     no_decoding()
     second = pack(folder, SIZE, cache_dir=cache)
     assert np.array_equal(first.images, second.images) and first.paths == second.paths
+
+
+@pytest.mark.parametrize("inside", ["cache", "a/cache", "."])
+def test_a_cache_below_the_folder(folder: Path, inside: str, no_decoding: Callable[[], None]) -> None:
+    first = pack(folder, SIZE, cache_dir=folder / inside)
+    pack(folder, SIZE + 1, cache_dir=folder / inside)
+    no_decoding()
+    assert pack(folder, SIZE, cache_dir=folder / inside).paths == first.paths
 
 
 def test_a_finished_pack_needs_no_writing(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,6 +424,16 @@ def test_cache_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch:
     check(made, folder)
     assert isinstance(made.images, np.memmap) and not made.images.flags.writeable
     assert os.listdir(scratch) == [] and sorted(os.listdir(tmp_path)) == ["file", "pictures", "scratch"]
+
+
+def test_a_lock_that_cannot_be_opened(folder: Path, cache: Path) -> None:
+    pack(folder, SIZE, cache_dir=cache)
+    (lock,) = cache.glob("*.lock")
+    lock.unlink()
+    lock.mkdir()
+    (folder / "a" / "0.png").unlink()
+    with pytest.warns(RuntimeWarning, match=r"the cache cannot be written \(Is a directory\)"):
+        check(pack(folder, SIZE, cache_dir=cache), folder)
 
 
 def test_read_only_cache_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training runs: what they write, that a resumed run is the uninterrupted one, and how they end when something fails."""
+"""Training runs: what they write, that a resumed run is the uninterrupted one, and how they end when things fail."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tiny_cyclegan import data_folder, leftovers, own_cache, picture, read, resu
 from torch import Tensor
 
 from anifast import cli
+from anifast.engine import lock
 from anifast.engine.log import Meter
 from anifast.engine.loop import Loop
 from anifast.systems.cyclegan import training
@@ -211,6 +212,15 @@ def test_a_finished_run_goes_on_with_more_images(data: Path, straight: Path, eig
     assert one["config"] == other["config"]
 
 
+def test_a_run_ends_after_its_minutes(data: Path, straight: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "run"
+    assert train(data, out, "--images", 16, "--minutes", 0, *INTERVALS) == 0
+    assert "0 of 16" in capsys.readouterr().out
+    assert read(out / "checkpoint.pt")["images"] == 0
+    assert resume(data, out, "--minutes", 60) == 0
+    assert_same(read(out / "checkpoint.pt")["nets"], read(straight / "checkpoint.pt")["nets"])
+
+
 def test_the_seed_decides(data: Path, straight: Path, tmp_path: Path) -> None:
     assert train(data, tmp_path / "other", "--images", 2, "--seed", 1) == 0
     assert train(data, tmp_path / "same", "--images", 16, *INTERVALS) == 0
@@ -321,6 +331,58 @@ def test_a_resumed_run_keeps_its_settings(
 ) -> None:
     assert resume(data, eight, *options) == 1
     assert words in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--save-every", "-3"), "setting save_every: -3 is below 1"),
+        (("--log-every", "0"), "setting log_every: 0 is below 1"),
+    ],
+)
+def test_a_resumed_run_checks_new_settings(
+    data: Path, eight: Path, capsys: Capture, options: tuple[str, ...], words: str
+) -> None:
+    assert resume(data, eight, "--images", 16, *options) == 1
+    assert words in the_error(capsys.readouterr().err)
+
+
+def test_two_runs_into_one_folder(data: Path, eight: Path, tmp_path: Path, capsys: Capture) -> None:
+    before = (eight / "checkpoint.pt").read_bytes()
+    with lock.hold(eight):
+        assert resume(data, eight, "--images", 16) == 1
+        error = the_error(capsys.readouterr().err)
+        assert str(eight) in error and "another run is writing here" in error
+    assert (eight / "checkpoint.pt").read_bytes() == before and not leftovers(eight)
+    with lock.hold(tmp_path / "new" / "run"):
+        assert train(data, tmp_path / "new" / "run", "--images", 1) == 1
+        assert "another run is writing here" in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "new").exists()
+    assert resume(data, eight, "--images", 9) == 0
+
+
+def test_the_run_folder_is_tried_before_the_pictures_are_packed(
+    data: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assemble(*_: object) -> None:
+        raise AssertionError("pictures were packed")
+
+    monkeypatch.setattr(training, "assemble", assemble)
+    (tmp_path / "file").write_text("mine")
+    assert train(data, tmp_path / "file" / "run") == 1
+    assert "cannot write to the run folder" in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "line", ["3", "null", '["images"]', '{"loss": 1}', '{"images": "x"}', '{"images": 3, "lo', "\0"]
+)
+def test_damaged_metrics_are_left_out(data: Path, eight: Path, line: str) -> None:
+    metrics = eight / "metrics.jsonl"
+    before = learnt(eight)
+    metrics.write_text(line + "\n" + metrics.read_text() + line)
+    assert resume(data, eight, "--images", 9) == 0
+    after = learnt(eight)
+    assert after[: len(before)] == before and [row["images"] for row in after[len(before) :]] == [9]
 
 
 def test_resuming_on_other_pictures_is_refused(data: Path, eight: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -493,6 +555,29 @@ def test_testfolders_are_not_needed(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "samples" / "0000001.png").exists()
 
 
+def test_empty_testfolders_are_as_none(data: Path, tmp_path: Path) -> None:
+    for name in ("trainA", "trainB"):
+        shutil.copytree(data / name, tmp_path / "faces" / name)
+    (tmp_path / "faces" / "testA").mkdir()
+    assert train(tmp_path / "faces", tmp_path / "run", "--images", 1) == 0
+
+
+@pytest.mark.parametrize("kind", ["file", "text", "damaged"])
+def test_testfolders_that_cannot_be_used(data: Path, tmp_path: Path, capsys: Capture, kind: str) -> None:
+    faces = tmp_path / "faces"
+    shutil.copytree(data, faces)
+    shutil.rmtree(faces / "testB")
+    if kind == "file":
+        (faces / "testB").write_text("mine")
+    else:
+        (faces / "testB").mkdir()
+        name = "note.txt" if kind == "text" else "0.png"
+        (faces / "testB" / name).write_bytes((data / "testB" / "0.png").read_bytes()[:60] if "0" in name else b"text")
+    assert train(faces, tmp_path / "run", "--images", 1) == 1
+    assert str(faces / "testB") in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("remove", "words"),
     [
@@ -548,6 +633,7 @@ def test_pairs_need_equal_numbers(data: Path, tmp_path: Path, capsys: Capture) -
         (("--size", "30"), "below 32"),
         (("--size", "34"), "multiple of 4"),
         (("--images", "0"), "below 1"),
+        (("--seed", str(10**30)), "setting seed"),
         (("--device", "tpu"), "tpu"),
         (("--device", "cuda:77"), "--device cpu"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from bias_lrelu_cases import CASE, CASES, Case, call, check, golden_results, layout, make, results
+from bias_lrelu_cases import CASE, CASES, Case, call, check, golden_results, make, results
 from op_checks import CalledOps, nan_filled_allocations
 from torch import Tensor
 
@@ -226,7 +226,7 @@ def test_an_absent_backend_raises_with_the_reason(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_as_one_graph(backend: str, dynamic: bool) -> None:
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
     def model(x: Tensor, bias: Tensor, noise: Tensor, strength: Tensor) -> Tensor:
         return bias_lrelu(x.sin(), bias, noise=noise, noise_strength=strength, clamp=1.0, backend=backend).cos()
@@ -364,6 +364,9 @@ def test_the_dispatcher_ops_check_their_own_arguments() -> None:
         ops.bias_lrelu(x, torch.zeros(4), None, None, None, 1, 0.2, 1.0, None, 1.0, False)
     with pytest.raises(RuntimeError, match="noise has 3 elements"):
         ops.bias_lrelu(x, None, torch.zeros(3), None, None, 1, 0.2, 1.0, None, 1.0, False)
+    for dim in (-1, 4):
+        with pytest.raises(RuntimeError, match=rf"dim must lie in \[0, 3\], got {dim}"):
+            ops.bias_lrelu(x, None, None, None, None, dim, 0.2, 1.0, None, 1.0, False)
     with pytest.raises(RuntimeError, match="the mask is missing, and slope 0.2 needs it"):
         ops.bias_lrelu_backward(x, None, None, 1, False, 0.2, 1.0, False, False)
     with pytest.raises(RuntimeError, match="mask must be uint8 with 18 bytes a plane, got Byte of shape"):
@@ -372,8 +375,15 @@ def test_the_dispatcher_ops_check_their_own_arguments() -> None:
         ops.bias_lrelu(x.requires_grad_(), None, None, None, None, 1, 0.2, 1.0, None, 1.0, False)
 
 
-def test_layout_helper_is_honest() -> None:
-    assert layout(torch.randn(2, 8, 3, 5), CASE["nhwc"]).stride()[1] == 1
+def test_forward_mode_is_right_or_refused() -> None:
+    x, tangent = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    _, got = torch.func.jvp(lambda x: bias_lrelu(x, backend="reference"), (x,), (tangent,))
+    torch.testing.assert_close(got, tangent * torch.where(x > 0, 1.0, 0.2) * math.sqrt(2))
+    if _native.unavailable("cpu") is None:
+        with pytest.raises(NotImplementedError, match='no forward-mode.*backend="reference" has it'):
+            torch.func.jvp(lambda x: bias_lrelu(x, backend="native"), (x,), (tangent,))
+        with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode"):
+            bias_lrelu(torch.autograd.forward_ad.make_dual(x, tangent), backend="native")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,16 +1,18 @@
-"""CycleGAN's parts against the figures and formulas of the paper and the reference: sizes, keys, schedule, pool, losses."""
+"""CycleGAN's parts against the figures and formulas of its sources: sizes, keys, schedule, pool, losses."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anifast.engine.loop import run_step
+from anifast.engine.loop import Phase, run_step
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.cyclegan import checkpoints, networks
 from anifast.systems.cyclegan.config import PRESETS, make
@@ -258,6 +260,23 @@ def test_each_phase_trains_its_own_networks_only() -> None:
         for name, net in model.nets.items():
             moved = {n for n, p in net.named_parameters() if not torch.equal(p, before[name][n])}
             assert moved == ({n for n, _ in net.named_parameters()} if name[0] == trained else set()), name
+
+
+def test_networks_of_the_other_phase_are_frozen() -> None:
+    """Their gradients would be thrown away."""
+    model = CycleGAN(make("reference", SMALL), CPU)
+    trainable: dict[str, set[str]] = {}
+    for phase in model.phases:
+
+        def noted(phase: Phase = phase, loss: Callable[[], Any] = phase.loss) -> Any:
+            nets = model.nets.items()
+            trainable[phase.name] = {name for name, net in nets for p in net.parameters() if p.requires_grad}
+            return loss()
+
+        phase.loss = noted
+    model.begin((images(1, 32, 0), images(1, 32, 1)), 0)
+    run_step(model.phases, 0, CPU)
+    assert trainable == {"generators": {"G_AB", "G_BA"}, "discriminators": {"D_A", "D_B"}}
 
 
 def test_learning_rate() -> None:

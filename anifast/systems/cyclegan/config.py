@@ -70,7 +70,7 @@ class Config:
     beta2: float = option(0.999, "second moment decay of Adam", low=0)
     epochs: int = option(100, "epochs at the full learning rate", low=0)
     decay_epochs: int = option(100, "epochs of linear decay behind them", low=0)
-    seed: int = option(0, "seed of weights, data order, augmentation and pools", low=0)
+    seed: int = option(0, "seed of weights, data order, augmentation and pools", low=0, high=2**63 - 1)
 
     images: int | None = option(
         None, "end after this many pictures per domain, wherever the epochs stand", low=1, on_resume=True

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anifast.engine.precision import autocast
+from anifast.engine.precision import PRECISIONS, autocast
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.cyclegan import checkpoints
 from anifast.systems.cyclegan.networks import Generator
@@ -23,6 +23,7 @@ class Translator:
         precision: "fp32", or "bf16" for faster convolutions where the machine has them.
 
     Raises:
+        AnifastError: there is no such precision.
         CheckpointError: the file holds another architecture.
     """
 
@@ -30,6 +31,8 @@ class Translator:
     targets = ("B", "A")
 
     def __init__(self, state: Mapping[str, Any], device: torch.device, precision: str = "fp32") -> None:
+        if precision not in PRECISIONS:
+            raise AnifastError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
         self.config, self._weights = checkpoints.generators(state)
         self.device, self.precision = device, precision
         self._nets: dict[str, Generator] = {}
@@ -100,7 +103,7 @@ def load(state: Mapping[str, Any], device: torch.device, **options: Any) -> Tran
     """The model in a loaded checkpoint.
 
     Raises:
-        AnifastError: an option that this system does not have.
+        AnifastError: an option that this system does not have, or a value that it cannot take.
     """
     unknown = set(options) - {"precision"}
     if unknown:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anifast.data.augment import crop_flip
-from anifast.data.folders import to_float
+from anifast.data.folders import to_float, walk
 from anifast.data.packed import PackedImages, pack
 from anifast.data.samplers import PairedSampler, UnalignedSampler
 from anifast.engine.loop import Phase, Plan
@@ -70,7 +70,7 @@ class Pictures:
         device: where the batches go.
 
     Raises:
-        DataError: a folder is missing or holds no picture.
+        DataError: a folder of training pictures is missing, or one that has files holds no picture that can be read.
     """
 
     def __init__(self, root: Path, config: Config, device: torch.device) -> None:
@@ -84,9 +84,10 @@ class Pictures:
         self.a, self.b = (pack(root / name, config.loaded) for name in ("trainA", "trainB"))
         self._shown = []
         for letter, train in (("A", self.a), ("B", self.b)):
-            try:
-                held = pack(root / f"test{letter}", config.size)
-            except DataError:
+            test = root / f"test{letter}"
+            if test.exists() and next(walk(test), None) is not None:
+                held = pack(test, config.size)
+            else:
                 held = pack(root / f"train{letter}", config.size) if config.loaded != config.size else train
             self._shown.append(held)
         sampler = UnalignedSampler if config.pairing == "unaligned" else PairedSampler
