@@ -257,8 +257,8 @@ def bias_lrelu(
     """clamp(gain * lrelu(x + noise_strength * noise + bias)) + residual_gain * residual, in one pass over memory.
 
     The activation of StyleGAN2 (Karras et al. 2020, section 2.2 and appendix B: lrelu with slope 0.2 times sqrt 2,
-    noise scaled by a learned scalar before the bias), with the residual sum of its discriminator. Any order of gradient is
-    exact with respect to x, bias, noise, noise_strength and residual; forward mode (jvp) on the reference only.
+    noise scaled by a learned scalar before the bias), with the residual sum of its discriminator. Any order of gradient
+    is exact with respect to x, bias, noise, noise_strength and residual; forward mode (jvp) on the reference only.
 
     Args:
         x: floating point, any rank >= 2, any size including 0; contiguous or channels_last is kept in the output.

@@ -125,22 +125,24 @@ inline void for_vectors(int64_t begin, int64_t end, const Step& step) {
     if (i < end) step(i, end - i, std::false_type{});
 }
 
-// f of the n lanes at `i` of a row as forward left it behind.
+// f * v for the n lanes at `i` of a row, with f as forward left it behind. What was clamped is 0 even where v is inf or
+// NaN, as in torch.clamp.
 template <Factor kFactor, bool kFull, class T>
-inline Vec<Accumulate<T>> factor(const Inputs<T>& in, const Shape& shape, int64_t row, int64_t i, int64_t n) {
+inline Vec<Accumulate<T>> times_factor(Vec<Accumulate<T>> v, const Inputs<T>& in, const Shape& shape, int64_t row,
+                                       int64_t i, int64_t n) {
     using A = Accumulate<T>;
     const Vec<A> positive = broadcast<A>(in.gain), negative = broadcast<A>(in.negative_gain);
-    if constexpr (kFactor == Factor::kGain) return positive;
+    if constexpr (kFactor == Factor::kGain) return v * positive;
     const int64_t byte = row * shape.mask_stride + i / 8;
     const int64_t bytes = kFull ? kWidth<A> / 8 : (n + 7) / 8;
     uint32_t bits = 0;
     std::memcpy(&bits, in.bits + byte, bytes);
-    Vec<A> f = select<A>(from_bits<A>(bits), positive, negative);
+    v *= select<A>(from_bits<A>(bits), positive, negative);
     if (in.clamp_plane) {
         std::memcpy(&bits, in.bits + in.plane + byte, bytes);
-        f = select<A>(from_bits<A>(bits), f, Vec<A>{});
+        v = select<A>(from_bits<A>(bits), v, Vec<A>{});
     }
-    return f;
+    return v;
 }
 
 // The first of the noise values that belong to a row.
@@ -171,7 +173,7 @@ void apply(const Inputs<T>& in, const Outputs<T>& to, const Shape& shape) {
             if constexpr (!kPixel && kNoise) v += in.strength * load_n<kFull>(noise + i, n);
             if (kPixel && in.bias) v += load_n<kFull>(in.bias + i, n);
             if constexpr (kFactor != Factor::kOwnSign) {
-                v *= factor<kFactor, kFull>(in, shape, row, i, n);
+                v = times_factor<kFactor, kFull>(v, in, shape, row, i, n);
             } else {
                 const LaneMask<A> up = v > 0;
                 v *= select<A>(up, positive, negative);
@@ -218,7 +220,7 @@ void backward(const Inputs<T>& in, T* gx, const Shape& shape, Accumulate<T>* gbi
     // gx of the n lanes at `i` of a row; lanes beyond n may hold NaN from 0 * inf.
     const auto value = [&](int64_t row, int64_t i, int64_t n, auto full) {
         constexpr bool kFull = decltype(full)::value;
-        return load_n<kFull>(in.x + row * shape.length + i, n) * factor<kFactor, kFull>(in, shape, row, i, n);
+        return times_factor<kFactor, kFull>(load_n<kFull>(in.x + row * shape.length + i, n), in, shape, row, i, n);
     };
     const auto counted = [](Vec<A> v, int64_t n, auto full) {
         return decltype(full)::value ? v : select<A>(from_bits<A>((1u << n) - 1), v, Vec<A>{});

@@ -144,6 +144,16 @@ def test_nan_and_inf_pass_as_in_plain_pytorch(backend: str, value: float, clamp:
     torch.testing.assert_close(grad, expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_was_clamped_stops_any_gradient(backend: str, value: float) -> None:
+    x = torch.tensor([[3.0, 0.1, -4.0]]).repeat(1, 7).requires_grad_()
+    (grad,) = torch.autograd.grad(bias_lrelu(x, clamp=0.5, gain=1.0, backend=backend), x, torch.full_like(x, value))
+    expected = torch.tensor([[0.0, value, 0.0]]).repeat(1, 7)
+    expected[:, 2::3] = 0.0
+    torch.testing.assert_close(grad, expected, equal_nan=True)
+
+
 @needs_native
 def test_bfloat16_rounds_to_nearest_even_and_keeps_nan() -> None:
     x = torch.arange(0, 1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)[None]

@@ -48,6 +48,11 @@ class Config:
     down_padding: str = option("zero", "padding of a generator's stride-2 convolutions", choices=("zero", "reflect"))
     branch_relu: bool = option(False, "a ReLU at the end of each residual branch")
     skip: bool = option(False, "generators give the change of a picture, not the picture: sharp after a short run")
+    upsample: str = option(
+        "transpose",
+        "transpose: transposed convolutions; resize: nearest neighbours and a convolution, against checkerboards",
+        choices=("transpose", "resize"),
+    )
     sigmoid: bool = option(False, "a sigmoid behind the discriminators")
     init: str = option(
         "normal",

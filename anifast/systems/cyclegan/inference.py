@@ -50,7 +50,9 @@ class Translator:
 
     def _build(self) -> Generator:
         c = self.config
-        return Generator(c.blocks, c.width, down_padding=c.down_padding, branch_relu=c.branch_relu, skip=c.skip)
+        return Generator(
+            c.blocks, c.width, down_padding=c.down_padding, branch_relu=c.branch_relu, skip=c.skip, upsample=c.upsample
+        )
 
     @staticmethod
     def _fill(net: Generator, weights: Mapping[str, Tensor], assign: bool = False) -> None:

@@ -108,6 +108,14 @@ class UpConv(Conv):
         return F.conv_transpose2d(x, self.weight, None, stride=2, padding=1, output_padding=1)
 
 
+class ResizeConv(Conv):
+    """Twice the size by nearest neighbours, then a 3x3 convolution: no checkerboard, more work than `UpConv`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N,inputs,H,W -> N,outputs,2H,2W."""
+        return F.conv2d(reflect(F.interpolate(x, scale_factor=2, mode="nearest"), 1), self.weight)
+
+
 class ResidualBlock(nn.Module):
     """x + IN(conv(ReLU(IN(conv(x))))), reflection padding, no ReLU behind the sum.
 
@@ -140,6 +148,7 @@ class Generator(nn.Module):
         branch_relu: see `ResidualBlock`.
         skip: the network gives the change of the image instead of the image: output = input + 2 tanh(...). It starts
             near the identity and stays sharp, which small networks and short runs need; not in the published files.
+        upsample: "transpose" as published, or "resize" against checkerboards.
         channels: of input and output images.
     """
 
@@ -151,19 +160,21 @@ class Generator(nn.Module):
         down_padding: str = "zero",
         branch_relu: bool = False,
         skip: bool = False,
+        upsample: str = "transpose",
         channels: int = 3,
     ) -> None:
         super().__init__()
         self.blocks, self.skip = blocks, skip
         w, b = width, blocks
+        up = {"transpose": UpConv, "resize": ResizeConv}[upsample]
         self.model = nn.ModuleDict(
             {
                 "1": Conv(channels, w, 7, padding=3, mode="reflect"),
                 "4": Conv(w, 2 * w, 3, stride=2, padding=1, mode=down_padding),
                 "7": Conv(2 * w, 4 * w, 3, stride=2, padding=1, mode=down_padding),
                 **{f"{10 + j}": ResidualBlock(4 * w, branch_relu) for j in range(b)},
-                f"{10 + b}": UpConv(4 * w, 2 * w, 3),
-                f"{13 + b}": UpConv(2 * w, w, 3),
+                f"{10 + b}": up(4 * w, 2 * w, 3),
+                f"{13 + b}": up(2 * w, w, 3),
                 f"{17 + b}": Conv(w, channels, 7, padding=3, mode="reflect", live=True),
             }
         )

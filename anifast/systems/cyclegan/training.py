@@ -48,6 +48,7 @@ def networks(config: Config) -> dict[str, nn.Module]:
             down_padding=config.down_padding,
             branch_relu=config.branch_relu,
             skip=config.skip,
+            upsample=config.upsample,
         )
     for name in ("D_A", "D_B"):
         nets[name] = Discriminator(config.d_width, sigmoid=config.sigmoid)
