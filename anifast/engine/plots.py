@@ -128,6 +128,8 @@ def line_plot(
 
     draw.text((left, 10 * s), title, fill=INK, font=big, anchor="lt")
     draw.text((right, (size[1] - 6) * s), xlabel, fill=GREY, font=small, anchor="rb")
+    if not shown:
+        draw.text(((left + right) / 2, (top + bottom) / 2), "not in use", fill=GREY, font=big, anchor="mm")
     if len(curves) > 1:
         across = right
         for number, name in reversed(list(enumerate(curves))):
@@ -141,14 +143,18 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], panels: Sequence[Panel], colu
 
     Args:
         rows: lines of metrics.jsonl.
-        panels: what to show; a curve is left empty where a line lacks its keys.
+        panels: what to show; those whose losses the run does not have are left out.
         columns: plots beside each other.
     """
     plots = []
     for panel in panels:
         known = [row for row in rows if all(key in row for key in panel.keys)]
+        if not known:
+            continue
         values = [sum(float(row[key]) for key in panel.keys) for row in known]
         plots.append(line_plot(panel.title, [float(row["images"]) for row in known], {panel.title: values}))
+    if not plots:
+        plots = [line_plot("no losses yet", [], {"": []})]
     width, height = plots[0].size
     figure = Image.new("RGB", (width * min(columns, len(plots)), height * -(-len(plots) // columns)), PAPER)
     for number, plot in enumerate(plots):
