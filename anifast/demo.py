@@ -44,10 +44,9 @@ SETTINGS: dict[str, Any] = {
     "width": 32,
     "d_width": 32,
     "skip": True,
-    "upsample": "resize",
     # A network that starts at the identity needs no identity loss, and a strong cycle loss would keep it there.
-    "lambda_a": 2.5,
-    "lambda_b": 2.5,
+    "lambda_a": 2.0,
+    "lambda_b": 2.0,
     "lambda_identity": 0.0,
     "lr": 4e-4,
     "log_every": 20,
