@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anifast
-from anifast.errors import AnifastError
+from anifast.errors import AnifastError, ToldElsewhere
 from anifast.systems import SYSTEMS
 
 
@@ -98,7 +98,8 @@ def _translate(args: argparse.Namespace) -> int:
     jobs, rejected = translate.collect(args.inputs, args.out)
     model = anifast.load(args.model, args.device, precision=args.precision)
     translate.check_writable(args.out)
-    print(f"{len(jobs)} pictures -> {args.to}, {precision.describe(model.device, args.precision)}")
+    average = ", averaged weights" if model.averaged else ""
+    print(f"{len(jobs)} pictures -> {args.to}{average}, {precision.describe(model.device, args.precision)}")
     outcome = translate.translate_files(
         lambda images: model.translate(images, to=args.to),
         jobs,
@@ -116,6 +117,20 @@ def _translate(args: argparse.Namespace) -> int:
         raise AnifastError(
             f"{len(failed)} of {len(jobs) + len(rejected)} pictures could not be translated (named above)"
         )
+    return 0
+
+
+def _plot_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, also of runs that go on")
+    parser.add_argument(
+        "--out", type=Path, metavar="PNG", help="the figure [RUN/losses.png; to be given for several runs]"
+    )
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from anifast.systems import runs
+
+    print(runs.plot(args.runs, args.out))
     return 0
 
 
@@ -146,6 +161,7 @@ def _elsewhere(module: str) -> tuple[Callable[[argparse.ArgumentParser], None], 
 COMMANDS = {
     "train": Command("train a system on a folder of pictures", _train_options, _train),
     "translate": Command("translate pictures with a trained model", _translate_options, _translate),
+    "plot": Command("draw the losses of runs, several in one figure", _plot_options, _plot),
     "demo": Command("draw faces, train a small CycleGAN on them, translate new ones", _demo_options, _demo),
     "portraits": Command("write procedural faces in the layouts of the systems", *_elsewhere("anifast.data.portraits")),
     "doctor": Command("say what is built and usable here, and why not", *_elsewhere("anifast.doctor")),
@@ -181,6 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = COMMANDS[args.command].run(args)
         sys.stdout.flush()
         return code
+    except ToldElsewhere:
+        return 1
     except AnifastError as error:
         print(f"anifast: error: {error}", file=sys.stderr)
         return 1

@@ -21,3 +21,7 @@ class CheckpointError(AnifastError):
 
 class BackendError(AnifastError, RuntimeError):
     """A backend that was asked for explicitly and is not available here."""
+
+
+class ToldElsewhere(AnifastError):
+    """The run ends for a reason that another of its processes tells; this one ends in silence."""

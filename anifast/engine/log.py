@@ -1,4 +1,4 @@
-"""What a run tells: lines on the terminal and in log.txt, losses in metrics.jsonl."""
+"""What a run tells: lines on the terminal and in log.txt, losses in metrics.jsonl, both and pictures in TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from anifast.engine.distributed import Team
 from anifast.errors import AnifastError
 from anifast.files import write_text
 from anifast.progress import Progress
@@ -21,14 +24,17 @@ class RunLog:
     """Lines for people: printed, above the progress bar while there is one, and kept in RUN/log.txt.
 
     Args:
-        folder: the run folder, made if missing.
+        folder: the run folder, made if missing; None: nothing is told (a process that is not the first).
 
     Raises:
         AnifastError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.bar: Progress | None = None
+        self._file = None
+        if folder is None:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = open(folder / "log.txt", "a", encoding="utf-8", buffering=1)
@@ -43,6 +49,8 @@ class RunLog:
         Raises:
             AnifastError: log.txt cannot be written.
         """
+        if self._file is None:
+            return
         with _writing(self._file.name):
             self._file.write(text + "\n")
         if self.bar is not None:
@@ -52,6 +60,8 @@ class RunLog:
 
     def close(self) -> None:
         """Close the file."""
+        if self._file is None:
+            return
         with suppress(OSError):  # what could not be written has been told
             self._file.close()
 
@@ -80,19 +90,25 @@ class Meter:
             self._sums[name] = value.clone() if known is None else known.add_(value)
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call; this is where the host waits for the device, once."""
-        names = list(self._sums)
-        if not names:
-            return {}
-        sums = torch.stack([self._sums[name].double() for name in names]).tolist()
-        means = {name: value / self._counts[name] for name, value in zip(names, sums, strict=True)}
+    def take(self, team: Team | None = None) -> dict[str, float]:
+        """The means since the last call; this is where the host waits for the device, once. Collective."""
+        means = {name: float(value) / self._counts[name] for name, value in self._joined(team).items()}
         self._sums, self._counts = {}, {}
         return means
 
-    def state_dict(self) -> dict[str, Any]:
-        """What has been added since the last `take`."""
-        return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "counts": dict(self._counts)}
+    def state_dict(self, team: Team | None = None) -> dict[str, Any]:
+        """What has been added since the last `take`; collective."""
+        sums = {name: value.to(self._sums[name].dtype) for name, value in self._joined(team).items()}
+        return {"sums": sums, "counts": dict(self._counts)}
+
+    def _joined(self, team: Team | None) -> dict[str, Tensor]:
+        """The sums in float64 on the CPU, averaged over the processes."""
+        if not self._sums:
+            return {}
+        sums = torch.stack([value.double() for value in self._sums.values()]).cpu()
+        if team is not None:
+            team.average([sums])
+        return dict(zip(self._sums, sums.unbind(), strict=True))
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`."""
@@ -134,3 +150,54 @@ class Metrics:
         """Drop what was written after picture `images`, where a resumed run takes over."""
         rows = [row for row in self.read() if row["images"] <= images]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+class Board:
+    """The same figures and the sample sheets for TensorBoard, in RUN/tensorboard, where it is installed.
+
+    Args:
+        folder: the run folder.
+        images: pictures seen so far; what an interrupted run wrote beyond is hidden.
+        log: told, once, where TensorBoard is missing.
+    """
+
+    def __init__(self, folder: Path, images: int, log: RunLog) -> None:
+        self._path = folder / "tensorboard"
+        self._writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except Exception as error:  # a broken installation must not end a run that can do without
+            why = "is not installed" if isinstance(error, ImportError) else f"cannot be used ({error})"
+            log.say(f"TensorBoard {why}; pip install anifast[train] for it. metrics.jsonl and losses.png are written")
+            return
+        with _writing(self._path):
+            self._writer = SummaryWriter(str(self._path), purge_step=images)
+
+    def scalars(self, row: dict[str, Any]) -> None:
+        """Show a line of metrics.jsonl.
+
+        Raises:
+            AnifastError: the files cannot be written.
+        """
+        if self._writer is not None:
+            with _writing(self._path):
+                for name, value in row.items():
+                    if name != "images" and isinstance(value, int | float):
+                        self._writer.add_scalar(name, value, row["images"])
+
+    def picture(self, image: Image.Image, images: int) -> None:
+        """Show a sample sheet.
+
+        Raises:
+            AnifastError: the files cannot be written.
+        """
+        if self._writer is not None:
+            with _writing(self._path):
+                self._writer.add_image("samples", np.asarray(image.convert("RGB")), images, dataformats="HWC")
+                self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            with _writing(self._path):
+                self._writer.close()

@@ -1,11 +1,13 @@
-"""The training loop. It owns data, precision, logs, sheets and checkpoints, and knows no system.
+"""The training loop. It owns data, precision, processes, logs, sheets and checkpoints, and knows no system.
 
 A step is a list of named phases, each with its loss, its optimiser and the networks it trains. Progress is counted in
-images; everything that decides the next step is in the checkpoint, so a resumed run is the run uninterrupted.
+images; everything that decides the next step is in the checkpoint, so a resumed run is the run uninterrupted. All
+processes of a run go through this loop side by side; the first one alone writes and talks.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import signal
 import threading
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -22,7 +25,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anifast.engine import state as checkpoint
-from anifast.engine.log import Meter, Metrics, RunLog
+from anifast.engine.acceleration import Graphs, compile_nets, compiling
+from anifast.engine.distributed import Team, alone, state_tensors
+from anifast.engine.ema import EMA
+from anifast.engine.log import Board, Meter, Metrics, RunLog
 from anifast.engine.plots import Panel, plot_losses
 from anifast.engine.precision import autocast
 from anifast.errors import AnifastError, CheckpointError
@@ -36,17 +42,22 @@ class Phase:
 
     Attributes:
         name: for messages.
-        loss: gives the loss and detached scalars for the log; called with this phase's networks trainable only.
+        loss: gives the loss, a mean over images, and detached scalars for the log; called with the phase's inputs and
+            with this phase's networks trainable only. It may be recorded as a CUDA graph, so it neither makes random
+            choices on the host nor waits for the device.
         optimizer: its step ends the phase.
         nets: the networks that `optimizer` holds.
+        inputs: tensors of constant shapes, without gradient, that the loss starts from; whatever depends on random
+            choices or on other processes happens here.
         interval: the phase runs in every so manieth step.
         gain: factor on the loss.
     """
 
     name: str
-    loss: Callable[[], tuple[Tensor, dict[str, Tensor]]]
+    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     optimizer: torch.optim.Optimizer
     nets: Sequence[nn.Module]
+    inputs: Callable[[], tuple[Tensor, ...]] = tuple
     interval: int = 1
     gain: float = 1.0
 
@@ -56,6 +67,7 @@ class System(Protocol):
 
     phases: Sequence[Phase]
     panels: Sequence[Panel]
+    ema: EMA | None
 
     def begin(self, batch: Any, images: int) -> None:
         """Take the batch of the next step; `images` were seen before it (sets learning rates)."""
@@ -70,7 +82,7 @@ class System(Protocol):
         """A picture of what the networks do now."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """All that the next step depends on; the same in all processes."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
@@ -80,10 +92,10 @@ class Batches(Protocol):
     """What the loop asks of the data."""
 
     def next(self) -> Any:
-        """The next batch, on the device."""
+        """This process's part of the next batch, on the device."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the data stands."""
+        """Where the data stands; the same in all processes."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
@@ -95,12 +107,16 @@ class Plan:
 
     Attributes:
         total: images per domain at which the run ends.
-        batch: images per domain and step.
+        batch: images per domain and step, over all processes.
         log_every: images between two lines of metrics.jsonl.
         sheet_every: images between two sample sheets.
         save_every: images between two checkpoints.
         precision: "fp32" or "bf16".
         minutes: end after this time, wherever the images stand; None: no limit.
+        keep: how many checkpoints to keep.
+        bad_steps: the run ends after so many steps in a row whose loss or gradient is not finite.
+        compile: let torch.compile translate the networks.
+        cuda_graphs: record phases as CUDA graphs.
     """
 
     total: int
@@ -110,14 +126,34 @@ class Plan:
     save_every: int
     precision: str = "fp32"
     minutes: float | None = None
+    keep: int = 1
+    bad_steps: int = 10
+    compile: bool = False
+    cuda_graphs: bool = False
 
 
-def run_step(phases: Sequence[Phase], index: int, device: torch.device, precision: str = "fp32") -> dict[str, Tensor]:
+def run_step(
+    phases: Sequence[Phase],
+    index: int,
+    device: torch.device,
+    precision: str = "fp32",
+    team: Team | None = None,
+    graphs: Graphs | None = None,
+) -> dict[str, Tensor]:
     """Step number `index`: each phase that is due, in order, and its scalars for the log.
 
+    Args:
+        phases: of the system.
+        index: number of the step, from 0.
+        device: where the system lives.
+        precision: "fp32" or "bf16".
+        team: the processes of the run, over which gradients are averaged; None: one.
+        graphs: records and repeats phases; None: they run as they are.
+
     Raises:
-        FloatingPointError: on the CPU, where looking costs nothing, a loss that is not finite; no weight has changed
-            in that phase. On a GPU the loop finds it when it next reads the losses.
+        FloatingPointError: a loss or gradient is not finite, in any process; the weights of that phase have not
+            changed and the phases behind it have not run. Looking costs a GPU a wait of some microseconds in a phase
+            of milliseconds; without it a bad step would already be in the weights and in what outlives a step.
     """
     scalars: dict[str, Tensor] = {}
     for phase in phases:
@@ -126,19 +162,45 @@ def run_step(phases: Sequence[Phase], index: int, device: torch.device, precisio
         for other in phases:
             for net in other.nets:
                 net.requires_grad_(other is phase)
-        with autocast(device, precision):
-            loss, values = phase.loss()
-        scalars.update(values)
-        if device.type == "cpu" and not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss of phase {phase.name} is {loss.item()}")
-        phase.optimizer.zero_grad(set_to_none=True)
-        (loss if phase.gain == 1.0 else loss * phase.gain).backward()
+        work = partial(_forward_backward, phase, device, precision)
+        inputs = phase.inputs()
+        loss, values = graphs.run(phase.name, work, inputs) if graphs else work(*inputs)
+        gradients = [p.grad for net in phase.nets for p in net.parameters() if p.grad is not None]
+        if team is not None and team.world > 1:
+            loss = loss.clone()
+            team.average([loss, *gradients])  # also tells every process that one of them has a bad loss
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not bool(torch.isfinite(loss + norm)):
+            wrong = f"a gradient of phase {phase.name} is not finite"
+            raise FloatingPointError(
+                wrong if bool(torch.isfinite(loss)) else f"the loss of phase {phase.name} is {loss.item()}"
+            )
         phase.optimizer.step()
+        scalars.update(values)
     return scalars
 
 
+def _forward_backward(
+    phase: Phase, device: torch.device, precision: str, *inputs: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and scalars of a phase; its gradients are made anew."""
+    with autocast(device, precision):
+        loss, values = phase.loss(*inputs)
+    phase.optimizer.zero_grad(set_to_none=True)
+    (loss if phase.gain == 1.0 else loss * phase.gain).backward()
+    return loss.detach(), values
+
+
+class _Nowhere(io.StringIO):
+    """Where the progress bar of a process that does not talk is drawn."""
+
+    def write(self, text: str) -> int:
+        """Forget it."""
+        return len(text)
+
+
 class Loop:
-    """Runs a system on its data until `plan.total`, Ctrl-C or a loss that is not finite.
+    """Runs a system on its data until `plan.total`, Ctrl-C, or too many steps in a row that are not finite.
 
     Args:
         system: networks, losses and optimisers.
@@ -148,7 +210,14 @@ class Loop:
         device: where the system lives.
         log: tells people.
         header: what else goes into each checkpoint (format, config).
+        team: the processes of the run; None: one.
+
+    Raises:
+        AnifastError: torch.compile or CUDA graphs are asked for and cannot be had.
     """
+
+    #: So many steps that are not finite are told one by one; metrics.jsonl counts them all.
+    SAID = 10
 
     def __init__(
         self,
@@ -159,15 +228,24 @@ class Loop:
         device: torch.device,
         log: RunLog,
         header: dict[str, Any],
+        team: Team | None = None,
     ) -> None:
         self.system, self.data, self.plan, self.folder, self.device = system, data, plan, folder, device
-        self.log, self.header = log, header
+        self.log, self.header, self.team = log, header, team or alone(device)
         self.images = 0
         self.steps = 0
+        self.skipped = 0  # steps that were not finite, and how many of them are the latest
+        self.in_a_row = 0
         self.meter = Meter()
         self.metrics = Metrics(folder / "metrics.jsonl")
+        self.board: Board | None = None
+        self.graphs = Graphs(device) if plan.cuda_graphs else None
         self._saved = -1
-        self._stop = ""
+        self._told = 0  # the signal that this process got
+        self._stop = ""  # why all of them stop
+        self._nets = [net for phase in system.phases for net in phase.nets]
+        if plan.compile:
+            compile_nets(self._nets, device)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of this system and data.
@@ -179,133 +257,224 @@ class Loop:
         try:
             self.images = self._saved = int(state["images"])
             self.steps = int(state["steps"])
+            self.skipped = int(state.get("skipped", 0))
             self.system.load_state_dict(state)
+            if self.system.ema is not None:
+                self.system.ema.load_state_dict(state["ema"])
             self.data.load_state_dict(state["data"])
             self.meter.load_state_dict(state["meter"], self.device)
             checkpoint.set_random_state(state["rng"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
             raise CheckpointError(f"the checkpoint cannot be resumed from: {reason}") from error
-        self.metrics.cut(self.images)
+        if self.team.first:
+            self.metrics.cut(self.images)
+
+    def begin(self) -> None:
+        """Let all processes start from the same weights and random state; collective.
+
+        Both are the same already where they come from the same seed or checkpoint on machines of one kind.
+
+        Raises:
+            AnifastError: the networks differ in more than their values.
+        """
+        tensors = state_tensors(self._nets)
+        self.team.check_same([(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors], "its networks")
+        self.team.broadcast(tensors)
+        random = torch.get_rng_state()
+        self.team.broadcast([random])
+        torch.set_rng_state(random)
+        if self.system.ema is not None:
+            self.team.broadcast(state_tensors(list(self.system.ema.nets.values())))
 
     def save(self) -> None:
-        """Write the checkpoint, unless the networks are no longer finite."""
+        """Write the checkpoint, unless the networks are no longer finite; collective.
+
+        In a row of steps that were not finite the last good checkpoint stays as it is.
+        """
         for phase in self.system.phases:
             for net in phase.nets:
                 if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
                     raise FloatingPointError(f"weights trained in phase {phase.name} are not finite")
+        if self.in_a_row:
+            self.log.say(f"image {self.images}: not saved, the last steps were not finite; {self._kept()}")
+            return
+        meter = self.meter.state_dict(self.team)
+        self.team.lead(lambda: self._write(meter))
+        self._saved = self.images
+
+    def _write(self, meter: dict[str, Any]) -> None:
         state = {
             **self.header,
             "images": self.images,
             "steps": self.steps,
+            "skipped": self.skipped,
             **self.system.state_dict(),
+            **({} if self.system.ema is None else {"ema": self.system.ema.state_dict()}),
             "data": self.data.state_dict(),
-            "meter": self.meter.state_dict(),
+            "meter": meter,
             "rng": checkpoint.random_state(),
         }
         checkpoint.save(self.folder / checkpoint.NAME, state)
-        self._saved = self.images
+        checkpoint.keep_last(self.folder, self.images, self.plan.keep)
 
     def run(self) -> bool:
         """Train.
 
         Returns:
-            True when `plan.total` or `plan.minutes` was reached, False when Ctrl-C (or SIGTERM) ended the run; the
-            state is saved either way.
+            True when `plan.total` or `plan.minutes` was reached, False when Ctrl-C (or SIGTERM), in any of the
+            processes, ended the run; the state is saved either way.
 
         Raises:
-            AnifastError: a loss or weight is no longer finite; the last checkpoint is intact.
+            AnifastError: losses, gradients or weights are no longer finite; the last checkpoint is intact.
         """
-        if self.images == 0:
-            self._draw()
-        bar = Progress(self.plan.total, "train", done=self.images)
+        try:
+            return self._run()
+        finally:
+            if self.board is not None:
+                self.board.close()
+
+    def _run(self) -> bool:
+        self.team.lead(self._begin)
+        bar = Progress(self.plan.total, "train", done=self.images, stream=None if self.team.first else _Nowhere())
         self.log.bar = bar
         try:
-            with self._signals():
+            with self._signals(), compiling(self.plan.compile):
                 self._train(bar)
             if self._saved != self.images:
                 self.save()
+            if self.in_a_row and not self._stop:
+                raise FloatingPointError(f"the last {self.in_a_row} steps were not finite")
         except FloatingPointError as error:
-            raise AnifastError(self._not_finite(str(error))) from None
+            raise self.team.told(AnifastError(self._not_finite(str(error)))) from None
         finally:
             bar.close()
             self.log.bar = None
+        self.team.lead(self._end)
+        return not self._stop
+
+    def _begin(self) -> None:
+        self.board = Board(self.folder, self.images, self.log)
+        if self.images == 0:
+            self._draw()
+
+    def _end(self) -> None:
         if self.images < self.plan.total:
             why = self._stop or f"the {self.plan.minutes:g} minutes are over"
-            self.log.say(f"{why}: stopped at image {self.images} of {self.plan.total}; saved, go on with --resume")
+            saved = "saved" if self._saved == self.images else self._kept()
+            self.log.say(f"{why}: stopped at image {self.images} of {self.plan.total}; {saved}, go on with --resume")
         self._draw()
         self._plot()
-        return not self._stop
 
     def _train(self, bar: Progress) -> None:
         plan, wait, since, counted = self.plan, 0.0, time.perf_counter(), 0
         deadline = since + 60.0 * plan.minutes if plan.minutes is not None else math.inf
-        while self.images < plan.total and not self._stop:
+        while self.images < plan.total and not self._must_stop(deadline):
             before = time.perf_counter()
-            if before >= deadline:
-                break
             batch = self.data.next()
             wait += time.perf_counter() - before
             self.system.begin(batch, self.images)
-            self.meter.add(run_step(self.system.phases, self.steps, self.device, plan.precision))
+            try:
+                scalars = run_step(self.system.phases, self.steps, self.device, plan.precision, self.team, self.graphs)
+            except FloatingPointError as error:
+                self._skip(str(error))
+            else:
+                self.in_a_row = 0
+                self.meter.add(scalars)
+                if self.system.ema is not None:
+                    self.system.ema.update(plan.batch)
             previous, self.images, self.steps = self.images, self.images + plan.batch, self.steps + 1
             counted += plan.batch
             note = None
             if self._due(plan.log_every, previous) or self.images >= plan.total:
-                means = self.meter.take()
-                bad = [name for name, value in means.items() if not math.isfinite(value)]
-                if bad:
-                    raise FloatingPointError(f"the loss {bad[0]} is {means[bad[0]]}")
+                means = self.meter.take(self.team)
                 seconds = time.perf_counter() - since
                 speed = {"images_per_second": counted / seconds, "data_wait": wait / seconds}
-                self.metrics.write({"images": self.images, **self.system.row(previous), **means, **speed})
-                note = f"{self.system.note(means)}  data wait {100 * wait / seconds:.0f}%"
+                row = {"images": self.images, **self.system.row(previous), **means, "skipped": self.skipped, **speed}
+                self.team.lead(partial(self._tell, row))
+                note = f"{self.system.note(means)}  " if means else "no finite step  "
+                note += f"data wait {100 * wait / seconds:.0f}%" + (f"  {self.skipped} skipped" if self.skipped else "")
                 wait, since, counted = 0.0, time.perf_counter(), 0
             if self._due(plan.save_every, previous) and self.images < plan.total:
                 self.save()
             if self._due(plan.sheet_every, previous) and self.images < plan.total:
                 pause = time.perf_counter()
-                self._draw()
-                self._plot()
+                self.team.lead(self._show)
                 since += time.perf_counter() - pause
             bar.update(plan.batch, note)
+
+    def _must_stop(self, deadline: float) -> bool:
+        """Whether any process was told to stop, or the time is over: all of them end at the same step; collective."""
+        wish = self.team.largest(2 * self._told + (time.perf_counter() >= deadline))
+        if wish > 1:
+            self._stop = signal.Signals(wish // 2).name
+        return wish > 0
+
+    def _skip(self, what: str) -> None:
+        self.skipped, self.in_a_row, limit = self.skipped + 1, self.in_a_row + 1, self.plan.bad_steps
+        if self.in_a_row >= limit:
+            raise FloatingPointError(what + (f", the {limit}th step in a row that is not finite" if limit > 1 else ""))
+        if self.skipped <= self.SAID:
+            more = "; more are only counted, in metrics.jsonl" if self.skipped == self.SAID else ""
+            self.log.say(
+                f"image {self.images}: {what}, the step is skipped; {limit} in a row end the run"
+                f" ({self.in_a_row} so far){more}"
+            )
 
     def _due(self, every: int, previous: int) -> bool:
         return self.images // every != previous // every
 
+    def _tell(self, row: dict[str, Any]) -> None:
+        self.metrics.write(row)
+        if self.board is not None:
+            self.board.scalars(row)
+
+    def _show(self) -> None:
+        self._draw()
+        self._plot()
+
     def _draw(self) -> None:
-        path = self.folder / "samples" / f"{self.images:07d}.png"
-        with atomic_path(path) as temporary:
-            self.system.sheet().save(temporary)
+        picture = self.system.sheet()
+        with atomic_path(self.folder / "samples" / f"{self.images:07d}.png") as temporary:
+            picture.save(temporary)
+        if self.board is not None:
+            self.board.picture(picture, self.images)
 
     def _plot(self) -> None:
         rows = self.metrics.read()
         if rows:
             with atomic_path(self.folder / "losses.png") as temporary:
-                plot_losses(rows, self.system.panels).save(temporary)
+                plot_losses({"": rows}, self.system.panels).save(temporary)
+
+    def _kept(self) -> str:
+        if self._saved < 0:
+            return "nothing was saved yet"
+        return f"the checkpoint of image {self._saved} ({self.folder / checkpoint.NAME}) is intact"
 
     def _not_finite(self, what: str) -> str:
-        path = self.folder / checkpoint.NAME
-        kept = "nothing was saved yet"
-        if self._saved >= 0:
-            kept = f"the checkpoint of image {self._saved} ({path}) is intact and --resume goes on from it"
+        further = " and --resume goes on from it" if self._saved >= 0 else ""
         return (
-            f"training stopped at image {self.images}: {what}; {kept}. A lower --lr, --precision fp32 or other "
-            "pictures may help in a new run"
+            f"training stopped at image {self.images}: {what}; {self._kept()}{further}. A lower --lr, --precision fp32 "
+            "or other pictures may help in a new run"
         )
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM ends the run after the step at hand; the second one ends the process as usual."""
+        """The first Ctrl-C or SIGTERM ends the run after the step at hand; the second one ends the process as usual.
+
+        With torchrun one Ctrl-C can come twice, from the terminal and from torchrun, which also ends by force what
+        does not end in time: there further ones do nothing.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
 
         def stop(number: int, frame: FrameType | None) -> None:
-            self._stop = signal.Signals(number).name
-            for known, handler in handlers.items():
-                signal.signal(known, handler)
+            self._told = number
+            if self.team.world == 1:
+                for known, handler in handlers.items():
+                    signal.signal(known, handler)
 
         for number in handlers:
             signal.signal(number, stop)

@@ -66,8 +66,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 
 def line_plot(
     title: str,
-    x: Sequence[float],
-    curves: Mapping[str, Sequence[float]],
+    curves: Mapping[str, Sequence[tuple[float, float]]],
     *,
     size: tuple[int, int] = (420, 280),
     xlabel: str = "images",
@@ -76,8 +75,7 @@ def line_plot(
 
     Args:
         title: above the plot.
-        x: positions, rising.
-        curves: name -> values, as many as `x`; values that are not finite are left out.
+        curves: name -> positions, rising, and values; values that are not finite are left out.
         size: width and height in pixels.
         xlabel: below the axis.
     """
@@ -87,7 +85,8 @@ def line_plot(
     left, top, right, bottom = 52 * s, 34 * s, (size[0] - 16) * s, (size[1] - 40) * s
     small, big = font(11 * s), font(14 * s)
 
-    shown = sorted(v for values in curves.values() for v in values if math.isfinite(v))
+    shown = sorted(v for points in curves.values() for _, v in points if math.isfinite(v))
+    x = [position for points in curves.values() for position, _ in points]
     # A single spike must not flatten the rest: the axis covers all but the outermost percent.
     low, high = (shown[len(shown) // 100], shown[-1 - len(shown) // 100]) if shown else (0.0, 1.0)
     low = 0.0 if 0.0 <= low < 0.5 * high else low
@@ -111,8 +110,8 @@ def line_plot(
         draw.text((across, bottom + 7 * s), label(value), fill=GREY, font=small, anchor="mt")
     draw.line([(left, top), (left, bottom), (right, bottom)], fill=GREY, width=s)
 
-    for number, values in enumerate(curves.values()):
-        points = [(px, py) for px, py in zip(x, values, strict=True) if math.isfinite(py)]
+    for number, curve in enumerate(curves.values()):
+        points = [(px, py) for px, py in curve if math.isfinite(py)]
         if not points:
             continue
         colour = COLOURS[number % len(COLOURS)]
@@ -131,30 +130,32 @@ def line_plot(
     if not shown:
         draw.text(((left + right) / 2, (top + bottom) / 2), "not in use", fill=GREY, font=big, anchor="mm")
     if len(curves) > 1:
-        across = right
-        for number, name in reversed(list(enumerate(curves))):
-            draw.text((across, 12 * s), name, fill=COLOURS[number % len(COLOURS)], font=small, anchor="rt")
-            across -= draw.textlength(name, font=small) + 12 * s
+        for number, name in enumerate(curves):
+            place_of_name = right - 4 * s, top + (4 + 14 * number) * s
+            draw.text(place_of_name, name, fill=COLOURS[number % len(COLOURS)], font=small, anchor="rt")
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def plot_losses(rows: Sequence[Mapping[str, Any]], panels: Sequence[Panel], columns: int = 3) -> Image.Image:
-    """The figure of a run: `panels` in reading order, `columns` a row.
+def plot_losses(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], panels: Sequence[Panel], columns: int = 3
+) -> Image.Image:
+    """The figure of one or several runs: `panels` in reading order, `columns` a row.
 
     Args:
-        rows: lines of metrics.jsonl.
-        panels: what to show; those whose losses the run does not have are left out.
+        runs: name -> lines of metrics.jsonl; names are shown where there are several.
+        panels: what to show; those whose losses no run has are left out.
         columns: plots beside each other.
     """
     plots = []
     for panel in panels:
-        known = [row for row in rows if all(key in row for key in panel.keys)]
-        if not known:
-            continue
-        values = [sum(float(row[key]) for key in panel.keys) for row in known]
-        plots.append(line_plot(panel.title, [float(row["images"]) for row in known], {panel.title: values}))
+        curves = {}
+        for name, rows in runs.items():
+            known = [row for row in rows if all(key in row for key in panel.keys)]
+            curves[name] = [(float(row["images"]), sum(float(row[key]) for key in panel.keys)) for row in known]
+        if any(curves.values()):
+            plots.append(line_plot(panel.title, curves))
     if not plots:
-        plots = [line_plot("no losses yet", [], {"": []})]
+        plots = [line_plot("no losses yet", {"": []})]
     width, height = plots[0].size
     figure = Image.new("RGB", (width * min(columns, len(plots)), height * -(-len(plots) // columns)), PAPER)
     for number, plot in enumerate(plots):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,12 +68,47 @@ def load(path: str | Path) -> dict[str, Any]:
     return found
 
 
+def numbered(folder: Path) -> dict[int, Path]:
+    """Images seen -> checkpoint, of the past checkpoints in a run folder, oldest first."""
+    name = Path(NAME)
+    found = {}
+    for path in folder.glob(f"{name.stem}-*{name.suffix}"):
+        match = re.fullmatch(rf"{name.stem}-(\d+){re.escape(name.suffix)}", path.name)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def keep_last(folder: Path, images: int, count: int) -> None:
+    """Keep the checkpoint just saved also as checkpoint-IMAGES.pt, and of those only the last `count`.
+
+    Where the file system has hard links this takes neither time nor space. Checkpoints beyond `images`, which a run
+    has left that went on from an earlier one, are not touched; with `count` 1 nothing is done at all.
+
+    Raises:
+        AnifastError: the file cannot be written.
+    """
+    if count <= 1:
+        return
+    newest, name = folder / NAME, Path(NAME)
+    with atomic_path(folder / f"{name.stem}-{images:07d}{name.suffix}") as temporary:
+        try:
+            os.link(newest, temporary)
+        except OSError:
+            shutil.copyfile(newest, temporary)
+    past = [path for number, path in numbered(folder).items() if number <= images]
+    for path in past[:-count]:
+        with suppress(OSError):
+            path.unlink()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove checkpoints that a killed process has begun and not finished."""
     name = Path(NAME)
-    for path in folder.glob(f".{name.stem}.*.tmp{name.suffix}"):
-        with suppress(OSError):
-            path.unlink()
+    for pattern in (f".{name.stem}.*.tmp{name.suffix}", f".{name.stem}-*.tmp{name.suffix}"):
+        for path in folder.glob(pattern):
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager

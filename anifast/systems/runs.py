@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anifast
 from anifast import backends, systems
 from anifast.engine import config as settings
-from anifast.engine import lock, precision, state
-from anifast.engine.log import RunLog
+from anifast.engine import distributed, lock, precision, state
+from anifast.engine.distributed import Team
+from anifast.engine.log import Metrics, RunLog
 from anifast.engine.loop import Loop
+from anifast.engine.plots import plot_losses
 from anifast.errors import AnifastError
-from anifast.files import write_text
+from anifast.files import atomic_path, write_text
 from anifast.progress import duration
 
 # Files that only a run leaves behind.
@@ -32,7 +36,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
 ) -> bool:
-    """Train a system into a run folder.
+    """Train a system into a run folder; started by torchrun, as one of several processes (engine/distributed.py).
 
     Args:
         system: its name.
@@ -41,7 +45,7 @@ def train(
         preset: named settings, by default the system's first.
         values: settings put over the preset's.
         resume: go on with the run in `out`, with its settings; `values` may only hold those that steer the run.
-        device: "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
+        device: "cpu", "cuda", "cuda:1"; None: a GPU if there is one; with torchrun one for each process.
 
     Returns:
         True when the run reached its end, False when Ctrl-C ended it.
@@ -49,17 +53,16 @@ def train(
     Raises:
         AnifastError: data, settings, folder or checkpoint cannot be used; the message says why and what to do.
     """
-    with lock.hold(Path(out)):
-        return _train(system, Path(data), Path(out), preset, dict(values or {}), resume, device)
+    with distributed.team(device) as team, ExitStack() as held:
+        team.lead(lambda: held.enter_context(lock.hold(Path(out))))
+        return _train(team, system, Path(data), Path(out), preset, dict(values or {}), resume)
 
 
-def _train(
-    system: str, data: Path, out: Path, preset: str | None, values: dict[str, Any], resume: bool, device: str | None
-) -> bool:
-    """`train` in a folder that is held."""
+def _settings(
+    system: str, out: Path, preset: str | None, values: dict[str, Any], resume: bool
+) -> tuple[Any, dict[str, Any] | None]:
+    """The config of a run and, if it is resumed, its checkpoint."""
     config_module = systems.module(system, "config")
-    chosen = precision.pick_device(device)
-    found: dict[str, Any] | None = None
     if resume:
         if preset is not None:
             raise AnifastError("a resumed run keeps its settings; leave --preset out")
@@ -68,52 +71,72 @@ def _train(
             raise AnifastError(f"{out} holds a run of {systems.recognise(found, out)}, not of {system}")
         with state.about(out):
             old = systems.module(system, "checkpoints").config_of(found)
-        config = settings.build(type(old), {**old.as_dict(), **settings.changed(old, values)})
-    else:
-        config = config_module.make(preset, values)
-        held = [name for name in _MARKS if (out / name).exists()]
-        if state.NAME in held:
-            raise AnifastError(
-                f"{out} already holds a run ({', '.join(held)}): go on with it by --resume, or choose another --out"
-            )
-        if held:
-            raise AnifastError(
-                f"{out} already holds a run that ended before its first checkpoint ({', '.join(held)}): "
-                "remove the folder, or choose another --out"
-            )
-    training = systems.module(system, "training")
-    model, batches, plan = training.assemble(config, data, chosen)
-    if found is not None and int(found.get("images", 0)) >= plan.total:
+        return settings.build(type(old), {**old.as_dict(), **settings.changed(old, values)}), found
+    config = config_module.make(preset, values)
+    held = [name for name in _MARKS if (out / name).exists()]
+    if state.NAME in held:
         raise AnifastError(
-            f"{out}: nothing is left to train, the run has seen {found['images']} of {plan.total} images; "
-            "a larger --images (within the epochs) goes on"
+            f"{out} already holds a run ({', '.join(held)}): go on with it by --resume, or choose another --out"
         )
-    ops = backends.report(chosen.type)  # a backend that was asked for and is not there ends the run here
-    log = RunLog(out)
-    header = systems.module(system, "checkpoints").header(config)
-    loop = Loop(model, batches, plan, out, chosen, log, header)
+    if held:
+        raise AnifastError(
+            f"{out} already holds a run that ended before its first checkpoint ({', '.join(held)}): "
+            "remove the folder, or choose another --out"
+        )
+    return config, None
+
+
+def _train(
+    team: Team, system: str, data: Path, out: Path, preset: str | None, values: dict[str, Any], resume: bool
+) -> bool:
+    """`train` in a folder that is held."""
+    config, found = team.together(lambda: _settings(system, out, preset, values, resume))
+    team.check_same(config.as_dict(), "its settings")
+    training = systems.module(system, "training")
+    model, batches, plan = team.in_turn(lambda: training.assemble(config, data, team.device, team))
+    team.check_same(batches.state_dict(), "its pictures")
+    if found is not None and int(found.get("images", 0)) >= plan.total:
+        raise team.told(
+            AnifastError(
+                f"{out}: nothing is left to train, the run has seen {found['images']} of {plan.total} images; "
+                "a larger --images (within the epochs) goes on"
+            )
+        )
+    # A backend that was asked for and is not there ends the run here.
+    ops = team.together(lambda: backends.report(team.device.type))
+    log = team.together(lambda: RunLog(out if team.first else None))
     try:
+        header = systems.module(system, "checkpoints").header(config)
+        loop = team.together(lambda: Loop(model, batches, plan, out, team.device, log, header, team))
         if found is not None:
             with state.about(out):
-                loop.restore(found)
+                team.together(partial(loop.restore, found))
+        loop.begin()
+
+        def introduce() -> None:
             state.remove_leftovers(out)
-        write_text(out / "config.json", json.dumps({"system": system, **config.as_dict()}, indent=1) + "\n")
-        named = "resumed" if resume else f"preset {preset or next(iter(config_module.PRESETS))}"
-        log.say(f"anifast {anifast.__version__}  train {system}  {named}  {data} -> {out}")
-        log.say(precision.describe(chosen, config.precision))
-        for op, _, backend, others in ops:
-            why = "; ".join(f"{name}: {reason}" for name, reason in others.items())
-            log.say(f"op {op}: {backend}" + (f" ({why})" if why else ""))
-        for line in training.summary(model, batches, plan):
-            log.say(line)
-        skipped = batches.skipped()
-        if skipped:
-            log.say(f"{len(skipped)} pictures cannot be used and are skipped:")
-            for name, reason in skipped.items():
-                log.say(f"  {name}: {reason}")
-        if found is not None:
-            log.say(f"resumed at image {loop.images}")
-            found = None  # its tensors are in use or copied by now
+            write_text(out / "config.json", json.dumps({"system": system, **config.as_dict()}, indent=1) + "\n")
+            presets = systems.module(system, "config").PRESETS
+            named = "resumed" if resume else f"preset {preset or next(iter(presets))}"
+            log.say(f"anifast {anifast.__version__}  train {system}  {named}  {data} -> {out}")
+            log.say(precision.describe(team.device, config.precision))
+            if team.world > 1:
+                log.say(f"{team.world} processes, {team.portion(plan.batch)} of a batch's {plan.batch} images each")
+            for op, _, backend, others in ops:
+                why = "; ".join(f"{name}: {reason}" for name, reason in others.items())
+                log.say(f"op {op}: {backend}" + (f" ({why})" if why else ""))
+            for line in training.summary(model, batches, plan):
+                log.say(line)
+            skipped = batches.skipped()
+            if skipped:
+                log.say(f"{len(skipped)} pictures cannot be used and are skipped:")
+                for name, reason in skipped.items():
+                    log.say(f"  {name}: {reason}")
+            if resume:
+                log.say(f"resumed at image {loop.images}")
+
+        team.lead(introduce)
+        found = None  # its tensors are in use or copied by now
         started, first = time.perf_counter(), loop.images
         finished = loop.run()
         seconds = time.perf_counter() - started
@@ -123,3 +146,42 @@ def _train(
         return finished
     finally:
         log.close()
+
+
+def plot(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Draw the losses of one or several runs of a system, also while they go on.
+
+    Args:
+        runs: run folders.
+        out: the PNG; None: losses.png in the run folder, if there is one run only.
+
+    Returns:
+        The PNG.
+
+    Raises:
+        AnifastError: not a run folder, no losses yet, different systems, or the PNG cannot be written.
+    """
+    folders = [Path(run) for run in runs]
+    if out is None and len(folders) > 1:
+        raise AnifastError("several runs go into one figure: say where by --out PNG")
+    target = Path(out) if out is not None else folders[0] / "losses.png"
+    if target.suffix.lower() != ".png":
+        raise AnifastError(f"--out {target}: the figure is a PNG, so its name ends in .png")
+    found: dict[str, list[dict[str, Any]]] = {}
+    kinds = []
+    for folder in folders:
+        try:
+            kinds.append(str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["system"]))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise AnifastError(f"{folder}: not a run folder, it has no config.json of a run") from error
+        rows = Metrics(folder / "metrics.jsonl").read()
+        if not rows:
+            raise AnifastError(f"{folder}: no losses yet in metrics.jsonl")
+        name = folder.resolve().name
+        found[name if name not in found else str(folder)] = rows
+    if len(set(kinds)) > 1:
+        raise AnifastError(f"runs of one system can be compared, these are of {', '.join(sorted(set(kinds)))}")
+    figure = plot_losses(found, systems.module(kinds[0], "training").PANELS)
+    with atomic_path(target) as temporary:
+        figure.save(temporary)
+    return target

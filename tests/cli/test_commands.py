@@ -343,6 +343,14 @@ def test_nothing_to_translate(run: Path, tmp_path: Path, capsys: Capture, kind: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
+def test_an_output_folder_that_cannot_be_written(run: Path, data: Path, capsys: Capture) -> None:
+    """/proc takes no files, not even the superuser's."""
+    assert translate(run, data / "testA", "--out", "/proc/self/out") == 1
+    error = the_error(capsys.readouterr().err)
+    assert "cannot write /proc/self/out" in error and "another output folder" in error
+
+
 @pytest.mark.parametrize("under", [False, True])
 def test_the_output_folder_is_a_file(run: Path, data: Path, tmp_path: Path, capsys: Capture, under: bool) -> None:
     (tmp_path / "file").write_text("mine")

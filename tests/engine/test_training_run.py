@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import itertools
 import json
@@ -12,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +22,12 @@ from PIL import Image
 from tiny_cyclegan import data_folder, leftovers, own_cache, picture, read, resume, start, the_error, train
 from torch import Tensor
 
-from anifast import cli
+from anifast import cli, systems
 from anifast.engine import lock
 from anifast.engine.log import Meter
 from anifast.engine.loop import Loop
+from anifast.errors import AnifastError
+from anifast.systems import runs
 from anifast.systems.cyclegan import training
 
 Capture = pytest.CaptureFixture[str]
@@ -139,10 +143,10 @@ def test_metrics_hold_losses_rate_and_learning_rate(straight: Path) -> None:
     assert [row["images"] for row in rows] == [3, 6, 9, 12, 15, 16]
     names = {"gan_ab", "gan_ba", "cycle_a", "cycle_b", "identity_a", "identity_b", "generators", "d_a", "d_b"}
     for row in rows:
-        assert set(row) == names | {"images", "epoch", "lr", "images_per_second", "data_wait"}
+        assert set(row) == names | {"images", "epoch", "lr", "skipped", "images_per_second", "data_wait"}
         parts = sum(row[name] for name in names - {"generators", "d_a", "d_b"})
         assert row["generators"] == pytest.approx(parts, rel=1e-4)
-        assert row["lr"] == 2e-4 and row["images_per_second"] > 0 and 0 <= row["data_wait"] <= 1
+        assert row["lr"] == 2e-4 and row["skipped"] == 0 and row["images_per_second"] > 0 and 0 <= row["data_wait"] <= 1
     assert [row["epoch"] for row in rows] == [1, 2, 2, 3, 3, 4]
 
 
@@ -409,6 +413,35 @@ def test_a_checkpoint_with_a_part_missing(data: Path, eight: Path, capsys: Captu
     assert str(eight) in error and (missing in error or "settings" in error)
 
 
+def test_resuming_a_run_of_another_system(data: Path, eight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = SimpleNamespace(recognises=lambda state: state.get("format") == "anifast.stargan/1")
+    module = systems.module
+    monkeypatch.setitem(systems.SYSTEMS, "stargan", "stargan")
+    monkeypatch.setattr(systems, "module", lambda name, part: stub if name == "stargan" else module(name, part))
+    torch.save({"format": "anifast.stargan/1", "nets": {}}, eight / "checkpoint.pt")
+    with pytest.raises(AnifastError, match=f"{eight} holds a run of stargan, not of cyclegan"):
+        runs.train("cyclegan", data, eight, resume=True, device="cpu")
+    torch.save({"generator": torch.zeros(1)}, eight / "checkpoint.pt")
+    with pytest.raises(AnifastError, match="no checkpoint of a known system"):
+        runs.train("cyclegan", data, eight, resume=True, device="cpu")
+
+
+class Bomb:
+    """Pickled code that leaves a file where it is run."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+def test_resuming_from_pickled_code_is_refused(data: Path, eight: Path, tmp_path: Path, capsys: Capture) -> None:
+    torch.save(read(eight / "checkpoint.pt") | {"rng": Bomb(tmp_path / "code-was-run")}, eight / "checkpoint.pt")
+    assert resume(data, eight, "--images", 16) == 1
+    assert "refused" in the_error(capsys.readouterr().err) and not (tmp_path / "code-was-run").exists()
+
+
 def test_a_truncated_checkpoint(data: Path, eight: Path, capsys: Capture) -> None:
     content = (eight / "checkpoint.pt").read_bytes()
     (eight / "checkpoint.pt").write_bytes(content[: len(content) // 2])
@@ -420,27 +453,95 @@ def test_a_truncated_checkpoint(data: Path, eight: Path, capsys: Capture) -> Non
 # --- runs that fail
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(
-    data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+@pytest.mark.parametrize("limit", [1, 5])
+def test_losses_that_are_not_finite_end_the_run(
+    data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, limit: int
 ) -> None:
+    """Also where a checkpoint would be due among the bad steps: the last good one stays."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(training, "l1", after(4 * 7 + 1, training.l1, lambda loss: loss * float("nan")))  # 4 in a step
-        assert train(data, out, "--images", 16, *INTERVALS) == 1
-    error = the_error(capsys.readouterr().err)
-    for words in ("image 7", "generators", "image 5", str(out / "checkpoint.pt"), "--resume"):
+        assert train(data, out, "--images", 16, "--bad-steps", limit, *INTERVALS) == 1
+    said = capsys.readouterr()
+    error = the_error(said.err)
+    for words in (f"image {6 + limit}", "generators is nan", "image 5", str(out / "checkpoint.pt"), "--resume"):
         assert words in error
+    assert said.err.count("step is skipped") == (out / "log.txt").read_text().count("step is skipped") == limit - 1
     assert read(out / "checkpoint.pt")["images"] == 5
-    assert resume(data, out) == 0
-    assert_same(read(out / "checkpoint.pt"), read(straight / "checkpoint.pt"))
+    assert resume(data, out, "--bad-steps", 10) == 0
+    one, other = read(out / "checkpoint.pt"), read(straight / "checkpoint.pt")
+    assert one.pop("config") == other.pop("config") | {"bad_steps": 10}
+    assert_same(one, other)
     assert learnt(out) == learnt(straight)
+
+
+class Spoilt(torch.autograd.Function):
+    """The identity, with a gradient that is not finite."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("phase", ["generators", "discriminators"])
+def test_a_single_bad_step_is_skipped_and_counted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, phase: str, what: str
+) -> None:
+    """The weights of the phase, and what comes behind it in the step, stay as they were."""
+    calls, snapshots, original = itertools.count(1), {}, getattr(training.CycleGAN, phase)
+
+    def spoilt(self: training.CycleGAN, *inputs: Tensor) -> Any:
+        loss, values = original(self, *inputs)
+        if next(calls) == 3:
+            snapshots["before"] = copy.deepcopy(self.state_dict())
+            loss = Spoilt.apply(loss) if what == "gradient" else loss / 0
+        return loss, values
+
+    def begun(self: training.CycleGAN, batch: Any, images: int) -> None:
+        if images == 3:
+            snapshots["after"] = copy.deepcopy(self.state_dict())
+        begin(self, batch, images)
+
+    begin = training.CycleGAN.begin
+    monkeypatch.setattr(training.CycleGAN, phase, spoilt)
+    monkeypatch.setattr(training.CycleGAN, "begin", begun)
+    assert train(data, tmp_path / "run", "--images", 5, "--log-every", 1, "--bad-steps", 2) == 0
+    assert_same(snapshots["after"], snapshots["before"])
+    rows = learnt(tmp_path / "run")
+    assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 1] and "d_a" not in rows[2] and "d_a" in rows[3]
+    assert read(tmp_path / "run" / "checkpoint.pt")["skipped"] == 1
+    log = (tmp_path / "run" / "log.txt").read_text()
+    named = f"a gradient of phase {phase} is not finite" if what == "gradient" else f"the loss of phase {phase} is inf"
+    assert f"image 2: {named}, the step is skipped" in log
+    assert "nan" not in (tmp_path / "run" / "metrics.jsonl").read_text().lower()
+
+
+def test_ctrl_c_after_bad_steps_keeps_the_good_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(training, "l1", after(4 * 6 + 1, training.l1, lambda loss: loss * float("nan")))
+    interrupt_at(monkeypatch, 8)
+    assert train(data, out, "--images", 16, *INTERVALS) == 130
+    assert read(out / "checkpoint.pt")["images"] == 5
+    assert "stopped at image 8 of 16; the checkpoint of image 5" in capsys.readouterr().out
 
 
 def test_a_run_that_diverges_before_its_first_checkpoint(data: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "run"
     assert train(data, out, "--images", 16, "--lr", "1e36") == 1
     error = the_error(capsys.readouterr().err)
-    assert "nothing was saved yet" in error and "--lr" in error and "--resume" not in error
+    assert (
+        "nothing was saved yet" in error
+        and "10th step in a row" in error
+        and "--lr" in error
+        and "--resume" not in error
+    )
     assert not (out / "checkpoint.pt").exists()
 
 
@@ -520,6 +621,14 @@ def test_a_full_disk_under_the_metrics(
     monkeypatch.setattr(training.Pictures, "next", after(1, training.Pictures.next, fill))
     assert resume(data, eight, "--images", 9) == 1
     assert str(path) in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
+def test_a_folder_that_cannot_be_written(data: Path, capsys: Capture) -> None:
+    """/proc takes no files, not even the superuser's."""
+    assert train(data, Path("/proc/self/run"), "--images", 2) == 1
+    error = the_error(capsys.readouterr().err)
+    assert "cannot write to the run folder /proc/self/run" in error and "--out" in error
 
 
 @pytest.mark.parametrize("under", [False, True])

@@ -190,8 +190,8 @@ def test_losses_are_those_of_separate_passes(identity: float) -> None:
     model = small_system(lambda_a=10.0, lambda_b=7.0, lambda_identity=identity, pool_size=0, batch=2)
     a, b = images(2, 32, 3).double(), images(2, 32, 4).double()
     model.begin((a, b), 0)
-    loss, parts = model.generators()
-    d_loss, d_parts = model.discriminators()
+    loss, parts = model.generators(*model.reals())
+    d_loss, d_parts = model.discriminators(*model.judged())
 
     def one_by_one(name: str, x: Tensor) -> Tensor:
         return torch.cat([model.nets[name](image) for image in x.split(1)])
@@ -235,8 +235,8 @@ def test_zero_parameters_give_the_losses_known_by_heart() -> None:
             value.zero_()
     a, b = images(1, 32, 5), images(1, 32, 6)
     model.begin((a, b), 0)
-    _, parts = model.generators()
-    _, judged = model.discriminators()
+    _, parts = model.generators(*model.reals())
+    _, judged = model.discriminators(*model.judged())
     assert not model.fake_a.any() and not model.fake_b.any()
     assert parts["gan_ab"] == parts["gan_ba"] == 1.0
     assert judged["d_a"] == judged["d_b"] == 0.5
@@ -252,8 +252,8 @@ def test_each_phase_trains_its_own_networks_only() -> None:
         for net in (net for p in model.phases for net in p.nets):
             net.requires_grad_(net in phase.nets)
         if trained == "D":
-            model.generators()
-        loss, _ = phase.loss()
+            model.generators(*model.reals())
+        loss, _ = phase.loss(*phase.inputs())
         phase.optimizer.zero_grad()
         loss.backward()
         phase.optimizer.step()
@@ -268,10 +268,10 @@ def test_networks_of_the_other_phase_are_frozen() -> None:
     trainable: dict[str, set[str]] = {}
     for phase in model.phases:
 
-        def noted(phase: Phase = phase, loss: Callable[[], Any] = phase.loss) -> Any:
+        def noted(*inputs: torch.Tensor, phase: Phase = phase, loss: Callable[..., Any] = phase.loss) -> Any:
             nets = model.nets.items()
             trainable[phase.name] = {name for name, net in nets for p in net.parameters() if p.requires_grad}
-            return loss()
+            return loss(*inputs)
 
         phase.loss = noted
     model.begin((images(1, 32, 0), images(1, 32, 1)), 0)

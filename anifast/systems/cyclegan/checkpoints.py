@@ -52,6 +52,11 @@ def config_of(state: Mapping[str, Any]) -> Config:
         raise CheckpointError(f"the settings in this file cannot be used: {error}") from error
 
 
+def averaged(state: Mapping[str, Any]) -> bool:
+    """Whether an own checkpoint holds averaged generators, which then are the ones to use."""
+    return "format" in state and "ema" in state
+
+
 def generators(state: Mapping[str, Any]) -> tuple[Config, dict[str, dict[str, Tensor]]]:
     """Settings and generators, by direction "AB" and "BA", of any file that `recognises` accepts.
 
@@ -62,7 +67,7 @@ def generators(state: Mapping[str, Any]) -> tuple[Config, dict[str, dict[str, Te
     """
     if "format" in state:
         config = config_of(state)
-        nets = _part(state, "nets")
+        nets = _part(state, "ema" if averaged(state) else "nets")
         return config, {"AB": _part(nets, "G_AB"), "BA": _part(nets, "G_BA")}
     if "G_12_state_dict" in state:
         names = {"AB": "G_12_state_dict", "BA": "G_21_state_dict"}

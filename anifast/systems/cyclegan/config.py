@@ -19,6 +19,7 @@ DESCRIPTION = """Train a CycleGAN between the pictures of trainA and those of tr
   anifast train cyclegan --data selfie2anime --out runs/s2a                  the published recipe, for a GPU
   anifast train cyclegan --data faces --out runs/faces --preset small        64 px, for a look on a CPU
   anifast train cyclegan --data faces --out runs/faces --resume              go on after Ctrl-C
+  torchrun --nproc-per-node 4 -m anifast train cyclegan --data faces --out runs/faces --batch 4     on four GPUs
 
 The run folder gets checkpoint.pt, samples/, losses.png, metrics.jsonl and log.txt."""
 DATA = "folder with trainA and trainB; testA and testB, if there, are shown on the sample sheets"
@@ -40,7 +41,9 @@ class Config:
         "how A and B meet: unaligned (A shuffled, B drawn at random) or paired (i-th with i-th)",
         choices=("unaligned", "paired"),
     )
-    batch: int = option(1, "pictures per domain and step; larger ones overfit small sets sooner", low=1)
+    batch: int = option(
+        1, "pictures per domain and step, of all processes; larger ones overfit small sets sooner", low=1
+    )
 
     blocks: int = option(9, "residual blocks of a generator", low=1)
     width: int = option(64, "channels of a generator's first layer", low=1)
@@ -75,6 +78,9 @@ class Config:
     beta2: float = option(0.999, "second moment decay of Adam", low=0)
     epochs: int = option(100, "epochs at the full learning rate", low=0)
     decay_epochs: int = option(100, "epochs of linear decay behind them", low=0)
+    ema: int = option(
+        0, "average the generators' weights for sheets and translate, half-life in pictures; 0: no average", low=0
+    )
     seed: int = option(0, "seed of weights, data order, augmentation and pools", low=0, high=2**63 - 1)
 
     images: int | None = option(
@@ -87,6 +93,14 @@ class Config:
     log_every: int = option(50, "pictures between two lines of metrics.jsonl", low=1, on_resume=True)
     sheet_every: int = option(2000, "pictures between two sample sheets", low=1, on_resume=True)
     save_every: int = option(5000, "pictures between two checkpoints", low=1, on_resume=True)
+    keep: int = option(1, "checkpoints to keep; more than 1: also as checkpoint-PICTURES.pt", low=1, on_resume=True)
+    bad_steps: int = option(
+        10, "steps in a row with a loss or gradient that is not finite, which end the run", low=1, on_resume=True
+    )
+    compile: bool = option(False, "torch.compile the networks; slow first steps", on_resume=True)
+    cuda_graphs: bool = option(
+        False, "record the phases of a step as CUDA graphs, for small networks on a GPU (untested)", on_resume=True
+    )
 
     def __post_init__(self) -> None:
         """Check what concerns several fields at once."""

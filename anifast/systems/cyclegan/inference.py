@@ -34,6 +34,8 @@ class Translator:
         if precision not in PRECISIONS:
             raise AnifastError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
         self.config, self._weights = checkpoints.generators(state)
+        #: Whether the weights are averages over the steps of a run.
+        self.averaged = checkpoints.averaged(state)
         self.device, self.precision = device, precision
         self._nets: dict[str, Generator] = {}
         for weights in self._weights.values():

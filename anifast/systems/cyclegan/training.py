@@ -16,6 +16,8 @@ from anifast.data.augment import crop_flip
 from anifast.data.folders import to_float, walk
 from anifast.data.packed import PackedImages, pack
 from anifast.data.samplers import PairedSampler, UnalignedSampler
+from anifast.engine.distributed import Team, alone
+from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
 from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
@@ -69,12 +71,15 @@ class Pictures:
         root: the data folder.
         config: sizes, augmentation, pairing, batch, seed.
         device: where the batches go.
+        team: the processes that share each batch; None: one.
 
     Raises:
         DataError: a folder of training pictures is missing, or one that has files holds no picture that can be read.
     """
 
-    def __init__(self, root: Path, config: Config, device: torch.device) -> None:
+    def __init__(self, root: Path, config: Config, device: torch.device, team: Team | None = None) -> None:
+        team = team or alone(device)
+        self._share = team.portion(config.batch)
         missing = [name for name in ("trainA", "trainB") if not (root / name).is_dir()]
         if missing:
             raise DataError(
@@ -92,7 +97,8 @@ class Pictures:
                 held = pack(root / f"train{letter}", config.size) if config.loaded != config.size else train
             self._shown.append(held)
         sampler = UnalignedSampler if config.pairing == "unaligned" else PairedSampler
-        self._sampler = sampler(len(self.a), len(self.b), config.batch, config.seed)
+        self._sampler = sampler(len(self.a), len(self.b), self._share, config.seed, team.rank, team.world)
+        self._first = team.rank * self._share  # in the joined batch
         self._drawn = 0
 
     @property
@@ -106,15 +112,15 @@ class Pictures:
         return {f"{name}/{path}": why for name, packed in both for path, why in packed.skipped.items()}
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """The next batch: A and B, each batch,3,size,size."""
+        """This process's part of the next batch: A and B, each batch / processes,3,size,size."""
         config = self._config
         indices = self._sampler.next_batch()
         images = []
         for domain, (packed, chosen) in enumerate(zip((self.a, self.b), indices, strict=True)):
             u8 = packed.batch(chosen).to(self._device, non_blocking=True)
             # A picture's crop and flip depend on the run's seed, its domain and its number in the run, on nothing else.
-            first = (config.seed % 2**29) * 2**34 + domain * 2**33 + self._drawn
-            seeds = torch.arange(first, first + config.batch, device=self._device)
+            first = (config.seed % 2**29) * 2**34 + domain * 2**33 + self._drawn + self._first
+            seeds = torch.arange(first, first + self._share, device=self._device)
             u8 = crop_flip(u8, config.size, seeds, flip=0.5 if config.flip else 0.0)
             images.append(to_float(u8))
         self._drawn += config.batch
@@ -164,13 +170,14 @@ class CycleGAN:
 
     Every weight is used on as many images at once as it meets in a step: G_AB on [A; B] gives the translation and the
     identity, a discriminator judges [real; from the pool] in one call. Instance norm is per image, so this changes
-    nothing but the speed.
+    nothing but the speed. With several processes each has the same pools: they are asked on the joined batch.
 
     Args:
         config: all settings.
         device: where everything lives.
         epoch_length: pictures per domain in an epoch, for the learning rate.
         shown: A and B images for the sample sheets.
+        team: the processes that share each batch; None: one.
     """
 
     def __init__(
@@ -179,16 +186,28 @@ class CycleGAN:
         device: torch.device,
         epoch_length: int = 1,
         shown: tuple[Tensor, Tensor] | None = None,
+        team: Team | None = None,
     ) -> None:
         self.config, self.device, self.epoch_length, self._shown = config, device, epoch_length, shown
+        self.team = team or alone(device)
         self.panels = PANELS
         self.nets = {name: net.to(device) for name, net in networks(config).items()}
+        generators = {name: self.nets[name] for name in ("G_AB", "G_BA")}
+        self.ema = EMA(generators, config.ema) if config.ema else None
         self.rng = random.Random(config.seed)
         self.pools = {"A": ImagePool(config.pool_size, self.rng), "B": ImagePool(config.pool_size, self.rng)}
         self.optimizers = {kind: self._adam([self.nets[f"{kind}_{s}"] for s in _SIDES[kind]]) for kind in ("G", "D")}
         self.phases = [
-            Phase("generators", self.generators, self.optimizers["G"], [self.nets["G_AB"], self.nets["G_BA"]]),
-            Phase("discriminators", self.discriminators, self.optimizers["D"], [self.nets["D_A"], self.nets["D_B"]]),
+            Phase(
+                "generators", self.generators, self.optimizers["G"], [self.nets["G_AB"], self.nets["G_BA"]], self.reals
+            ),
+            Phase(
+                "discriminators",
+                self.discriminators,
+                self.optimizers["D"],
+                [self.nets["D_A"], self.nets["D_B"]],
+                self.judged,
+            ),
         ]
         self.real_a = self.real_b = self.fake_a = self.fake_b = self.rec_a = self.rec_b = torch.empty(0)
 
@@ -209,9 +228,13 @@ class CycleGAN:
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
-    def generators(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def reals(self) -> tuple[Tensor, Tensor]:
+        """Real A and B of this step."""
+        return self.real_a, self.real_b
+
+    def generators(self, a: Tensor, b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L_G = L_GAN + L_cyc + L_idt, with the discriminators frozen; keeps the translations for their phase."""
-        c, a, b, n = self.config, self.real_a, self.real_b, len(self.real_a)
+        c, n = self.config, len(a)
         g_ab, g_ba = self.nets["G_AB"], self.nets["G_BA"]
         parts: dict[str, Tensor] = {}
         if c.lambda_identity > 0:
@@ -230,15 +253,19 @@ class CycleGAN:
         self.fake_a, self.fake_b, self.rec_a, self.rec_b = (x.detach() for x in (fake_a, fake_b, rec_a, rec_b))
         return loss, {name: part.detach() for name, part in parts.items()} | {"generators": loss.detach()}
 
-    def discriminators(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_D_A + L_D_B, on the translations made before the generators' update, partly replaced from the pools."""
+    def judged(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Real A and B, and the translations made before the generators' update, partly replaced from the pools."""
         fakes = {"A": self.fake_a, "B": self.fake_b}
         order = "AB" if self.config.pool_first == "a" else "BA"
-        seen = {side: self.pools[side].query(fakes[side]) for side in order}
+        seen = {side: self.team.share(self.pools[side].query(self.team.gather(fakes[side]))) for side in order}
+        return self.real_a, self.real_b, seen["A"], seen["B"]
+
+    def discriminators(self, a: Tensor, b: Tensor, seen_a: Tensor, seen_b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_D_A + L_D_B."""
         parts = {}
-        for side, real in (("A", self.real_a), ("B", self.real_b)):
-            scores = self.nets[f"D_{side}"](torch.cat([real, seen[side]]))
-            on_real, on_fake = scores.split([len(real), len(seen[side])])
+        for side, real, seen in (("A", a, seen_a), ("B", b, seen_b)):
+            scores = self.nets[f"D_{side}"](torch.cat([real, seen]))
+            on_real, on_fake = scores.split([len(real), len(seen)])
             kind = self.config.gan
             parts[f"d_{side.lower()}"] = 0.5 * (gan_loss(on_real, True, kind) + gan_loss(on_fake, False, kind))
         return parts["d_a"] + parts["d_b"], {name: part.detach() for name, part in parts.items()}
@@ -258,17 +285,18 @@ class CycleGAN:
         if self._shown is None:
             raise ValueError("no pictures were given for the sample sheet")
         a, b = self._shown
+        nets = self.nets if self.ema is None else self.ema.nets
         blocks = []
         for there, back, real, arrow in (("G_AB", "G_BA", a, "A to B"), ("G_BA", "G_AB", b, "B to A")):
-            fake = _each(self.nets[there], real)
+            fake = _each(nets[there], real)
             rows = [
                 (f"real {arrow[0]}", real),
                 (f"fake {arrow[-1]}", fake),
-                (f"back to {arrow[0]}", _each(self.nets[back], fake)),
-                (f"identity {arrow[0]}", _each(self.nets[back], real)),
+                (f"back to {arrow[0]}", _each(nets[back], fake)),
+                (f"identity {arrow[0]}", _each(nets[back], real)),
             ]
             blocks.append(Block(arrow, rows))
-        return sheet(blocks)
+        return sheet(blocks, caption=f"averaged weights, half-life {self.config.ema} images" if self.ema else "")
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, pools and their generator of decisions."""
@@ -303,14 +331,16 @@ class CycleGAN:
 _SIDES = {"G": ("AB", "BA"), "D": ("A", "B")}
 
 
-def assemble(config: Config, root: Path, device: torch.device) -> tuple[CycleGAN, Pictures, Plan]:
-    """All that a run needs, from its settings and its data folder.
+def assemble(
+    config: Config, root: Path, device: torch.device, team: Team | None = None
+) -> tuple[CycleGAN, Pictures, Plan]:
+    """All that a run needs, from its settings and its data folder; `team` are the processes that share the work.
 
     Raises:
-        DataError: the folder cannot be used.
+        AnifastError: the folder cannot be used, or the batch cannot be shared out.
     """
-    data = Pictures(root, config, device)
-    system = CycleGAN(config, device, data.epoch_length, data.shown())
+    data = Pictures(root, config, device, team)
+    system = CycleGAN(config, device, data.epoch_length, data.shown(), team)
     total = (config.epochs + config.decay_epochs) * data.epoch_length
     plan = Plan(
         total=total if config.images is None else min(config.images, total),
@@ -320,6 +350,10 @@ def assemble(config: Config, root: Path, device: torch.device) -> tuple[CycleGAN
         save_every=config.save_every,
         precision=config.precision,
         minutes=config.minutes,
+        keep=config.keep,
+        bad_steps=config.bad_steps,
+        compile=config.compile,
+        cuda_graphs=config.cuda_graphs,
     )
     return system, data, plan
 
@@ -330,17 +364,18 @@ def summary(system: CycleGAN, data: Pictures, plan: Plan) -> list[str]:
     sizes = {name: sum(value.numel() for value in net.state_dict().values()) for name, net in system.nets.items()}
     augmentation = f"resized to {c.loaded}, cropped to {c.size}" if c.crop else f"resized to {c.size}"
     identity = f"identity {c.lambda_identity:g} (both real images in one batch)" if c.lambda_identity else "no identity"
+    average = f"; generators averaged, half-life {c.ema} images" if c.ema else ""
     end = f"{plan.total} images per domain ({plan.total / data.epoch_length:.4g} of "
     return [
         f"networks: 2 generators, {c.blocks} blocks, width {c.width}, {sizes['G_AB']:,} parameters each; "
         f"2 PatchGANs, width {c.d_width}, {sizes['D_A']:,} each; channels_last",
         f"data: A {len(data.a)}, B {len(data.b)} pictures, {augmentation}{', mirrored' if c.flip else ''}, {c.pairing}",
         f"losses: {c.gan}, cycle {c.lambda_a:g} and {c.lambda_b:g}, {identity}, pool of {c.pool_size}; "
-        f"Adam, lr {c.lr:g}, betas {c.beta1:g} and {c.beta2:g}, batch {c.batch}",
+        f"Adam, lr {c.lr:g}, betas {c.beta1:g} and {c.beta2:g}, batch {c.batch}{average}",
         end + f"{c.epochs + c.decay_epochs} epochs of {data.epoch_length}; the last {c.decay_epochs} lower the lr)",
     ]
 
 
 def _each(net: nn.Module, images: Tensor, batch: int = 4) -> Tensor:
-    """`net` on all images, a few at a time."""
-    return torch.cat([net(part) for part in images.split(batch)])
+    """`net` on all images, a few at a time; not as torch.compile has it, which would begin anew for these shapes."""
+    return torch.cat([net.forward(part) for part in images.split(batch)])
