@@ -6,6 +6,7 @@ sums over the batch only, so the exact comparison runs in float64.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_cyclegan import ROOT, command, data_folder, leftovers, own_cache, read, start, train
+from tiny_cyclegan import ROOT, command, data_folder, leftovers, own_cache, read, resume, start, train
 
 from anifast.engine import distributed
 from anifast.engine.distributed import Team, alone
@@ -72,15 +73,15 @@ def several(call: str, *words: object, world: int = 2) -> list[subprocess.Comple
     return ended
 
 
-def torchrun(data: Path, out: Path, *options: object, world: int = 2) -> list[str]:
-    """The command line of a run with several processes."""
-    sizes = ("--size", 32, "--blocks", 1, "--width", 8, "--d-width", 8) if "--resume" not in options else ()
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", world, "-m", "anifast")
-    words = ("train", "cyclegan", "--data", data, "--out", out, "--device", "cpu", *sizes, *options)
-    return [sys.executable, *command(*launcher, *words)]
+def words_of(data: Path, out: Path, resumed: bool = False) -> tuple[object, ...]:
+    sizes = ("--resume",) if resumed else ("--size", 32, "--blocks", 1, "--width", 8, "--d-width", 8)
+    return ("train", "cyclegan", "--data", data, "--out", out, "--device", "cpu", *sizes)
 
 
-def launch(words: list[str]) -> subprocess.CompletedProcess[str]:
+def torchrun(data: Path, out: Path, *options: object, resumed: bool = False) -> subprocess.CompletedProcess[str]:
+    """A run of two processes."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "anifast")
+    words = command(*launcher, *words_of(data, out, resumed), *options)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
 
@@ -88,32 +89,35 @@ def launch(words: list[str]) -> subprocess.CompletedProcess[str]:
 # --- the step
 
 
-def trained(team: Team, data: Path) -> dict[str, Any]:
-    """Some steps in float64 on this process's part of each batch: the state, the losses, the pictures of the pools."""
+def trained(team: Team, data: Path, steps: range, begun: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Steps in float64 on this process's part of each batch: networks, optimisers, pools, averages, losses, place."""
     config = make("reference", SMALL)
     model = CycleGAN(config, CPU, team=team)
-    for net in [*model.nets.values(), *model.ema.nets.values()] if model.ema else []:
+    assert model.ema is not None
+    for net in [*model.nets.values(), *model.ema.nets.values()]:
         net.double()
-    pictures = Pictures(data, config, CPU, team)
-    meter = Meter()
-    for step in range(STEPS):
+    pictures, meter = Pictures(data, config, CPU, team), Meter()
+    if begun is not None:
+        model.load_state_dict(begun)
+        model.ema.load_state_dict(begun["ema"])
+        pictures.load_state_dict(begun["data"])
+        meter.load_state_dict(begun["meter"], CPU)
+    for step in steps:
         a, b = pictures.next()
-        assert len(a) == SMALL["batch"] // team.world
-        model.begin((a.double(), b.double()), 4 * step)
+        assert len(a) == config.batch // team.world
+        model.begin((a.double(), b.double()), config.batch * step)
         meter.add(run_step(model.phases, step, CPU, team=team))
-        assert model.ema is not None
         model.ema.update(config.batch)
-    return {
-        **model.state_dict(),
-        "ema": model.ema.state_dict(),
-        "meter": meter.take(team),
-        "data": pictures.state_dict(),
-    }
+    state = {"ema": model.ema.state_dict(), "meter": meter.state_dict(team), "data": pictures.state_dict()}
+    return {**copy.deepcopy(model.state_dict()), **state}
 
 
-def step_and_write(team: Team, folder: str, data: str) -> None:
-    state = trained(team, Path(data))
-    torch.save(state, Path(folder) / f"{team.rank}.pt")
+def steps_of_two(team: Team, folder: str, data: str) -> None:
+    """The first half from the start, and the second half of what one process has begun."""
+    half = trained(team, Path(data), range(STEPS // 2))
+    torch.save(half, Path(folder) / f"half of {team.rank}.pt")
+    whole = trained(team, Path(data), range(STEPS // 2, STEPS), read(Path(folder) / "half of one.pt"))
+    torch.save(whole, Path(folder) / f"whole of {team.rank}.pt")
 
 
 def flat(state: Any, name: str = "") -> dict[str, Any]:
@@ -125,27 +129,36 @@ def flat(state: Any, name: str = "") -> dict[str, Any]:
     return {name: state}
 
 
-def test_a_step_of_two_is_a_step_of_one_on_the_joined_batch(data: Path, tmp_path: Path) -> None:
-    for process in several("step_and_write", tmp_path, data):
-        assert process.returncode == 0, process.stderr
-    one = flat(trained(alone(), data))
-    first, second = (flat(read(tmp_path / f"{rank}.pt")) for rank in range(2))
-    assert one[".pools.A.count"] == 6 and one[".pools.A.images"].dtype == torch.float64
-    for name, value in first.items():  # bit for bit
-        assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name], name
-    assert list(one) == list(first)
-    moved = 0
-    for name, value in one.items():
+def assert_equal(one: dict[str, Any], other: dict[str, Any], rtol: float = 0.0, atol: float = 0.0) -> None:
+    """Two states, tensors within a tolerance."""
+    one, other = flat(one), flat(other)
+    assert list(one) == list(other)
+    for name, value in other.items():
         if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(
-                first[name], value, rtol=1e-7, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}"
-            )
-            moved += name.startswith(".nets")
-        elif isinstance(value, float):
-            assert first[name] == pytest.approx(value, rel=1e-9), name
+            torch.testing.assert_close(one[name], value, rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
         else:
-            assert first[name] == value, name
-    assert moved > 20
+            assert one[name] == value, name
+
+
+def test_steps_of_two_are_steps_of_one_on_the_joined_batch(data: Path, tmp_path: Path) -> None:
+    """And what two have saved goes on with one, and the other way round, as if nothing had happened."""
+    start, end = range(STEPS // 2), range(STEPS // 2, STEPS)
+    half = trained(alone(), data, start)
+    torch.save(half, tmp_path / "half of one.pt")
+    for process in several("steps_of_two", tmp_path, data):
+        assert process.returncode == 0, process.stderr
+    found = {path.stem: read(path) for path in tmp_path.glob("*.pt")}
+    whole = trained(alone(), data, range(STEPS))
+    assert whole["pools"]["A"]["count"] == 6 and whole["pools"]["A"]["images"].dtype == torch.float64
+    assert_equal(found["half of 1"], found["half of 0"])  # bit for bit
+    assert_equal(found["whole of 1"], found["whole of 0"])
+    # Rounding of float64, enlarged by Adam's division by the root of small second moments.
+    close = {"rtol": 1e-7, "atol": 1e-10}
+    assert_equal(found["half of 0"], half, **close)
+    assert_equal(found["whole of 0"], whole, **close)
+    assert_equal(trained(alone(), data, end, found["half of 0"]), whole, **close)
+    with pytest.raises(AssertionError):  # the comparison sees a step more
+        assert_equal(half, whole, **close)
 
 
 def test_processes_get_their_parts_of_the_joined_batch(data: Path) -> None:
@@ -256,24 +269,25 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def assert_close(run: Path, straight: Path) -> None:
-    """The same run but for rounding: float32 sums over other parts of a batch, and Adam's first steps enlarge it."""
+def assert_goes_on(run: Path, straight: Path) -> None:
+    """The same place, decisions and settings, and weights no further off than steps of Adam lead.
+
+    In float32 rounding alone parts two runs within a few steps; that they are the same is shown in float64 above.
+    """
     one, other = flat(read(run / "checkpoint.pt")), flat(read(straight / "checkpoint.pt"))
     assert list(one) == list(other)
     for name, value in other.items():
-        if name.startswith((".rng", ".config.images")):
-            continue
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            assert one[name].shape == value.shape and one[name].dtype == value.dtype, name
-            difference = (one[name] - value).abs().max().item() if value.numel() else 0.0
-            assert difference < 2e-3 * max(1.0, value.abs().max().item()), (name, difference)
-        elif not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor):
             assert one[name] == value, name
+        else:
+            assert one[name].shape == value.shape and one[name].dtype == value.dtype, name
+            if name.startswith((".nets", ".ema")):
+                assert (one[name] - value).abs().max() < 8 * 2e-4, name
 
 
 def test_a_run_saved_by_two_goes_on_with_one(data: Path, straight: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = launch(torchrun(data, out, "--images", 8, *INTERVALS))
+    done = torchrun(data, out, "--images", 8, *INTERVALS)
     assert done.returncode == 0, done.stderr
     # Only the first process has written and talked.
     assert done.stdout.count("train cyclegan") == (out / "log.txt").read_text().count("train cyclegan") == 1
@@ -282,34 +296,28 @@ def test_a_run_saved_by_two_goes_on_with_one(data: Path, straight: Path, tmp_pat
     assert [row["images"] for row in rows] == [4, 8]
     assert sorted(path.name for path in (out / "samples").iterdir()) == ["0000000.png", "0000008.png"]
     assert not leftovers(out) and read(out / "checkpoint.pt")["images"] == 8
-    assert train_on(data, out, "--images", 16) == 0
-    assert_close(out, straight)
+    assert resume(data, out, "--images", 16) == 0
+    assert_goes_on(out, straight)
     one, other = ((path / "metrics.jsonl").read_text().splitlines() for path in (out, straight))
     for mine, theirs in zip(map(json.loads, one), map(json.loads, other), strict=True):
         for name in set(theirs) - {"images_per_second", "data_wait"}:
-            assert mine[name] == pytest.approx(theirs[name], rel=1e-3), name
-
-
-def train_on(data: Path, out: Path, *options: object) -> int:
-    from tiny_cyclegan import resume
-
-    return resume(data, out, *options)
+            assert mine[name] == pytest.approx(theirs[name], rel=2e-2), name
 
 
 def test_a_run_saved_by_one_goes_on_with_two(data: Path, straight: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     torch.manual_seed(0)
     assert train(data, out, "--images", 8, *INTERVALS) == 0
-    done = launch(torchrun(data, out, "--resume", "--images", 16))
+    done = torchrun(data, out, "--images", 16, resumed=True)
     assert done.returncode == 0, done.stderr
-    assert_close(out, straight)
+    assert_goes_on(out, straight)
 
 
 def test_sigterm_to_one_ends_all_at_the_same_step(data: Path, tmp_path: Path) -> None:
     """The second process is told; the first one saves, and nobody is left waiting."""
     out = tmp_path / "run"
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    words = torchrun(data, out, "--images", 2000, *INTERVALS)[7:]
+    words = (*words_of(data, out), "--images", 1000, *INTERVALS)
     processes = [start(*words, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
     deadline = time.monotonic() + 60
     while not (out / "checkpoint.pt").exists():
@@ -321,7 +329,7 @@ def test_sigterm_to_one_ends_all_at_the_same_step(data: Path, tmp_path: Path) ->
     assert [process.returncode for process in processes] == [130, 130], said
     assert "SIGTERM: stopped at image" in said[0][0] and said[1] == ("", "")
     images = read(out / "checkpoint.pt")["images"]
-    assert images < 2000 and f"stopped at image {images} of 2000; saved" in said[0][0]
+    assert images < 1000 and f"stopped at image {images} of 1000; saved" in said[0][0]
 
 
 def free_port() -> int:
@@ -338,7 +346,7 @@ def test_errors_of_several_processes_are_told_once(data: Path, straight: Path, t
         (data, straight, (), "already holds a run"),
     ]
     for faces, out, options, words in cases:
-        done = launch(torchrun(faces, out, "--images", 4, *options))
+        done = torchrun(faces, out, "--images", 4, *options)
         lines = [line for line in done.stderr.splitlines() if "anifast: error: " in line]
         assert done.returncode != 0 and len(lines) == 1 and words in lines[0], done.stderr
     assert not (tmp_path / "odd").exists()

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_cyclegan import data_folder, leftovers, own_cache, picture, read, resume, start, the_error, train
+from tiny_cyclegan import command, data_folder, leftovers, own_cache, picture, read, resume, start, the_error, train
 from torch import Tensor
 
 from anifast import cli, systems
-from anifast.engine import lock
+from anifast.engine import lock, plots
 from anifast.engine.log import Meter
 from anifast.engine.loop import Loop
 from anifast.errors import AnifastError
@@ -286,6 +286,79 @@ def test_ctrl_c_in_the_terminal(data: Path, tmp_path: Path) -> None:
     assert process.returncode == 130 and "Traceback" not in errors
     assert "SIGINT: stopped at image" in said and "--resume" in said
     assert read(out / "checkpoint.pt")["images"] < 900
+
+
+# --- past checkpoints, plots
+
+
+def kept(run: Path) -> list[str]:
+    return sorted(path.name for path in run.glob("*.pt"))
+
+
+def test_the_last_checkpoints_are_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    words = ("--images", 8, "--save-every", 2, "--keep", 3)
+    assert train(data, out, *words) == 0
+    assert kept(out) == ["checkpoint-0000004.pt", "checkpoint-0000006.pt", "checkpoint-0000008.pt", "checkpoint.pt"]
+    for number in (4, 6, 8):
+        assert read(out / f"checkpoint-000000{number}.pt")["images"] == number
+    assert (out / "checkpoint.pt").samefile(out / "checkpoint-0000008.pt")  # takes no space of its own
+    # A run that goes on from an earlier one leaves those beyond it alone, and what a killed process left is removed.
+    shutil.copyfile(out / "checkpoint-0000004.pt", out / "checkpoint.pt")
+    (out / ".checkpoint-0000009.01234567.tmp.pt").write_bytes(b"PK")
+
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert resume(data, out, "--images", 5, "--keep", 2) == 0
+    assert kept(out) == [f"checkpoint-000000{number}.pt" for number in (4, 5, 6, 8)] + ["checkpoint.pt"]
+    assert read(out / "checkpoint-0000005.pt")["images"] == read(out / "checkpoint.pt")["images"] == 5
+    assert not leftovers(out)
+    assert resume(data, out, "--images", 6, "--keep", 1) == 0
+    assert kept(out) == [f"checkpoint-000000{number}.pt" for number in (4, 5, 6, 8)] + ["checkpoint.pt"]
+
+
+def plot(*words: object) -> int:
+    return cli.main(command("plot", *words))
+
+
+def test_plot_draws_the_losses_again(straight: Path, eight: Path, tmp_path: Path, capsys: Capture) -> None:
+    before = (eight / "losses.png").read_bytes()
+    (eight / "losses.png").unlink()
+    with open(eight / "metrics.jsonl", "a") as handle:  # a run that is writing
+        handle.write('{"images": 9, "cyc')
+    capsys.readouterr()
+    with lock.hold(eight):
+        assert plot(eight) == 0
+    assert capsys.readouterr().out == f"{eight / 'losses.png'}\n"
+    assert (eight / "losses.png").read_bytes() == before
+    assert plot(straight, eight, "--out", tmp_path / "deep" / "both.png") == 0
+    with Image.open(tmp_path / "deep" / "both.png") as both, Image.open(eight / "losses.png") as alone:
+        assert both.size == alone.size
+        colours = [{pixel for _, pixel in image.getcolors(2**24) or []} for image in (both, alone)]
+    assert plots.COLOURS[1] in colours[0] and plots.COLOURS[1] not in colours[1]
+
+
+@pytest.mark.parametrize("kind", ["nothing", "no losses", "several", "jpg", "systems"])
+def test_what_cannot_be_plotted(eight: Path, tmp_path: Path, capsys: Capture, kind: str) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"system": "gan"}' if kind == "systems" else '{"system": "cyclegan"}')
+    if kind == "systems":
+        shutil.copyfile(eight / "metrics.jsonl", other / "metrics.jsonl")
+    cases: dict[str, tuple[tuple[object, ...], str]] = {
+        "nothing": ((tmp_path,), "not a run folder"),
+        "no losses": ((other,), "no losses yet"),
+        "several": ((eight, other), "--out"),
+        "jpg": ((eight, "--out", tmp_path / "x.jpg"), ".png"),
+        "systems": ((eight, other, "--out", tmp_path / "x.png"), "cyclegan, gan"),
+    }
+    words, named = cases[kind]
+    capsys.readouterr()
+    assert plot(*words) == 1
+    assert named in the_error(capsys.readouterr().err)
+    assert not list(tmp_path.glob("x.*"))
 
 
 # --- what cannot be resumed or begun

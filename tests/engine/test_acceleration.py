@@ -1,0 +1,141 @@
+"""torch.compile of the networks and recorded phases: the same numbers, the same checkpoints, or one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_cyclegan import data_folder, own_cache, read, resume, the_error, train
+
+from anifast.engine import acceleration
+from anifast.engine.acceleration import WARM_UP, Graphs
+from anifast.engine.loop import run_step
+from anifast.errors import AnifastError
+from anifast.systems.cyclegan.config import make
+from anifast.systems.cyclegan.training import CycleGAN
+
+CPU = torch.device("cpu")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("data")
+    with own_cache(root / "cache"):
+        yield data_folder(root / "faces")
+
+
+def test_compiled_networks_keep_their_names(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's tracing and without its code generator, which alone takes a minute here."""
+    seen: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        seen.append(len(list(graph.graph.nodes)))
+        return graph.forward
+
+    monkeypatch.setattr(acceleration, "COMPILER", backend)
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    assert train(data, tmp_path / "compiled", "--images", 3, "--compile") == 0
+    assert len(seen) >= 4 and max(seen) > 10
+    torch.manual_seed(0)
+    assert train(data, tmp_path / "plain", "--images", 3) == 0
+    one, other = (read(tmp_path / name / "checkpoint.pt") for name in ("compiled", "plain"))
+    assert one["config"] == other["config"] | {"compile": True}
+    for name, net in other["nets"].items():
+        assert list(one["nets"][name]) == list(net)
+        for key, value in net.items():
+            torch.testing.assert_close(one["nets"][name][key], value, rtol=0, atol=1e-5)
+    assert resume(data, tmp_path / "compiled", "--images", 4, "--no-compile") == 0
+
+
+def test_no_compiler_is_one_error(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert train(data, tmp_path / "run", "--images", 1, "--compile") == 1
+    error = the_error(capsys.readouterr().err)
+    assert "no no-such-compiler" in error and "--compile" in error
+    with pytest.raises(AnifastError, match="Triton"):
+        monkeypatch.setattr(acceleration.importlib.util, "find_spec", lambda name: None)
+        acceleration.compile_nets([], torch.device("cuda"))
+
+
+def test_a_compiler_that_fails_is_one_error(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        raise RuntimeError("the linker is gone")
+
+    monkeypatch.setattr(acceleration, "COMPILER", backend)
+    torch._dynamo.reset()
+    assert train(data, tmp_path / "run", "--images", 1, "--compile") == 1
+    error = the_error(capsys.readouterr().err)
+    assert "torch.compile has failed" in error and "the linker is gone" in error and "--compile" in error
+
+
+def test_cuda_graphs_need_a_gpu(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert train(data, tmp_path / "run", "--images", 1, "--cuda-graphs") == 1
+    assert "--cuda-graphs needs a GPU" in the_error(capsys.readouterr().err)
+
+
+def test_a_recorded_phase_works_on_memory_that_does_not_move() -> None:
+    """Work that writes in place repeats on the CPU as a CUDA graph does."""
+    out, seen = torch.zeros(2), []
+
+    def work(x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        seen.append(x)
+        return out.copy_(2 * x), {"out": out}
+
+    graphs = Graphs(CPU, record=lambda work: (work(), work)[1])
+    for step in range(WARM_UP + 3):
+        given = torch.full((2,), float(step))
+        loss, values = graphs.run("phase", work, (given,))
+        assert loss is out and values["out"] is out and out.tolist() == [2.0 * step] * 2
+        assert (seen[-1] is given) == (step < WARM_UP)
+    assert len({id(x) for x in seen[WARM_UP:]}) == 1
+
+
+def test_a_phase_that_cannot_be_recorded_is_one_error() -> None:
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    graphs = Graphs(CPU, record=record)
+    work = lambda x: (x, {})  # noqa: E731
+    for _ in range(WARM_UP):
+        graphs.run("phase", work, (torch.zeros(1),))
+    with pytest.raises(AnifastError, match="phase phase cannot be recorded.*capturing. Leave --cuda-graphs out"):
+        graphs.run("phase", work, (torch.zeros(1),))
+
+
+def test_phases_of_cyclegan_take_everything_from_their_inputs() -> None:
+    """What a recorded phase would find in the system itself is that of the recording, here NaN."""
+    config = make("reference", {"size": 32, "blocks": 1, "width": 8, "d_width": 8, "batch": 2, "pool_size": 3})
+    plain, recorded = CycleGAN(config, CPU), CycleGAN(config, CPU)
+    hidden = ("real_a", "real_b", "fake_a", "fake_b")
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        def replay() -> None:
+            kept = {name: getattr(recorded, name) for name in hidden}
+            for name in hidden:
+                setattr(recorded, name, torch.full_like(kept[name], float("nan")))
+            work()
+            for name in hidden:  # what the phase has not made stays
+                if getattr(recorded, name).isnan().any():
+                    setattr(recorded, name, kept[name])
+
+        work()
+        return replay
+
+    graphs = Graphs(CPU, record)
+    source = torch.Generator().manual_seed(5)
+    for step in range(WARM_UP + 4):
+        a, b = (torch.rand(2, 3, 32, 32, generator=source) * 2 - 1 for _ in "AB")
+        for model, how in ((plain, None), (recorded, graphs)):
+            model.begin((a, b), 2 * step)
+            run_step(model.phases, step, CPU, graphs=how)
+    for name, net in plain.nets.items():
+        for key, value in net.state_dict().items():
+            assert torch.equal(recorded.nets[name].state_dict()[key], value), f"{name}.{key}"
+    assert torch.equal(plain.pools["A"].held, recorded.pools["A"].held)
