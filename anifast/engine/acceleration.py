@@ -46,9 +46,8 @@ def compiling(on: bool) -> Iterator[None]:
     except RuntimeError as error:
         if not on or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        raise AnifastError(
-            f"torch.compile has failed: {str(error).strip().splitlines()[0]}. Leave --compile out"
-        ) from error
+        what = " ".join(str(error).split("\n\n")[0].split())
+        raise AnifastError(f"torch.compile has failed: {what}. Leave --compile out") from error
 
 
 class Graphs:

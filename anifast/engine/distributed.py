@@ -20,6 +20,7 @@ gradients go through NCCL: a GPU need not be waited for.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -209,12 +210,17 @@ def team(device: str | None) -> Iterator[Team]:
     chosen = _own_device(device, int(os.environ.get("LOCAL_RANK", rank)))
     if not dist.is_available():
         raise AnifastError("this torch was built without torch.distributed: train in one process, without torchrun")
+    # Its functions take the group that stands when they are imported as a default, which torch does lazily in the first
+    # steps: the group would then outlive its end, and its threads the interpreter (abort at exit).
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise AnifastError(f"process {rank} cannot reach the others: {str(error).splitlines()[0]}") from error
+    found = Team(chosen, rank, world)
     try:
-        yield Team(chosen, rank, world)
+        yield found
+        found.largest(0)  # nobody hangs up while another still speaks
     finally:
         with suppress(RuntimeError):  # the others may be gone
             dist.destroy_process_group()

@@ -284,6 +284,10 @@ class Loop:
         random = torch.get_rng_state()
         self.team.broadcast([random])
         torch.set_rng_state(random)
+        if self.device.type == "cuda":
+            random = torch.cuda.get_rng_state(self.device)
+            self.team.broadcast([random])
+            torch.cuda.set_rng_state(random, self.device)
         if self.system.ema is not None:
             self.team.broadcast(state_tensors(list(self.system.ema.nets.values())))
 
@@ -362,7 +366,8 @@ class Loop:
         if self.images < self.plan.total:
             why = self._stop or f"the {self.plan.minutes:g} minutes are over"
             saved = "saved" if self._saved == self.images else self._kept()
-            self.log.say(f"{why}: stopped at image {self.images} of {self.plan.total}; {saved}, go on with --resume")
+            further = ", go on with --resume" if self._saved >= 0 else ""
+            self.log.say(f"{why}: stopped at image {self.images} of {self.plan.total}; {saved}{further}")
         self._draw()
         self._plot()
 
@@ -434,7 +439,8 @@ class Loop:
         self._plot()
 
     def _draw(self) -> None:
-        picture = self.system.sheet()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            picture = self.system.sheet()  # only one process draws it, and no step may depend on that
         with atomic_path(self.folder / "samples" / f"{self.images:07d}.png") as temporary:
             picture.save(temporary)
         if self.board is not None:

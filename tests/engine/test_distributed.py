@@ -340,6 +340,34 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc on this system")
+def test_no_thread_of_the_group_outlives_it() -> None:
+    """One that did would abort the process at its exit, now and then; imports that come late used to keep the group."""
+    program = (
+        "import importlib, os, torch\n"
+        "from anifast.engine import distributed\n"
+        "names = lambda: [open(f'/proc/self/task/{n}/comm').read() for n in os.listdir('/proc/self/task')]\n"
+        "with distributed.team('cpu') as team:\n"
+        "    importlib.import_module('torch.distributed.nn.functional')\n"
+        "    team.average([torch.ones(3)])\n"
+        "    assert any('gloo' in name for name in names()), names()\n"
+        "assert not any('gloo' in name for name in names()), names()\n"
+    )
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=os.environ | common | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    ended = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+
+
 def test_errors_of_several_processes_are_told_once(data: Path, straight: Path, tmp_path: Path) -> None:
     cases = [
         (data, tmp_path / "odd", ("--batch", 3), "3 cannot be shared out evenly over 2 processes"),
