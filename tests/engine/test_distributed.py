@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from tiny_cyclegan import ROOT, command, data_folder, leftovers, own_cache, read
 from anifast.engine import distributed
 from anifast.engine.distributed import Team, alone
 from anifast.engine.log import Meter
-from anifast.engine.loop import run_step
+from anifast.engine.loop import Phase, run_step
 from anifast.errors import AnifastError, ToldElsewhere
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.training import CycleGAN, Pictures
@@ -44,26 +45,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield data_folder(root / "faces")
 
 
-def several(call: str, *words: object, world: int = 2) -> list[subprocess.CompletedProcess[str]]:
-    """`call(team, *words)` of this file in `world` processes that find each other by a file; how each ended."""
-    processes = []
-    folder = Path(str(words[0]))
-    program = (
-        "import sys, torch\n"
+def several(program: str, world: int = 2) -> list[subprocess.CompletedProcess[str]]:
+    """Run `program`, in which `team` is known and `tests` is this file, in processes as torchrun starts them."""
+    indented = "".join(f"    {line}\n" for line in program.splitlines())
+    whole = (
+        "import importlib, os, sys, torch\n"
         "sys.path[:0] = ['tests', 'tests/engine']\n"
-        "import test_distributed as tests, torch.distributed as dist\n"
-        "from anifast.engine.distributed import Team\n"
-        f"rank = int(sys.argv[1])\n"
-        f"dist.init_process_group('gloo', init_method={f'file://{folder}/meeting'!r}, rank=rank, world_size={world})\n"
-        f"tests.{call}(Team(tests.CPU, rank, {world}), *sys.argv[2:])\n"
-        "dist.destroy_process_group()\n"
+        "import test_distributed as tests\n"
+        "from anifast.engine import distributed\n"
+        "threads = lambda: [open(f'/proc/self/task/{n}/comm').read() for n in os.listdir('/proc/self/task')] "
+        "if os.path.exists('/proc/self/task') else []\n"
+        f"with distributed.team('cpu') as team:\n{indented}"
+        "assert not any('gloo' in name for name in threads()), threads()\n"
     )
-    for rank in range(world):
-        arguments = [sys.executable, "-c", program, str(rank), *command(*words)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    processes = []
+    for place in places(world):
+        environment = os.environ | place
         processes.append(
             subprocess.Popen(
-                arguments, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                [sys.executable, "-c", whole],
+                cwd=ROOT,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
             )
         )
     ended = []
@@ -71,6 +76,15 @@ def several(call: str, *words: object, world: int = 2) -> list[subprocess.Comple
         said, errors = process.communicate(timeout=100)
         ended.append(subprocess.CompletedProcess(process.args, process.returncode, said, errors))
     return ended
+
+
+def places(world: int = 2) -> list[dict[str, str]]:
+    """The environment that torchrun gives to each process."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
 def words_of(data: Path, out: Path, resumed: bool = False) -> tuple[object, ...]:
@@ -145,7 +159,7 @@ def test_steps_of_two_are_steps_of_one_on_the_joined_batch(data: Path, tmp_path:
     start, end = range(STEPS // 2), range(STEPS // 2, STEPS)
     half = trained(alone(), data, start)
     torch.save(half, tmp_path / "half of one.pt")
-    for process in several("steps_of_two", tmp_path, data):
+    for process in several(f"tests.steps_of_two(team, {str(tmp_path)!r}, {str(data)!r})"):
         assert process.returncode == 0, process.stderr
     found = {path.stem: read(path) for path in tmp_path.glob("*.pt")}
     whole = trained(alone(), data, range(STEPS))
@@ -159,6 +173,34 @@ def test_steps_of_two_are_steps_of_one_on_the_joined_batch(data: Path, tmp_path:
     assert_equal(trained(alone(), data, end, found["half of 0"]), whole, **close)
     with pytest.raises(AssertionError):  # the comparison sees a step more
         assert_equal(half, whole, **close)
+
+
+def bad_steps(team: Team) -> None:
+    """A loss that is not finite in the second process only, then one in the first, then none."""
+    net = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.ones_(net.weight)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for bad, what in ((1, "inf"), (0, "nan"), (None, "0")):
+        x = torch.ones(1, 2) * (1.0 + team.rank)
+
+        def loss(x: torch.Tensor, bad: int | None = bad, what: str = what) -> Any:
+            value = net(x).mean() + (float(what) if team.rank == bad else 0.0)  # its gradient is finite
+            return value, {"loss": value.detach()}
+
+        phase = Phase("fit", loss, optimizer, [net], lambda x=x: (x,))  # type: ignore[misc]
+        before = net.weight.detach().clone()
+        if bad is not None:
+            with pytest.raises(FloatingPointError, match=f"the loss of phase fit is {what}"):
+                run_step([phase], 0, CPU, team=team)
+            assert torch.equal(net.weight, before)
+        else:
+            run_step([phase], 0, CPU, team=team)
+            torch.testing.assert_close(net.weight.detach(), before - 0.1 * 1.5)
+
+
+def test_a_bad_loss_in_one_process_stops_the_step_in_all() -> None:
+    for process in several("tests.bad_steps(team)"):
+        assert process.returncode == 0, process.stderr
 
 
 def test_processes_get_their_parts_of_the_joined_batch(data: Path) -> None:
@@ -223,10 +265,11 @@ def collectives(team: Team, folder: str) -> None:
     with pytest.raises(AnifastError, match="another process of this run has ended"):
         for _ in range(100):
             team.largest(0)
+    os._exit(0)  # there is nobody left to part from
 
 
 def test_collectives(tmp_path: Path) -> None:
-    first, second = several("collectives", tmp_path)
+    first, second = several(f"tests.collectives(team, {str(tmp_path)!r})")
     assert first.returncode == 0, first.stderr
     assert second.returncode == 7, second.stderr
 
@@ -316,9 +359,8 @@ def test_a_run_saved_by_one_goes_on_with_two(data: Path, straight: Path, tmp_pat
 def test_sigterm_to_one_ends_all_at_the_same_step(data: Path, tmp_path: Path) -> None:
     """The second process is told; the first one saves, and nobody is left waiting."""
     out = tmp_path / "run"
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     words = (*words_of(data, out), "--images", 1000, *INTERVALS)
-    processes = [start(*words, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+    processes = [start(*words, **place) for place in places()]
     deadline = time.monotonic() + 60
     while not (out / "checkpoint.pt").exists():
         assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
@@ -332,40 +374,16 @@ def test_sigterm_to_one_ends_all_at_the_same_step(data: Path, tmp_path: Path) ->
     assert images < 1000 and f"stopped at image {images} of 1000; saved" in said[0][0]
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc on this system")
 def test_no_thread_of_the_group_outlives_it() -> None:
     """One that did would abort the process at its exit, now and then; imports that come late used to keep the group."""
     program = (
-        "import importlib, os, torch\n"
-        "from anifast.engine import distributed\n"
-        "names = lambda: [open(f'/proc/self/task/{n}/comm').read() for n in os.listdir('/proc/self/task')]\n"
-        "with distributed.team('cpu') as team:\n"
-        "    importlib.import_module('torch.distributed.nn.functional')\n"
-        "    team.average([torch.ones(3)])\n"
-        "    assert any('gloo' in name for name in names()), names()\n"
-        "assert not any('gloo' in name for name in names()), names()\n"
+        "importlib.import_module('torch.distributed.nn.functional')\n"
+        "team.average([torch.ones(3)])\n"
+        "assert any('gloo' in name for name in threads()), threads()"
     )
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env=os.environ | common | {"RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    ended = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], ended
+    for process in several(program):  # which looks again when the team has parted
+        assert process.returncode == 0, process.stderr
 
 
 def test_errors_of_several_processes_are_told_once(data: Path, straight: Path, tmp_path: Path) -> None:
