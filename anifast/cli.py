@@ -202,6 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AnifastError as error:
         print(f"anifast: error: {error}", file=sys.stderr)
         return 1
+    except PermissionError as error:
+        print(f"anifast: error: {error.filename}: {error.strerror}; choose another place", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("anifast: interrupted", file=sys.stderr)
         return 130

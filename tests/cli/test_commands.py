@@ -351,6 +351,35 @@ def test_an_output_folder_that_cannot_be_written(run: Path, data: Path, capsys: 
     assert "cannot write /proc/self/out" in error and "another output folder" in error
 
 
+@pytest.mark.parametrize("which", ["model", "input", "out"])
+def test_a_folder_that_must_not_be_looked_into(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, which: str
+) -> None:
+    """Its files cannot even be asked whether they exist; the superuser can, so the refusal is played."""
+    closed = tmp_path / "closed"
+    look = Path.stat
+
+    def refuse(path: Path, **options: Any) -> Any:
+        if closed in (path, *path.parents):
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **options)
+
+    for name in ("exists", "is_dir", "is_file"):
+        known = getattr(Path, name)
+
+        def asked(path: Path, known: Any = known) -> bool:
+            if closed in (path, *path.parents):
+                refuse(path)
+            return bool(known(path))
+
+        monkeypatch.setattr(Path, name, asked)
+    monkeypatch.setattr(Path, "stat", refuse)
+    places = {"model": run, "input": data / "testA", "out": tmp_path / "out"} | {which: closed / "x"}
+    assert translate(places["model"], places["input"], "--out", places["out"]) == 1
+    error = the_error(capsys.readouterr().err)
+    assert str(closed / "x") in error and "Permission denied" in error
+
+
 @pytest.mark.parametrize("under", [False, True])
 def test_the_output_folder_is_a_file(run: Path, data: Path, tmp_path: Path, capsys: Capture, under: bool) -> None:
     (tmp_path / "file").write_text("mine")
