@@ -187,6 +187,7 @@ def extension(configuration: Configuration) -> Any:
         "-Wall",
         "-Wno-psabi",
         "-Wno-maybe-uninitialized",
+        "-Wno-uninitialized",  # in GCC's own AVX-512 header (bug 105593)
         "-Wno-unknown-pragmas",
     ]
     cxx += [f"-march={configuration.march}"] if configuration.march else []

@@ -302,7 +302,13 @@ def bias_lrelu(
     save_mask = (
         not is_linear(slope, clamp)
         and torch.is_grad_enabled()
-        and any(t is not None and t.requires_grad for t in (x, bias, noise, noise_strength, residual))
+        and (
+            x.requires_grad
+            or (bias is not None and bias.requires_grad)
+            or (noise is not None and noise.requires_grad)
+            or (noise_strength is not None and noise_strength.requires_grad)
+            or (residual is not None and residual.requires_grad)
+        )
     )
     if chosen == "triton" and not torch.compiler.is_compiling():
         _common.refuse_tangents("bias_lrelu", (x, bias, noise, noise_strength, residual))
