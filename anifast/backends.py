@@ -28,6 +28,8 @@ DEFAULT = ("native", "reference")
 
 # op -> backends that have kernels for it; an op's module registers itself when it is imported.
 _kernels: dict[str, frozenset[str]] = {}
+# op -> device types that its native kernels are written for.
+_native_devices: dict[str, tuple[str, ...]] = {}
 # (op, backend, device type) -> why it cannot run; empty text: it can.
 _reasons: dict[tuple[str, str, str], str] = {}
 # (op, device type) -> backend of the automatic choice.
@@ -65,9 +67,10 @@ def use_backend(name: str | None) -> Iterator[None]:
         _forced = before
 
 
-def register(op: str, *backends: str) -> None:
+def register(op: str, *backends: str, native_devices: tuple[str, ...] = ("cpu", "cuda")) -> None:
     """Tell that `op` has kernels for these backends, and settle its choices for the usual devices."""
     _kernels[op] = frozenset(("reference", *backends))
+    _native_devices[op] = native_devices
     for device in ("cpu", "cuda"):
         automatic(op, device)
         for backend in BACKENDS:
@@ -81,7 +84,9 @@ def why_not(op: str, backend: str, device: str) -> str:
         if backend not in _kernels[op]:
             _reasons[key] = f"{op} has no {backend} kernels"
         elif backend == "native":
-            _reasons[key] = _native.unavailable(device) or ""
+            written = device in _native_devices[op] or device not in ("cpu", "cuda")
+            missing = "" if written else f"{op} has no native kernels for {device} yet"
+            _reasons[key] = missing or _native.unavailable(device) or ""
         elif backend == "triton":
             _reasons[key] = _triton_missing(device)
         else:

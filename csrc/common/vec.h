@@ -150,6 +150,38 @@ inline void store_first(T* to, Vec<Accumulate<T>> value, int64_t count) {
     std::memcpy(to, buffer, count * sizeof(T));
 }
 
+template <class A>
+inline Vec<A> select(LaneMask<A> mask, Vec<A> yes, Vec<A> no) {
+    return mask ? yes : no;
+}
+
+template <bool kFull, class T>
+inline Vec<Accumulate<T>> load_n(const T* from, int64_t n) {
+    if constexpr (kFull) {
+        return load(from);
+    } else {
+        return load_first(from, n);
+    }
+}
+
+template <bool kFull, class T>
+inline void store_n(T* to, Vec<Accumulate<T>> value, int64_t n) {
+    if constexpr (kFull) {
+        store(to, value);
+    } else {
+        store_first(to, value, n);
+    }
+}
+
+// Calls step(i, n, full) over [begin, end): whole vectors, then the rest.
+template <int W, class Step>
+inline void for_vectors(int64_t begin, int64_t end, const Step& step) {
+    int64_t i = begin;
+#pragma GCC unroll 4
+    for (; i + W <= end; i += W) step(i, W, std::true_type{});
+    if (i < end) step(i, end - i, std::false_type{});
+}
+
 // By halves: one after the other, sixteen lanes would wait fifteen times for the sum before.
 template <class A>
 inline A sum_lanes(Vec<A> value) {

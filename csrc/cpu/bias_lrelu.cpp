@@ -110,38 +110,6 @@ struct Outputs {
     int64_t plane;
 };
 
-template <class A>
-inline Vec<A> select(LaneMask<A> mask, Vec<A> yes, Vec<A> no) {
-    return mask ? yes : no;
-}
-
-template <bool kFull, class T>
-inline Vec<Accumulate<T>> load_n(const T* from, int64_t n) {
-    if constexpr (kFull) {
-        return load(from);
-    } else {
-        return load_first(from, n);
-    }
-}
-
-template <bool kFull, class T>
-inline void store_n(T* to, Vec<Accumulate<T>> value, int64_t n) {
-    if constexpr (kFull) {
-        store(to, value);
-    } else {
-        store_first(to, value, n);
-    }
-}
-
-// Calls step(i, n, full) over [begin, end): whole vectors, then the rest.
-template <int W, class Step>
-inline void for_vectors(int64_t begin, int64_t end, const Step& step) {
-    int64_t i = begin;
-#pragma GCC unroll 4
-    for (; i + W <= end; i += W) step(i, W, std::true_type{});
-    if (i < end) step(i, end - i, std::false_type{});
-}
-
 // f * v for the n lanes at `i` of a row whose bits start at byte `base`, with f as forward left it behind. What was
 // clamped is 0 even where v is inf or NaN, as in torch.clamp.
 template <Factor kFactor, bool kFull, class T>
