@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,11 +139,9 @@ FID_WEIGHTS = "6726825d"
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise AnifastError(f"{path}: not an .npz of the SqueezeNet weights")
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:  # np.load takes other files as well
             return {key: torch.from_numpy(stored[key]) for key in stored.files}
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise AnifastError(f"{path}: damaged, or no .npz of the SqueezeNet weights ({error})") from error
 
 
@@ -247,14 +246,14 @@ def extractor(
     if name != "auto" and name not in KINDS:
         raise AnifastError(f"unknown feature extractor {name!r}; there are auto, {', '.join(KINDS)}")
     if weights is not None:
-        path = Path(weights).expanduser()
+        path: Path = Path(weights).expanduser()
         if name == "auto":
             name = "squeezenet" if path.suffix.lower() == ".npz" else "inception"
         if not path.is_file():
             raise AnifastError(f"{path}: no such file. Give {KINDS[name].wanted}")
     else:
         tried = KINDS if name == "auto" else [name]
-        found = [(each, path) for each in tried if (path := find_weights(each)) is not None]
+        found = [(each, file) for each in tried if (file := find_weights(each)) is not None]
         if not found:
             wanted = " or ".join(KINDS[each].wanted for each in tried)
             files = " or ".join(KINDS[each].file for each in tried)

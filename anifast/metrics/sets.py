@@ -174,11 +174,18 @@ def _read(file: Path, key: dict[str, Any], kept: int) -> FeatureSet | None:
 
 
 def _write(file: Path, key: dict[str, Any], made: FeatureSet) -> None:
-    arrays = {name: value.numpy() for name, value in made.statistics.state_dict().items()}
+    state = {name: value.numpy() for name, value in made.statistics.state_dict().items()}
     about = np.array(json.dumps({**key, "skipped": made.skipped}))
     try:
         with atomic_path(file) as temporary, open(temporary, "wb") as handle:
-            np.savez(handle, about=about, features=made.features.numpy(), **arrays)
+            np.savez(
+                handle,
+                about=about,
+                features=made.features.numpy(),
+                count=state["count"],
+                mean=state["mean"],
+                scatter=state["scatter"],
+            )
     except AnifastError as error:
         warnings.warn(
             f"the features of {printable(file.stem)} are not kept for another time: {error} "

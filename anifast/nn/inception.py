@@ -1,8 +1,8 @@
 """Inception-v3 (Szegedy et al. 2015) as the Frechet Inception Distance uses it (Heusel et al. 2017).
 
-The weights that FID is defined by were trained in TensorFlow in 2015. Parameters carry the names of
-`torchvision.models.inception_v3`, which the published PyTorch copy (`pt_inception-2015-12-05-6726825d.pth`) has too, but
-that network differs: average pools do not count the padding, and the last block pools by the maximum.
+The weights that FID is defined by were trained in TensorFlow in 2015; their PyTorch copy is called
+`pt_inception-2015-12-05-6726825d.pth`. Parameters carry the names of `torchvision.models.inception_v3`, as that copy's
+do, but the network is another: average pools do not count the padding, and the last block pools by the maximum.
 """
 
 from __future__ import annotations

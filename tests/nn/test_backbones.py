@@ -24,7 +24,7 @@ def test_published_parameter_counts() -> None:
     squeeze, inception = SqueezeNet(), FIDInception()
     assert count(squeeze) == 1_248_424
     assert count(squeeze.features) == 735_424
-    # Of torchvision's 27,161,264 with 1000 classes 3,326,696 are the auxiliary classifier's, 2,049,000 the classifier's.
+    # torchvision documents 27,161,264; 3,326,696 of them are the auxiliary classifier's, 2,049,000 the classifier's.
     assert count(inception) == 27_161_264 - 3_326_696 - 2_049_000
     assert len([m for m in inception.modules() if isinstance(m, nn.Conv2d)]) == 94
 
