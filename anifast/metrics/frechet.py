@@ -52,12 +52,13 @@ class Statistics:
             raise ValueError(f"features: expected N,{self.dim}, got {tuple(features.shape)}")
         if not len(features):
             return
-        x = features.detach().to("cpu", torch.float64)
+        x = features.detach().to("cpu", torch.float64, copy=True)
         if not bool(x.isfinite().all()):
             raise DataError("features are not finite: the pictures or the weights behind them hold NaN or infinity")
         mean = x.mean(dim=0)
-        x = x - mean
-        self._join(len(x), mean, x.T @ x)
+        x -= mean
+        self.scatter.addmm_(x.T, x)
+        self._join(len(x), mean)
 
     def merge(self, other: Statistics) -> None:
         """Take in what another one has seen.
@@ -68,13 +69,14 @@ class Statistics:
         if other.dim != self.dim:
             raise ValueError(f"other: expected dimension {self.dim}, got {other.dim}")
         if other.count:
-            self._join(other.count, other.mean, other.scatter)
+            self.scatter += other.scatter
+            self._join(other.count, other.mean)
 
-    def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+    def _join(self, count: int, mean: Tensor) -> None:
+        """Join the means, and add to the scatter what comes of their being two."""
         total = self.count + count
         step = mean - self.mean
-        self.scatter += scatter
-        self.scatter += torch.outer(step, step) * (self.count * count / total)
+        self.scatter.addr_(step, step, alpha=self.count * count / total)
         self.mean += step * (count / total)
         self.count = total
 

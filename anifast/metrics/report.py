@@ -66,7 +66,7 @@ class Report:
 
 
 #: Heads of the columns that `distance_cells` fills.
-DISTANCES = ("FID", "KID x100", "std", "error")
+DISTANCES = ("FID", "KID x100", "std x100", "error x100")
 
 
 def distances(made: FeatureSet, real: FeatureSet, options: Options, report: Report) -> dict[str, Any]:
