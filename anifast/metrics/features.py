@@ -29,7 +29,8 @@ class Extractor(Protocol):
         name: short, for options and tables.
         dim: length of a feature vector.
         weights: digest of the weights.
-        about: one line for reports: network, layer, weights, how pictures are resized.
+        about: one line for reports, which tells all that decides the features: network, layer, scale, resizing and the
+            beginning of `weights`.
     """
 
     @property
@@ -102,6 +103,9 @@ class NetworkExtractor:
 
 #: What Caffe's ImageNet networks subtract, blue first.
 CAFFE_MEANS = (104.0, 117.0, 123.0)
+#: What SqueezeNet's features are divided by. Those of faces and animals, photographed and drawn, have a root mean
+#: square of 14 to 18; like this it is about a half, near Inception's, for which KID's kernel (u.v / D + 1)^3 was chosen.
+SQUEEZENET_SCALE = 32.0
 
 
 def squeezenet_input(images: Tensor) -> Tensor:
@@ -235,7 +239,7 @@ def extractor(
 
     Args:
         name: "inception": the last pool of FID's Inception-v3, 2048 features, what published figures use;
-            "squeezenet": the mean of SqueezeNet 1.0's last block, 512 features, for comparisons among one's own;
+            "squeezenet": the mean of SqueezeNet 1.0's last block / 32, 512 features, for comparisons among one's own;
             "auto": the first of them whose weights are found (with `weights`: an .npz is SqueezeNet's).
         weights: their file; None: where `find_weights` looks.
         device: where to compute.
@@ -275,9 +279,12 @@ def _load(name: str, path: Path, device: torch.device) -> NetworkExtractor:
     _fill(net, kind.read(path), path, kind.wanted)
     net = net.to(device).eval()
     if isinstance(net, SqueezeNet):
-        about = f"SqueezeNet 1.0 (Caffe, ImageNet), mean of the last block, 512 features, 227 px, weights {digest[:8]}"
-        return NetworkExtractor(name, net.pooled, net.channels, squeezenet_input, digest, about, device)
+        pooled = net.pooled
+        about = f"SqueezeNet 1.0 (Caffe, ImageNet), mean of the last block / 32, 512 features, 227 px, {digest[:8]}"
+        return NetworkExtractor(
+            name, lambda x: pooled(x) / SQUEEZENET_SCALE, net.channels, squeezenet_input, digest, about, device
+        )
     assert isinstance(net, FIDInception)
     known = "" if digest.startswith(FID_WEIGHTS) else f", not the published file {FID_WEIGHTS}"
-    about = f"Inception-v3 of FID, last pool, 2048 features, 299 px as pytorch-fid, weights {digest[:8]}{known}"
+    about = f"Inception-v3 of FID, last pool, 2048 features, 299 px as pytorch-fid, {digest[:8]}{known}"
     return NetworkExtractor(name, net, net.channels, inception_input, digest, about, device)

@@ -127,6 +127,7 @@ def folder_features(
         "extractor": extractor.name,
         "dim": extractor.dim,
         "weights": extractor.weights,
+        "about": extractor.about,
     }
     known = _read(file, key, kept)
     if known is not None:

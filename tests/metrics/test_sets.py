@@ -127,6 +127,10 @@ def test_what_decides_the_features_makes_them_anew(faces: Path, cache: Path) -> 
     other.weights = "1" * 64  # type: ignore[misc]
     assert take(faces, cache, other)[1] == COUNT
     assert take(faces, cache)[1] == COUNT  # one file a setting: the other weights took its place
+    other = Colours()
+    other.about = "means and spreads / 2"  # type: ignore[misc]
+    assert take(faces, cache, other)[1] == COUNT
+    assert take(faces, cache)[1] == COUNT
     assert take(faces, cache)[1] == 0
     picture(faces / "new.png", 99)
     found, shown = take(faces, cache)
