@@ -104,7 +104,7 @@ class NetworkExtractor:
 #: What Caffe's ImageNet networks subtract, blue first.
 CAFFE_MEANS = (104.0, 117.0, 123.0)
 #: What SqueezeNet's features are divided by. Those of faces and animals, photographed and drawn, have a root mean
-#: square of 14 to 18; like this it is about a half, near Inception's, for which KID's kernel (u.v / D + 1)^3 was chosen.
+#: square of 14 to 18; like this it is about a half, near Inception's, for which KID's kernel was chosen.
 SQUEEZENET_SCALE = 32.0
 
 

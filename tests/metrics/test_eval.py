@@ -146,6 +146,12 @@ def test_one_direction(run: Path, data: Path, tmp_path: Path) -> None:
     assert list(facts["directions"]) == ["B -> A"] and facts["features"] is None
     found = facts["directions"]["B -> A"]
     assert found["cycle_l1"] > 0 and found["identity_l1"] > 0 and "test" not in found
+    options = ("--features", "none", "--precision", "bf16", "--out", tmp_path / "b.json")
+    assert evaluate(run, "--data", data, *options) == 0
+    half = json.loads((tmp_path / "b.json").read_text())
+    assert half["precision"] == "bf16" and list(half["directions"]) == ["A -> B", "B -> A"]
+    # Pixels have a bf16 rounding of 2^-9 at 1, and no network of this depth makes more than a few of it.
+    assert half["directions"]["B -> A"]["cycle_l1"] == pytest.approx(found["cycle_l1"], abs=8 * 2**-9)
 
 
 def test_a_file_of_one_generator(run: Path, data: Path, weights: Path, tmp_path: Path, capsys: Capture) -> None:
