@@ -53,7 +53,7 @@ class FeatureSet:
         self.skipped: dict[str, str] = {}
         self._limit = kept
         self._random = np.random.default_rng(0)
-        self._held: list[Tensor] = []  # in pieces, as they came
+        self._held = torch.empty(0, dim)  # the kept ones, and room for more
 
     def __len__(self) -> int:
         return self.statistics.count
@@ -61,11 +61,7 @@ class FeatureSet:
     @property
     def features(self) -> Tensor:
         """The kept ones: min(N, kept),dim float32, on the CPU; in the order they came while all are kept."""
-        if not self._held:
-            return torch.empty(0, self.statistics.dim)
-        if len(self._held) > 1:
-            self._held = [torch.cat(self._held)]
-        return self._held[0]
+        return self._held[: min(len(self), self._limit)]
 
     def update(self, features: Tensor) -> None:
         """Take in N,dim features of any floating type, on any device.
@@ -79,14 +75,18 @@ class FeatureSet:
         features = features.detach().to("cpu", torch.float32)
         room = max(0, self._limit - before)
         if room:
-            self._held.append(features[:room].clone())
+            end = min(self._limit, before + len(features))
+            if end > len(self._held):  # doubled: many small pieces between a network's large ones split the heap
+                larger = torch.empty(min(self._limit, max(end, 2 * len(self._held))), self.statistics.dim)
+                larger[:before] = self._held[:before]
+                self._held = larger
+            self._held[before:end] = features[:room]
         if len(features) <= room or not self._limit:
             return
-        held = self.features
         places = self._random.integers(0, np.arange(before + room, before + len(features)) + 1)
         for row, place in zip(features[room:], places.tolist(), strict=True):
             if place < self._limit:
-                held[place] = row
+                self._held[place] = row
 
 
 def folder_features(
@@ -170,7 +170,7 @@ def _read(file: Path, key: dict[str, Any], kept: int) -> FeatureSet | None:
     if statistics.dim != key["dim"] or features.shape != expected or features.dtype != torch.float32:
         return None
     known = FeatureSet(statistics.dim, kept)
-    known.statistics, known.skipped, known._held = statistics, skipped, [features]
+    known.statistics, known.skipped, known._held = statistics, skipped, features
     return known
 
 
