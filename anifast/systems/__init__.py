@@ -14,7 +14,7 @@ SYSTEMS = {"cyclegan": "anifast.systems.cyclegan"}
 
 
 def module(system: str, part: str) -> ModuleType:
-    """The module `part` (config, training, inference, checkpoints) of a system.
+    """The module `part` (config, training, inference, evaluation, checkpoints) of a system.
 
     Raises:
         AnifastError: no such system.

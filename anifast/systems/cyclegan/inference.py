@@ -35,6 +35,8 @@ class Translator:
             raise AnifastError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
         self.config, self._weights = checkpoints.generators(state)
         self.device, self.precision = device, precision
+        #: Whether the file holds a generator for each direction; files of the reference hold one, which serves both.
+        self.both = self._weights["AB"] is not self._weights["BA"]
         self._nets: dict[str, Generator] = {}
         for weights in self._weights.values():
             with torch.device("meta"):  # a file of another architecture is refused here, before anything is computed
