@@ -11,7 +11,7 @@ from torch import Tensor
 from anifast.engine.precision import PRECISIONS, autocast
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.cyclegan import checkpoints
-from anifast.systems.cyclegan.networks import Generator
+from anifast.systems.cyclegan.networks import Generator, build_generator
 
 
 class Translator:
@@ -38,7 +38,7 @@ class Translator:
         self._nets: dict[str, Generator] = {}
         for weights in self._weights.values():
             with torch.device("meta"):  # a file of another architecture is refused here, before anything is computed
-                self._fill(self._build(), weights, assign=True)
+                self._fill(build_generator(self.config), weights, assign=True)
 
     @property
     def size(self) -> int:
@@ -47,12 +47,6 @@ class Translator:
 
     #: Sides of images must be multiples of this.
     multiple = 4
-
-    def _build(self) -> Generator:
-        c = self.config
-        return Generator(
-            c.blocks, c.width, down_padding=c.down_padding, branch_relu=c.branch_relu, skip=c.skip, upsample=c.upsample
-        )
 
     @staticmethod
     def _fill(net: Generator, weights: Mapping[str, Tensor], assign: bool = False) -> None:
@@ -65,7 +59,7 @@ class Translator:
     def _generator(self, to: str) -> Generator:
         name = {"B": "AB", "A": "BA"}[to]
         if name not in self._nets:
-            net = self._build()
+            net = build_generator(self.config)
             self._fill(net, self._weights[name])
             self._nets[name] = net.to(self.device).eval()
         return self._nets[name]

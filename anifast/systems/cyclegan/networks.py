@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anifast.ops import bias_lrelu
+from anifast.systems.cyclegan.config import Config
 
 
 def instance_norm(x: Tensor) -> Tensor:
@@ -224,6 +225,23 @@ class Discriminator(nn.Module):
             x = F.leaky_relu_(instance_norm(self.model[index](x)), 0.2)
         x = self.model["11"](x).to(images.dtype)
         return torch.sigmoid(x) if self.sigmoid else x
+
+
+def build_generator(config: Config) -> Generator:
+    """A generator as the settings describe it, its weights not yet set."""
+    return Generator(
+        config.blocks,
+        config.width,
+        down_padding=config.down_padding,
+        branch_relu=config.branch_relu,
+        skip=config.skip,
+        upsample=config.upsample,
+    )
+
+
+def build_discriminator(config: Config) -> Discriminator:
+    """A discriminator as the settings describe it, its weights not yet set."""
+    return Discriminator(config.d_width, sigmoid=config.sigmoid)
 
 
 def initialise(net: nn.Module, how: str, generator: torch.Generator) -> None:

@@ -22,7 +22,7 @@ from anifast.engine.sheets import Block, sheet
 from anifast.errors import CheckpointError, DataError
 from anifast.systems.cyclegan.config import Config
 from anifast.systems.cyclegan.losses import ImagePool, gan_loss, l1
-from anifast.systems.cyclegan.networks import Discriminator, Generator, initialise
+from anifast.systems.cyclegan.networks import build_discriminator, build_generator, initialise
 
 #: The loss figure, in the order of the selfie2anime report: all weighted.
 PANELS = (
@@ -39,19 +39,9 @@ SHOWN = 6
 
 def networks(config: Config) -> dict[str, nn.Module]:
     """The four networks, drawn from the run's seed."""
-    nets: dict[str, nn.Module] = {}
     source = torch.Generator().manual_seed(config.seed)
-    for name in ("G_AB", "G_BA"):
-        nets[name] = Generator(
-            config.blocks,
-            config.width,
-            down_padding=config.down_padding,
-            branch_relu=config.branch_relu,
-            skip=config.skip,
-            upsample=config.upsample,
-        )
-    for name in ("D_A", "D_B"):
-        nets[name] = Discriminator(config.d_width, sigmoid=config.sigmoid)
+    nets: dict[str, nn.Module] = {name: build_generator(config) for name in ("G_AB", "G_BA")}
+    nets |= {name: build_discriminator(config) for name in ("D_A", "D_B")}
     for net in nets.values():
         initialise(net, config.init, source)
     return nets
