@@ -148,6 +148,9 @@ COMMANDS = {
     "translate": Command("translate pictures with a trained model", _translate_options, _translate),
     "demo": Command("draw faces, train a small CycleGAN on them, translate new ones", _demo_options, _demo),
     "portraits": Command("write procedural faces in the layouts of the systems", *_elsewhere("anifast.data.portraits")),
+    "convert": Command(
+        "write a model for an author's code, or one of theirs for anifast", *_elsewhere("anifast.systems.convert")
+    ),
     "doctor": Command("say what is built and usable here, and why not", *_elsewhere("anifast.doctor")),
 }
 

@@ -40,7 +40,9 @@ class Config:
         "how A and B meet: unaligned (A shuffled, B drawn at random) or paired (i-th with i-th)",
         choices=("unaligned", "paired"),
     )
-    batch: int = option(1, "pictures per domain and step; larger ones overfit small sets sooner", low=1)
+    batch: int = option(
+        1, "pictures per domain and step; published results have 1, larger ones overfit small sets sooner", low=1
+    )
 
     blocks: int = option(9, "residual blocks of a generator", low=1)
     width: int = option(64, "channels of a generator's first layer", low=1)
@@ -60,11 +62,16 @@ class Config:
         choices=("normal", "conv"),
     )
 
+    start_from: str | None = option(
+        None,
+        "run, checkpoint or author's files with the networks to start with (--preset seed for the report's)",
+    )
+
     gan: str = option("lsgan", "adversarial loss", choices=("lsgan", "vanilla"))
     lambda_a: float = option(10.0, "weight of the cycle A -> B -> A", low=0)
     lambda_b: float = option(10.0, "weight of the cycle B -> A -> B", low=0)
     lambda_identity: float = option(
-        0.5, "weight of the identity loss, relative to the cycle's; 0 skips its passes", low=0
+        0.5, "weight of the identity loss (what maps A to B sees B), relative to the cycle's; 0 skips its passes", low=0
     )
     pool_size: int = option(50, "translations kept per domain for the discriminators; 0: none", low=0)
 
