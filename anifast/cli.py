@@ -151,6 +151,7 @@ COMMANDS = {
     "convert": Command(
         "write a model for an author's code, or one of theirs for anifast", *_elsewhere("anifast.systems.convert")
     ),
+    "bench": Command("time the ops on this machine, kernels against plain PyTorch", *_elsewhere("anifast.bench")),
     "doctor": Command("say what is built and usable here, and why not", *_elsewhere("anifast.doctor")),
 }
 
