@@ -288,6 +288,24 @@ def test_learning_rate() -> None:
         assert following < one
 
 
+def test_discriminators_may_have_a_learning_rate_of_their_own() -> None:
+    config = make("reference", SMALL | {"epochs": 1, "decay_epochs": 1, "d_lr": 5e-5})
+    model = CycleGAN(config, CPU, epoch_length=1)
+    for seen, factor in ((0, 1.0), (1, 0.5)):
+        model.begin((images(1, 32, 0), images(1, 32, 1)), seen)
+        rates = {kind: optimizer.param_groups[0]["lr"] for kind, optimizer in model.optimizers.items()}
+        assert rates == {"G": 2e-4 * factor, "D": 5e-5 * factor}
+
+
+@torch.no_grad()
+def test_an_exported_generator_is_the_generator() -> None:
+    net = Generator(2, 4)
+    initialise(net, "normal", torch.Generator().manual_seed(0))
+    x = images(2, 32, 12)
+    exported = torch.export.export(net, (x,)).module()
+    torch.testing.assert_close(exported(x), net(x), rtol=0, atol=1e-6)
+
+
 def test_learning_rate_follows_the_images_seen() -> None:
     model = CycleGAN(make("reference", SMALL | {"epochs": 1, "decay_epochs": 1}), CPU, epoch_length=3)
     batch = images(1, 32, 0), images(1, 32, 1)

@@ -65,6 +65,7 @@ class Config:
     start_from: str | None = option(
         None,
         "run, checkpoint or author's files with the networks to start with (--preset seed for the report's)",
+        none="new ones",
     )
 
     gan: str = option("lsgan", "adversarial loss", choices=("lsgan", "vanilla"))
@@ -78,6 +79,7 @@ class Config:
     pool_first: str = option("b", "whose pool draws its random numbers first", choices=("a", "b"))
 
     lr: float = option(2e-4, "learning rate of Adam", low=0)
+    d_lr: float | None = option(None, "of the discriminators; a lower one helps against blobs", low=0, none="as lr")
     beta1: float = option(0.5, "first moment decay of Adam", low=0)
     beta2: float = option(0.999, "second moment decay of Adam", low=0)
     epochs: int = option(100, "epochs at the full learning rate", low=0)

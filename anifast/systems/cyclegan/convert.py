@@ -192,7 +192,8 @@ def _adam(
     layers = {name: seed_layers(name[0], config.blocks) for name in held}
     owners = [(name, f"{layer}.{kind}") for name in held for layer in layers[name] for kind in ("weight", "bias")]
     parameters = [torch.zeros(0) for _ in owners]
-    optimizer = torch.optim.Adam(parameters, lr=config.lr, betas=(config.beta1, config.beta2))
+    lr = config.lr if held[0][0] == "G" or config.d_lr is None else config.d_lr
+    optimizer = torch.optim.Adam(parameters, lr=lr, betas=(config.beta1, config.beta2))
     state: dict[str, Any] = optimizer.state_dict()
     if moments:
         step = next(iter(moments.values()))["step"]

@@ -79,9 +79,13 @@ def _as_option(name: str, value: Any) -> str:
     return f"--{flag} {value}" if not isinstance(value, bool) else f"--{flag}" if value else f"--no-{flag}"
 
 
-def learning_rate(config: Config, epoch: int) -> float:
-    """Of epoch 1, 2, ...: constant, then linear towards the 0 that would follow the last epoch."""
-    return config.lr * (1.0 - max(0, epoch - config.epochs) / (config.decay_epochs + 1))
+def learning_rate(config: Config, epoch: int, kind: str = "G") -> float:
+    """Of generators ("G") or discriminators ("D") in epoch 1, 2, ...
+
+    Constant, then linear towards the 0 that would follow the last epoch.
+    """
+    lr = config.lr if kind == "G" or config.d_lr is None else config.d_lr
+    return lr * (1.0 - max(0, epoch - config.epochs) / (config.decay_epochs + 1))
 
 
 class Pictures:
@@ -226,10 +230,9 @@ class CycleGAN:
     def begin(self, batch: tuple[Tensor, Tensor], images: int) -> None:
         """Take the next batch and set the learning rate of its epoch."""
         self.real_a, self.real_b = batch
-        lr = learning_rate(self.config, self.epoch(images))
-        for optimizer in self.optimizers.values():
+        for kind, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = learning_rate(self.config, self.epoch(images), kind)
 
     def generators(self) -> tuple[Tensor, dict[str, Tensor]]:
         """L_G = L_GAN + L_cyc + L_idt, with the discriminators frozen; keeps the translations for their phase."""
@@ -353,13 +356,14 @@ def summary(system: CycleGAN, data: Pictures, plan: Plan) -> list[str]:
     augmentation = f"resized to {c.loaded}, cropped to {c.size}" if c.crop else f"resized to {c.size}"
     identity = f"identity {c.lambda_identity:g} (both real images in one batch)" if c.lambda_identity else "no identity"
     end = f"{plan.total} images per domain ({plan.total / data.epoch_length:.4g} of "
+    d_lr = "" if c.d_lr is None else f" (discriminators {c.d_lr:g})"
     start = f"; they start from {c.start_from}" if c.start_from else ""
     return [
         f"networks: 2 generators, {c.blocks} blocks, width {c.width}, {sizes['G_AB']:,} parameters each; "
         f"2 PatchGANs, width {c.d_width}, {sizes['D_A']:,} each; channels_last{start}",
         f"data: A {len(data.a)}, B {len(data.b)} pictures, {augmentation}{', mirrored' if c.flip else ''}, {c.pairing}",
         f"losses: {c.gan}, cycle {c.lambda_a:g} and {c.lambda_b:g}, {identity}, pool of {c.pool_size}; "
-        f"Adam, lr {c.lr:g}, betas {c.beta1:g} and {c.beta2:g}, batch {c.batch}",
+        f"Adam, lr {c.lr:g}{d_lr}, betas {c.beta1:g} and {c.beta2:g}, batch {c.batch}",
         end + f"{c.epochs + c.decay_epochs} epochs of {data.epoch_length}; the last {c.decay_epochs} lower the lr)",
     ]
 
