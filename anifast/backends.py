@@ -144,7 +144,7 @@ def _known(name: str | None, source: str) -> str | None:
 
 
 def report(device: str | None = None) -> list[tuple[str, str, str, dict[str, str]]]:
-    """Rows (op, device type, backend in use, {other backend: why not}) for `anifast doctor` and a run's first lines.
+    """Rows (op, device type, backend in use, {other backend: why not}); `lines` puts them into words.
 
     `device` limits the rows to one device type; by default those that this machine has.
     """
@@ -154,3 +154,17 @@ def report(device: str | None = None) -> list[tuple[str, str, str, dict[str, str
         for op in sorted(_kernels)
         for kind in devices
     ]
+
+
+def lines(device: str | None = None) -> list[str]:
+    """`report` in words, for `anifast doctor` and a run's first lines: one line an op and device type.
+
+    Raises:
+        BackendError: an explicit choice cannot run.
+    """
+    importlib.import_module("anifast.ops")  # every op registers itself
+    told = []
+    for op, kind, chosen, others in report(device):
+        reasons = "; ".join(f"{name}: {why}" for name, why in others.items())
+        told.append(f"{op} on {kind}: {chosen}" + (f"  ({reasons})" if reasons else ""))
+    return told

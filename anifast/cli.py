@@ -210,6 +210,10 @@ COMMANDS = {
     "eval": Command("cycle L1, identity L1, FID and KID of a trained model", _eval_options, _eval),
     "demo": Command("draw faces, train a small CycleGAN on them, translate new ones", _demo_options, _demo),
     "portraits": Command("write procedural faces in the layouts of the systems", *_elsewhere("anifast.data.portraits")),
+    "convert": Command(
+        "write a model for an author's code, or one of theirs for anifast", *_elsewhere("anifast.systems.convert")
+    ),
+    "bench": Command("time the ops on this machine, kernels against plain PyTorch", *_elsewhere("anifast.bench")),
     "doctor": Command("say what is built and usable here, and why not", *_elsewhere("anifast.doctor")),
 }
 

@@ -88,7 +88,7 @@ def _train(
             f"{out}: nothing is left to train, the run has seen {found['images']} of {plan.total} images; "
             "a larger --images (within the epochs) goes on"
         )
-    ops = backends.report(chosen.type)  # a backend that was asked for and is not there ends the run here
+    ops = backends.lines(chosen.type)  # a backend that was asked for and is not there ends the run here
     log = RunLog(out)
     header = systems.module(system, "checkpoints").header(config)
     loop = Loop(model, batches, plan, out, chosen, log, header)
@@ -101,9 +101,8 @@ def _train(
         named = "resumed" if resume else f"preset {preset or next(iter(config_module.PRESETS))}"
         log.say(f"anifast {anifast.__version__}  train {system}  {named}  {data} -> {out}")
         log.say(precision.describe(chosen, config.precision))
-        for op, _, backend, others in ops:
-            why = "; ".join(f"{name}: {reason}" for name, reason in others.items())
-            log.say(f"op {op}: {backend}" + (f" ({why})" if why else ""))
+        for line in ops:
+            log.say(f"op {line}")
         for line in training.summary(model, batches, plan):
             log.say(line)
         skipped = batches.skipped()

@@ -10,11 +10,15 @@ never added, never trained.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anifast.errors import CheckpointError
 from anifast.ops import bias_lrelu, instance_norm
+from anifast.systems.cyclegan.config import Config
 
 
 def reflect(x: Tensor, pad: int) -> Tensor:
@@ -209,6 +213,36 @@ class Discriminator(nn.Module):
             x = instance_norm(self.model[index](x), slope=0.2)
         x = self.model["11"](x).to(images.dtype)
         return torch.sigmoid(x) if self.sigmoid else x
+
+
+def build_generator(config: Config) -> Generator:
+    """A generator as the settings describe it, its weights not yet set."""
+    return Generator(
+        config.blocks,
+        config.width,
+        down_padding=config.down_padding,
+        branch_relu=config.branch_relu,
+        skip=config.skip,
+        upsample=config.upsample,
+    )
+
+
+def build_discriminator(config: Config) -> Discriminator:
+    """A discriminator as the settings describe it, its weights not yet set."""
+    return Discriminator(config.d_width, sigmoid=config.sigmoid)
+
+
+def fill(net: nn.Module, weights: Mapping[str, Tensor], name: str, *, assign: bool = False) -> None:
+    """Put the weights of a file into `net`, called `name` in messages; `assign` takes the tensors themselves.
+
+    Raises:
+        CheckpointError: keys or shapes of another architecture.
+    """
+    try:
+        net.load_state_dict(weights, assign=assign)
+    except RuntimeError as error:
+        lines = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise CheckpointError(f"{name} has another architecture: {lines}") from error
 
 
 def initialise(net: nn.Module, how: str, generator: torch.Generator) -> None:
