@@ -187,6 +187,7 @@ def extension(configuration: Configuration) -> Any:
         "-Wall",
         "-Wno-psabi",
         "-Wno-maybe-uninitialized",
+        "-Wno-uninitialized",  # in GCC's own AVX-512 header (bug 105593)
         "-Wno-unknown-pragmas",
     ]
     cxx += [f"-march={configuration.march}"] if configuration.march else []
@@ -229,6 +230,11 @@ def commands(configuration: Configuration) -> dict[str, type]:
     return made
 
 
+INSTALLED = {
+    "anifast.kernels": "kernels",
+    "anifast.benchmarks": "benchmarks",
+    "anifast.benchmarks.ops": "benchmarks/ops",
+}
 configuration = configure()
 print(configuration.describe(), flush=True)
 if configuration.mode == "auto" and not configuration.extension and configuration.reason != "metadata only":
@@ -236,9 +242,9 @@ if configuration.mode == "auto" and not configuration.extension and configuratio
     print(f"{line}\nanifast: NO KERNELS ARE BUILT: {configuration.reason}\n{line}", file=sys.stderr, flush=True)
 
 setup(
-    # kernels/ stands in the top level of the repository and installs as anifast.kernels
-    packages=[*find_packages(include=["anifast", "anifast.*"]), "anifast.kernels"],
-    package_dir={"anifast.kernels": "kernels"},
+    # kernels/ and benchmarks/ stand in the top level of the repository and install below anifast
+    packages=[*find_packages(include=["anifast", "anifast.*"]), *INSTALLED],
+    package_dir=INSTALLED,
     ext_modules=[extension(configuration)] if configuration.extension else [],
     cmdclass=commands(configuration),
 )

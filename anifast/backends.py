@@ -28,6 +28,8 @@ DEFAULT = ("native", "reference")
 
 # op -> backends that have kernels for it; an op's module registers itself when it is imported.
 _kernels: dict[str, frozenset[str]] = {}
+# op -> device types that its native kernels are written for.
+_native_devices: dict[str, tuple[str, ...]] = {}
 # (op, backend, device type) -> why it cannot run; empty text: it can.
 _reasons: dict[tuple[str, str, str], str] = {}
 # (op, device type) -> backend of the automatic choice.
@@ -65,9 +67,10 @@ def use_backend(name: str | None) -> Iterator[None]:
         _forced = before
 
 
-def register(op: str, *backends: str) -> None:
+def register(op: str, *backends: str, native_devices: tuple[str, ...] = ("cpu", "cuda")) -> None:
     """Tell that `op` has kernels for these backends, and settle its choices for the usual devices."""
     _kernels[op] = frozenset(("reference", *backends))
+    _native_devices[op] = native_devices
     for device in ("cpu", "cuda"):
         automatic(op, device)
         for backend in BACKENDS:
@@ -81,7 +84,9 @@ def why_not(op: str, backend: str, device: str) -> str:
         if backend not in _kernels[op]:
             _reasons[key] = f"{op} has no {backend} kernels"
         elif backend == "native":
-            _reasons[key] = _native.unavailable(device) or ""
+            written = device in _native_devices[op] or device not in ("cpu", "cuda")
+            missing = "" if written else f"{op} has no native kernels for {device} yet"
+            _reasons[key] = missing or _native.unavailable(device) or ""
         elif backend == "triton":
             _reasons[key] = _triton_missing(device)
         else:
@@ -139,7 +144,7 @@ def _known(name: str | None, source: str) -> str | None:
 
 
 def report(device: str | None = None) -> list[tuple[str, str, str, dict[str, str]]]:
-    """Rows (op, device type, backend in use, {other backend: why not}) for `anifast doctor` and a run's first lines.
+    """Rows (op, device type, backend in use, {other backend: why not}); `lines` puts them into words.
 
     `device` limits the rows to one device type; by default those that this machine has.
     """
@@ -149,3 +154,17 @@ def report(device: str | None = None) -> list[tuple[str, str, str, dict[str, str
         for op in sorted(_kernels)
         for kind in devices
     ]
+
+
+def lines(device: str | None = None) -> list[str]:
+    """`report` in words, for `anifast doctor` and a run's first lines: one line an op and device type.
+
+    Raises:
+        BackendError: an explicit choice cannot run.
+    """
+    importlib.import_module("anifast.ops")  # every op registers itself
+    told = []
+    for op, kind, chosen, others in report(device):
+        reasons = "; ".join(f"{name}: {why}" for name, why in others.items())
+        told.append(f"{op} on {kind}: {chosen}" + (f"  ({reasons})" if reasons else ""))
+    return told

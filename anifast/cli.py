@@ -134,6 +134,67 @@ def _plot(args: argparse.Namespace) -> int:
     return 0
 
 
+def _eval_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's own file")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with testA and testB")
+    parser.add_argument(
+        "--features",
+        choices=("auto", "inception", "squeezenet", "none"),
+        default="auto",
+        help="what FID and KID are taken with; auto: the first whose weights are found; none: only the L1s [auto]",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weights of the features: pt_inception-2015-12-05-6726825d.pth or squeezenet1_0_imagenet.npz [looked for "
+        "in the folders ANIFAST_WEIGHTS, torch.hub's and ANIFAST_SHARED/data/weights]",
+    )
+    parser.add_argument(
+        "--against",
+        choices=("test", "train", "both"),
+        default="test",
+        help="the real pictures that translations are compared with [test]",
+    )
+    parser.add_argument("--to", choices=("A", "B"), help="the translation to this domain only [both]")
+    parser.add_argument("--max", type=int, metavar="N", help="take the first N pictures of each folder only")
+    parser.add_argument(
+        "--kid-subset", type=int, default=50, metavar="N", help="pictures in a subset of KID [50, at most half a set]"
+    )
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at once [8]")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to translate in [fp32]")
+    parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="where the figures go [evaluation.json in the run folder]"
+    )
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from anifast.systems import evals
+
+    report = evals.evaluate(
+        args.model,
+        args.data,
+        features=args.features,
+        weights=args.weights,
+        against=args.against,
+        to=args.to,
+        batch=args.batch,
+        limit=args.max,
+        subset_size=args.kid_subset,
+        device=args.device,
+        precision=args.precision,
+        out=args.out,
+    )
+    for note in report.notes:
+        print(f"anifast: warning: {note}", file=sys.stderr)
+    measured = report.facts["features"]
+    print(f"features: {measured['about'] if measured else 'none'}")
+    print("\n".join(report.lines()))
+    print(f"-> {report.file}" if report.file else "no file written: name one by --out")
+    return 0
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where everything goes [demo]")
     parser.add_argument("--images", type=int, metavar="N", help="training pictures; fewer for a quick look")
@@ -162,8 +223,13 @@ COMMANDS = {
     "train": Command("train a system on a folder of pictures", _train_options, _train),
     "translate": Command("translate pictures with a trained model", _translate_options, _translate),
     "plot": Command("draw the losses of runs, several in one figure", _plot_options, _plot),
+    "eval": Command("cycle L1, identity L1, FID and KID of a trained model", _eval_options, _eval),
     "demo": Command("draw faces, train a small CycleGAN on them, translate new ones", _demo_options, _demo),
     "portraits": Command("write procedural faces in the layouts of the systems", *_elsewhere("anifast.data.portraits")),
+    "convert": Command(
+        "write a model for an author's code, or one of theirs for anifast", *_elsewhere("anifast.systems.convert")
+    ),
+    "bench": Command("time the ops on this machine, kernels against plain PyTorch", *_elsewhere("anifast.bench")),
     "doctor": Command("say what is built and usable here, and why not", *_elsewhere("anifast.doctor")),
 }
 

@@ -28,23 +28,11 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def backend_lines(device: str | None = None) -> list[str]:
-    """One line an op and device type: the backend in use and why the others are not; for run headers too."""
-    import anifast.ops  # noqa: F401  every op registers itself
-    from anifast import backends
-
-    lines = []
-    for op, kind, chosen, others in backends.report(device):
-        reasons = "; ".join(f"{name}: {why}" for name, why in others.items())
-        lines.append(f"{op} on {kind}: {chosen}" + (f"  ({reasons})" if reasons else ""))
-    return lines
-
-
 def report() -> str:
     """The whole report as text."""
     import torch
 
-    from anifast import _native
+    from anifast import _native, backends
 
     info = _native.build_info
     rows = [
@@ -74,10 +62,10 @@ def report() -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
     try:
-        backends = backend_lines()
+        chosen = backends.lines()
     except BackendError as error:
-        backends = [f"none can run: {error}"]
-    return "\n".join([*lines, "", "backends", *("  " + line for line in backends)])
+        chosen = [f"none can run: {error}"]
+    return "\n".join([*lines, "", "backends", *("  " + line for line in chosen)])
 
 
 def add_cli(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,8 @@ def _first(path: str, pattern: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
+    if not (_ROOT / "setup.py").exists():  # installed: whatever repository lies around it is another one
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True, timeout=20

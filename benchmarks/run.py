@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def use_repository() -> None:
     """Make `benchmarks` importable; an installed anifast goes before the source tree."""
+    if "benchmarks" in sys.modules:
+        return
     here = str(ROOT / "benchmarks")
     sys.path[:] = [path for path in sys.path if path != here]
     if str(ROOT) not in sys.path:
@@ -215,6 +218,26 @@ def measure_op(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     use_repository()
+    from anifast.errors import AnifastError
+
+    try:
+        return measure(arguments, RESULTS)
+    except AnifastError as error:
+        print(f"benchmarks/run.py: error: {error}", file=sys.stderr)
+        return 1
+
+
+def measure(arguments: list[str] | None, results: Path | None, leave_out: Sequence[str] = ()) -> int:
+    """Run the command line, with another place for whole runs; returns the exit status.
+
+    Args:
+        arguments: of the command line; None: those of the process.
+        results: where a whole run writes if --out does not say; None: nowhere.
+        leave_out: variants that are not timed, where an op has them.
+
+    Raises:
+        AnifastError: an argument names what is not there, or a result cannot be written.
+    """
     line = parser()
     chosen = line.parse_args(arguments)
     if chosen.seconds is not None and not chosen.seconds > 0:
@@ -223,16 +246,10 @@ def main(arguments: list[str] | None = None) -> int:
     late = "torch" in sys.modules and "OMP_WAIT_POLICY" not in os.environ
     os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind `memory` tells of itself
-    from anifast.errors import AnifastError
-
-    try:
-        return _run(chosen, late)
-    except AnifastError as error:
-        print(f"benchmarks/run.py: error: {error}", file=sys.stderr)
-        return 1
+    return _run(chosen, late, results, leave_out)
 
 
-def _run(chosen: argparse.Namespace, late: bool) -> int:
+def _run(chosen: argparse.Namespace, late: bool, folder: Path | None, leave_out: Sequence[str]) -> int:
     import torch
 
     from anifast.errors import AnifastError, BackendError
@@ -256,6 +273,7 @@ def _run(chosen: argparse.Namespace, late: bool) -> int:
     unknown = sorted(set(chosen.skip) - set(variants))
     if unknown:
         raise AnifastError(f"--skip {unknown[0]}: there is no such variant; there are {', '.join(variants)}")
+    chosen.skip = [*chosen.skip, *(name for name in leave_out if name in variants and name not in chosen.skip)]
     patterns = chosen.cases or ["*"]
     cases = {
         name: [
@@ -275,7 +293,7 @@ def _run(chosen: argparse.Namespace, late: bool) -> int:
         *(f"without {name}" for name in chosen.skip),
     ]
     seconds = chosen.seconds or (0.3 if chosen.quick else 0.5)
-    out = chosen.out or (None if parts else RESULTS)
+    out = chosen.out or (None if parts else folder)
     failed = False
     print(report.environment_line(environment.describe(device)))
     for name, bench in wanted.items():
@@ -295,7 +313,8 @@ def _run(chosen: argparse.Namespace, late: bool) -> int:
         for line in refused:
             print(f"REFUSED {line}", file=sys.stderr)
         failed = failed or bool(refused)
-        print(f"written: {results.save(result, out)}" if out else "not written: a part of the cases, and no --out")
+        why = "a part of the cases, and no --out" if parts else "no --out"
+        print(f"written: {results.save(result, out)}" if out else f"not written: {why}")
     return 1 if failed else 0
 
 

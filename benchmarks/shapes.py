@@ -155,3 +155,65 @@ BIAS_LRELU: tuple[BiasLrelu, ...] = (
     *_twingan(),
     BiasLrelu("cyclegan.d.128", (1, 64, 128, 128), "PatchGAN layer 0", gain=1.0),
 )
+
+
+@dataclass(frozen=True)
+class InstanceNorm:
+    """One use of instance norm with what follows it.
+
+    Attributes:
+        name: system, network and side in pixels; unique.
+        shape: N,C,H,W of the tensor.
+        where: the layers that it stands for.
+        slope: of the activation: 0 is ReLU, 1 none.
+        residual: a skip of the same shape is added.
+        quick: part of the small selection that stands for the rest.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    where: str
+    slope: float = 0.0
+    residual: bool = False
+    quick: bool = False
+
+    @property
+    def form(self) -> str:
+        """What is fused: "residual", "lrelu" or "relu"."""
+        return "residual" if self.residual else "lrelu" if self.slope else "relu"
+
+
+def _cyclegan() -> list[InstanceNorm]:
+    """CycleGAN at 256 and 128 px, batch 1; with the identity loss both real images meet a generator in one batch."""
+    found = []
+    for size in (256, 128):
+        for batch in (1, 2):
+            name = f"cyclegan.g.{size}x{batch}"
+            found += [
+                InstanceNorm(f"{name}.outer", (batch, 64, size, size), "generator stem and last upsampling"),
+                InstanceNorm(f"{name}.middle", (batch, 128, size // 2, size // 2), "generator down 1 and up 1"),
+                InstanceNorm(
+                    f"{name}.inner", (batch, 256, size // 4, size // 4), "generator down 2, first half of a block",
+                    quick=batch == 2,
+                ),
+                InstanceNorm(
+                    f"{name}.residual", (batch, 256, size // 4, size // 4), "second half of a block",
+                    slope=1.0, residual=True, quick=batch == 2,
+                ),
+            ]  # fmt: skip
+        found += [
+            InstanceNorm(f"cyclegan.d.{size}.2", (2, 128, size // 4, size // 4), "PatchGAN layer 2", slope=0.2),
+            InstanceNorm(f"cyclegan.d.{size}.5", (2, 256, size // 8, size // 8), "PatchGAN layer 5", slope=0.2),
+            InstanceNorm(
+                f"cyclegan.d.{size}.8",
+                (2, 512, size // 8 - 1, size // 8 - 1),
+                "PatchGAN layer 8",
+                slope=0.2,
+                quick=True,
+            ),
+        ]
+    return found
+
+
+#: instance_norm in all systems.
+INSTANCE_NORM: tuple[InstanceNorm, ...] = tuple(_cyclegan())

@@ -37,19 +37,19 @@ class Timing:
 
 
 def steady_allocator() -> bool:
-    """Fix when glibc takes memory from the system; return whether that was possible.
+    """Fix when glibc takes memory from the system and gives it back; return whether that was possible.
 
-    By default it raises its limits with every large block that is freed, so that the same call finds its pages mapped
-    or not depending on what ran before, at up to three times the time. Here blocks of 32 MiB and more are always
-    mapped afresh, where glibc's own limit ends up after some use, and what is freed of smaller ones stays mapped,
-    which helps those most that allocate most.
+    By default it raises both limits with every large block that is freed, so that the same call finds its pages mapped
+    or not depending on what ran before, at up to three times the time. Here they stand from the start where they end
+    up in any process that has freed a block of 32 MiB: larger blocks are always mapped afresh, and the top of the heap
+    is given back once 64 MiB of it are free.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
     trim_threshold, mmap_threshold = -1, -3
-    return bool(mallopt(mmap_threshold, 32 << 20)) and bool(mallopt(trim_threshold, 2**31 - 1))
+    return bool(mallopt(mmap_threshold, 32 << 20)) and bool(mallopt(trim_threshold, 64 << 20))
 
 
 class HostClock:

@@ -224,7 +224,8 @@ class _Plan(NamedTuple):
         )  # fmt: skip
 
 
-def _plan(x: Tensor, dim: int, channels_last: bool) -> _Plan:
+def _plan(x: Tensor, dim: int, form: torch.memory_format) -> _Plan:
+    channels_last = form != torch.contiguous_format
     outer, channels, inner = 1, x.shape[dim], 1
     for axis, size in enumerate(x.shape):
         if axis < dim or (axis > dim and channels_last):
@@ -243,18 +244,6 @@ def _plan(x: Tensor, dim: int, channels_last: bool) -> _Plan:
     per_split = triton.cdiv(steps, max(1, _PROGRAMS // max(1, tiles)))
     grid = (tiles, triton.cdiv(steps, max(1, per_split)))
     return _Plan(outer, channels, length, pixels, (rows, columns), grid, row_steps, per_split)
-
-
-def _format(x: Tensor, channels_last: bool) -> torch.memory_format:
-    if not channels_last:
-        return torch.contiguous_format
-    return torch.channels_last if x.dim() == 4 else torch.channels_last_3d
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    if x.is_contiguous() or x.dim() not in (4, 5):
-        return False
-    return x.is_contiguous(memory_format=_format(x, True))
 
 
 def _accumulate(x: Tensor) -> tuple[tl.dtype, torch.dtype]:
@@ -277,16 +266,18 @@ def forward(
     noise_strength: Tensor | None,
     residual: Tensor | None,
     dim: int,
+    form: torch.memory_format,
     slope: float,
     gain: float,
     clamp: float | None,
     residual_gain: float,
     save_mask: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`anifast::bias_lrelu`: the output, and the bit mask [planes, rows, bytes] or an empty tensor."""
-    channels_last = dim == 1 and _is_channels_last(x)
-    form = _format(x, channels_last)
-    plan = _plan(x, dim, channels_last)
+    """`anifast::bias_lrelu`: the output, and the bit mask [planes, rows, bytes] or an empty tensor.
+
+    `form` is the layout of x, and of the output, as is that of the first tensor in all three functions.
+    """
+    plan = _plan(x, dim, form)
     out = torch.empty_like(x, memory_format=form)
     shape = (1 if clamp is None else 2, plan.rows, plan.stride) if save_mask else (0,)
     mask = x.new_empty(shape, dtype=torch.uint8)
@@ -312,13 +303,12 @@ def masked(
     noise: Tensor | None,
     noise_strength: Tensor | None,
     dim: int,
-    channels_last: bool,
+    form: torch.memory_format,
     slope: float,
     gain: float,
 ) -> Tensor:
     """`anifast::bias_lrelu_masked`: the adjoint of `backward`."""
-    form = _format(x, channels_last)
-    plan = _plan(x, dim, channels_last)
+    plan = _plan(x, dim, form)
     out = torch.empty_like(x, memory_format=form)
     if x.numel():
         x, noise, (mask, clamped) = x.contiguous(memory_format=form), _contiguous(noise), _mask(mask, slope)
@@ -339,15 +329,14 @@ def backward(
     mask: Tensor | None,
     noise: Tensor | None,
     dim: int,
-    channels_last: bool,
+    form: torch.memory_format,
     slope: float,
     gain: float,
     want_bias: bool,
     want_strength: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`anifast::bias_lrelu_backward`: gradients of the input, of the bias and of the noise strength."""
-    form = _format(grad, channels_last)
-    plan = _plan(grad, dim, channels_last)
+    plan = _plan(grad, dim, form)
     acc, sums = _accumulate(grad)
     gx = torch.empty_like(grad, memory_format=form)
     make = grad.new_empty if grad.numel() else grad.new_zeros

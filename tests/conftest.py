@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +33,16 @@ def need_shared(*parts: str) -> Path:
 def shared() -> Path:
     """The folder of shared data; skips where it is missing."""
     return need_shared()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """5 + 5 small training pictures and 2 + 2 to test with, and a cache of decoded pictures of their own."""
+    from tiny_cyclegan import data_folder, own_cache
+
+    root = tmp_path_factory.mktemp("data")
+    with own_cache(root / "cache"):
+        yield data_folder(root / "faces")
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,10 @@ MAY_IMPORT = {
     "ops": {"reference", "ops", "backends", "_native"},
     "backends": {"_native"},
     "data": {"data"},
+    "nn": {"nn", "ops", "backends"},
     "engine": {"engine", "data", "ops", "backends"},
-    "systems": {"systems", "engine", "data", "ops", "backends"},
+    "metrics": {"metrics", "data", "nn", "ops", "backends"},
+    "systems": {"systems", "engine", "metrics", "data", "nn", "ops", "backends"},
 }
 for _module in ("errors", "files", "progress"):
     MAY_IMPORT[_module] = set()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anifast import cli
 from anifast.errors import AnifastError, DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -318,6 +319,31 @@ def test_report_needs_its_markers(text: str | None, tmp_path: Path, capsys: pyte
     assert report.main(["--results", str(tmp_path), "--write", str(target)]) == 1
     assert str(target) in capsys.readouterr().err
     assert text is None or target.read_text() == text
+
+
+def test_the_verb_measures_and_writes_only_where_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Compiled(Scale):
+        roles = {**Scale.roles, "compile": "rival"}
+
+        def variants(self, case: Case, device: str) -> dict[str, Variant]:
+            return {**super().variants(case, device), "compile": Variant(None, {"": "must not be asked for"})}
+
+    bench = Compiled(lambda x, factor: x * factor)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr("benchmarks.bench.all_benches", lambda: {"scale": bench})
+    before = sorted((ROOT / "benchmarks").rglob("*.json"))
+    for options in ([], ["--out", str(tmp_path)]):
+        assert cli.main(["bench", "scale", "--device", "cpu", "--quick", *options]) == 0
+        said = capsys.readouterr().out
+        assert "must not be asked for" not in said and "tiny" in said
+        assert ("not written" in said) == (not options)
+    (path,) = tmp_path.glob("*/scale.json")
+    assert results.load(path)["selection"] == "quick, without compile"
+    assert sorted((ROOT / "benchmarks").rglob("*.json")) == before
+    assert cli.main(["bench", "nothing", "--device", "cpu"]) == 1
+    assert "anifast: error: --op nothing: there is no such benchmark; there are scale" in capsys.readouterr().err
 
 
 def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,7 @@ def test_wheel_holds_every_file_and_no_top_level_kernels(tree: Path, tmp_path: P
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = python_files(tree / "anifast", "anifast") | python_files(tree / "kernels", "anifast/kernels")
+    expected |= python_files(tree / "benchmarks", "anifast/benchmarks")
     assert expected <= names, sorted(expected - names)
     assert not any(name.startswith(("kernels/", "tests/", "benchmarks/", "csrc/")) for name in names)
     assert {"anifast/py.typed", "anifast/_build.json"} <= names
@@ -82,6 +83,9 @@ def test_wheel_holds_every_file_and_no_top_level_kernels(tree: Path, tmp_path: P
         f"assert anifast.__file__.startswith({str(target)!r}), anifast.__file__\n"
         "assert n.unavailable('cpu').startswith('nothing was compiled: ANIFAST_BUILD=none')\n"
         "assert u.find_spec('anifast.kernels') is not None and u.find_spec('kernels') is None\n"
+        "assert u.find_spec('anifast.benchmarks') is not None and u.find_spec('benchmarks') is None\n"
+        "from anifast.cli import main\n"
+        "assert main(['bench', 'nothing', '--device', 'cpu']) == 1\n"
         "assert anifast.ops.bias_lrelu(torch.ones(2, 3)).shape == (2, 3)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(target)}
@@ -89,6 +93,7 @@ def test_wheel_holds_every_file_and_no_top_level_kernels(tree: Path, tmp_path: P
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert "--op nothing: there is no such benchmark; there are bias_lrelu" in done.stderr
 
 
 @needs_setuptools

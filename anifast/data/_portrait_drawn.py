@@ -10,30 +10,11 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from anifast.data import _portrait_shapes as shapes
 from anifast.data._portrait_canvas import WHITE, Canvas, enlarge, grain, hls, mix, pattern
+from anifast.data._portrait_palette import DRAWN
 from anifast.data._portrait_shapes import Color, Points, arcs, ellipse, flat, path, smooth
 
 if TYPE_CHECKING:
     from anifast.data.portraits import Content, Style
-
-SKIN: tuple[Color, ...] = (
-    (255, 238, 226), (255, 227, 206), (247, 209, 177), (226, 178, 138), (194, 142, 106), (160, 112, 84),
-)  # fmt: skip
-HAIR: dict[str, Color] = {
-    "black": (66, 62, 80), "brown": (136, 90, 64), "blonde": (246, 216, 130), "orange": (234, 142, 74),
-    "red": (200, 62, 64), "pink": (246, 166, 192), "purple": (142, 104, 190), "blue": (82, 122, 208),
-    "aqua": (112, 208, 214), "green": (116, 182, 112), "silver": (180, 186, 202), "white": (240, 238, 242),
-}  # fmt: skip
-IRIS: dict[str, Color] = {
-    "brown": (140, 86, 50), "blue": (58, 124, 218), "green": (60, 156, 86), "grey": (122, 134, 152),
-    "purple": (136, 84, 196), "red": (204, 56, 60), "yellow": (226, 168, 40), "aqua": (44, 182, 194),
-}  # fmt: skip
-CLOTH: dict[str, Color] = {
-    "white": (240, 240, 244), "navy": (66, 80, 128), "red": (200, 76, 74), "pink": (240, 172, 186),
-    "yellow": (238, 204, 110), "green": (108, 160, 120), "grey": (140, 146, 158), "black": (66, 64, 74),
-}  # fmt: skip
-
-ACCENT: dict[str, Color] = {"warm": (226, 74, 92), "cool": (70, 110, 200)}
-TRIM: dict[str, Color] = {"dark": (58, 74, 124), "pale": (214, 226, 240), "white": (248, 247, 244)}
 
 LINES: dict[str, Color] = {
     "dark": (34, 22, 36), "black": (14, 12, 16), "brown": (104, 62, 42), "blue": (48, 58, 128), "self": (0, 0, 0),
@@ -139,10 +120,10 @@ class DrawnPortrait:
         self.nose_y = 0.49 + 0.3 * style.chin
         self.mouth_y = 0.70 + 0.6 * style.chin
         self.mouth_w = 0.135 + 0.05 * abs(content.smile) + 0.02 * content.mouth_open
-        self.skin = self.ink.tone(SKIN[content.skin], living=True)
-        self.hair = self.ink.tone(HAIR[content.hair_color])
-        self.cloth = self.ink.tone(CLOTH[content.clothes_color])
-        self.accent = self.ink.tone(ACCENT[shapes.accent(content)])
+        self.skin = self.ink.tone(DRAWN.skin[content.skin], living=True)
+        self.hair = self.ink.tone(DRAWN.hair[content.hair_color])
+        self.cloth = self.ink.tone(DRAWN.cloth[content.clothes_color])
+        self.accent = self.ink.tone(DRAWN.accent[shapes.accent(content)])
         self.skin_line, self.hair_line, self.cloth_line = (self.ink.line(v) for v in (self.skin, self.hair, self.cloth))
 
     def landmarks(self) -> dict[str, tuple[float, float]]:
@@ -411,7 +392,7 @@ class DrawnPortrait:
             cv.cover(self.cloth)
             self.shade(cv, shirt + self.shift(0.14, 0.03), self.cloth, 0.7, shirt)
         self.outline(cv, shirt, self.cloth_line)
-        trim = self.ink.tone(TRIM[shapes.trim(self.c)])
+        trim = self.ink.tone(DRAWN.trim[shapes.trim(self.c)])
         made_of = {"cloth": self.cloth, "dark": self.ink.shade(self.cloth, 0.4), "trim": trim, "accent": self.accent}
         for points, role in outfit.parts:
             px = view.body(points)
@@ -557,7 +538,7 @@ class DrawnPortrait:
         upper = smooth(top, 5)
         lower = smooth(np.concatenate([top[-1:], low, top[:1]]), 4)
         opening = place(np.concatenate([upper, lower[1:-1]]))
-        iris = ink.tone(IRIS[c.eye_color])
+        iris = ink.tone(DRAWN.iris[c.eye_color])
         ring, dark, pale = mix(iris, (16, 8, 28), 0.66), mix(iris, (16, 8, 28), 0.40), mix(iris, WHITE, 0.42)
         at = np.array([0.05 + 0.24 * c.gaze_x * side, 0.0 + 0.16 * c.gaze_y])
         if s.eye_shape == "bead":

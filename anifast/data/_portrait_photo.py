@@ -10,30 +10,11 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from anifast.data import _portrait_shapes as shapes
 from anifast.data._portrait_canvas import Canvas, Mask, enlarge, grain, hls, mix, ribbon, vignette
+from anifast.data._portrait_palette import PHOTO
 from anifast.data._portrait_shapes import Color, Points, arcs, ellipse, flat, smooth
 
 if TYPE_CHECKING:
     from anifast.data.portraits import Content, Style
-
-SKIN: tuple[Color, ...] = (
-    (246, 214, 198), (238, 198, 174), (226, 180, 150), (204, 154, 120), (176, 128, 96), (142, 102, 76),
-)  # fmt: skip
-HAIR: dict[str, Color] = {
-    "black": (38, 33, 34), "brown": (92, 62, 44), "blonde": (204, 168, 112), "orange": (176, 96, 50),
-    "red": (142, 44, 40), "pink": (214, 134, 154), "purple": (106, 74, 134), "blue": (60, 86, 150),
-    "aqua": (86, 158, 166), "green": (84, 128, 80), "silver": (150, 153, 160), "white": (216, 213, 210),
-}  # fmt: skip
-IRIS: dict[str, Color] = {
-    "brown": (92, 58, 38), "blue": (74, 112, 160), "green": (82, 116, 78), "grey": (112, 120, 128),
-    "purple": (104, 78, 138), "red": (136, 56, 50), "yellow": (164, 120, 46), "aqua": (66, 138, 146),
-}  # fmt: skip
-CLOTH: dict[str, Color] = {
-    "white": (214, 213, 214), "navy": (46, 56, 90), "red": (152, 52, 50), "pink": (204, 142, 150),
-    "yellow": (200, 168, 84), "green": (78, 116, 86), "grey": (112, 116, 124), "black": (42, 41, 46),
-}  # fmt: skip
-
-ACCENT: dict[str, Color] = {"warm": (176, 48, 60), "cool": (52, 78, 140)}
-TRIM: dict[str, Color] = {"dark": (44, 56, 94), "pale": (176, 188, 204), "white": (222, 220, 216)}
 
 _GRID = 48
 _LEFT, _TOP, _SPAN = -1.2, -1.2, 2.4
@@ -59,10 +40,10 @@ class PhotoPortrait:
         self.mouth_y, self.mouth_w = 0.675, 0.205 + 0.035 * max(0.0, content.smile)
         # how hard the light is
         self.hard = 0.65 + 0.7 * min(style.shade_depth, 1.0)
-        self.skin = self.tone(SKIN[content.skin])
-        self.hair = self.tone(HAIR[content.hair_color])
-        self.cloth = self.tone(CLOTH[content.clothes_color])
-        self.accent = self.tone(ACCENT[shapes.accent(content)])
+        self.skin = self.tone(PHOTO.skin[content.skin])
+        self.hair = self.tone(PHOTO.hair[content.hair_color])
+        self.cloth = self.tone(PHOTO.cloth[content.clothes_color])
+        self.accent = self.tone(PHOTO.accent[shapes.accent(content)])
 
     def tone(self, color: Color) -> Color:
         """The colour as this photographer's camera gives it: the artist's palette, much weaker."""
@@ -240,7 +221,7 @@ class PhotoPortrait:
             cv.image.paste(enlarge(fabric, 7, clip.box, self.side), clip.box, clip.image)
         rim = view.body(outfit.neckline)
         cv.soft(ribbon(rim, (0, self.unit * 0.05, 0)), self.dark(self.cloth, 0.55), 0.6, self.unit * 0.015)
-        trim = self.tone(TRIM[shapes.trim(self.c)])
+        trim = self.tone(PHOTO.trim[shapes.trim(self.c)])
         made_of = {"cloth": self.cloth, "dark": self.dark(self.cloth, 0.8), "trim": trim, "accent": self.accent}
         for points, role in outfit.parts:
             px = view.body(points)
@@ -398,7 +379,7 @@ class PhotoPortrait:
         upper = smooth(top, 5)
         lower = smooth(np.concatenate([top[-1:], low, top[:1]]), 4)
         opening = place(np.concatenate([upper, lower[1:-1]]))
-        iris = self.tone(IRIS[c.eye_color])
+        iris = self.tone(PHOTO.iris[c.eye_color])
         gx, gy = 0.02 + 0.30 * c.gaze_x * side, -0.06 + 0.22 * c.gaze_y
         rx, ry = 0.080 / w, 0.080 / h
 

@@ -18,9 +18,8 @@ import sys
 import tempfile
 import uuid
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anifast.data.folders import MODES, RESIZES, ImageFolder, pixel_limit, printable, read_image, resize, scan, walk
+from anifast.data.folders import MODES, RESIZES, pixel_limit, printable, read_image, resize, scan, walk
+from anifast.data.stream import in_order
 from anifast.errors import DataError, ImageError
 from anifast.files import atomic_path, write_text
 from anifast.progress import Progress
@@ -44,8 +44,8 @@ FORMAT = "anifast.packed/1"
 """Version of the cache; a pack of another version is made again."""
 
 _HEADER_BYTES = 128
-# The ends of the names that `_Job.key` gives to the files of a pack.
-_OWN_FILE = re.compile(r"-\d+x\d+-[0-9a-f]{16}(\.json|\.lock|-[0-9a-f]{8}\.npy)$")
+# The ends of the names that `cache_name` gives to files: those of packs, and statistics of features.
+_OWN_FILE = re.compile(r"-\d+x\d+-[0-9a-f]{16}(\.json|\.lock|\.npz|-[0-9a-f]{8}\.npy)$")
 
 
 @dataclass(frozen=True)
@@ -180,29 +180,42 @@ class _Job:
         return self.height * self.width * MODES[self.mode]
 
     def key(self) -> str:
-        """Name of the pack: one for each folder and setting, so that a changed folder replaces its old pack."""
-        settings = f"{self.height} {self.width} {self.how} {self.mode} ".encode()
-        digest = hashlib.sha256(settings + os.fsencode(os.path.realpath(self.root))).hexdigest()[:16]
-        name = "".join(letter if letter.isalnum() else "_" for letter in printable(self.root.name))[:40]
-        return f"{name}-{self.height}x{self.width}-{digest}"
+        """Name of the pack."""
+        return cache_name(self.root, self.height, self.width, f"{self.how} {self.mode} ")
 
     def fingerprint(self) -> str:
-        """Digest of all that decides the pixels: every file's name, size, time and permissions, and the limits.
+        """Digest of all that decides the pixels."""
+        return folder_fingerprint(self.root, f"{FORMAT} {self.max_pixels}")
 
-        Packs do not count: a cache below the folder would change it with every pack.
-        """
-        lines = []
-        for name, entry in walk(self.root):
-            if _OWN_FILE.search(name):
-                continue
-            try:
-                info = entry.stat()
-            except OSError:  # gone since it was listed
-                continue
-            lines.append(b"%s\0%d %d %o" % (os.fsencode(name), info.st_size, info.st_mtime_ns, info.st_mode))
-        lines.sort()
-        lines.append(f"{FORMAT} {self.max_pixels}".encode())
-        return hashlib.sha256(b"\n".join(lines)).hexdigest()
+
+def cache_name(root: Path, height: int, width: int, settings: str) -> str:
+    """Name of a cache file about a folder: one for each folder and setting, so that a changed folder replaces it."""
+    settings = f"{height} {width} {settings}"
+    digest = hashlib.sha256(settings.encode() + os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+    name = "".join(letter if letter.isalnum() else "_" for letter in printable(root.name))[:40]
+    return f"{name}-{height}x{width}-{digest}"
+
+
+def folder_fingerprint(root: str | os.PathLike[str], settings: str) -> str:
+    """Digest of a folder as it is now: every file's name, size, time and permissions, and `settings`.
+
+    What this cache wrote does not count: a cache below the folder would change it with every file.
+
+    Raises:
+        DataError: the folder is missing or cannot be listed.
+    """
+    lines = []
+    for name, entry in walk(root):
+        if _OWN_FILE.search(name):
+            continue
+        try:
+            info = entry.stat()
+        except OSError:  # gone since it was listed
+            continue
+        lines.append(b"%s\0%d %d %o" % (os.fsencode(name), info.st_size, info.st_mtime_ns, info.st_mode))
+    lines.sort()
+    lines.append(settings.encode())
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
 
 def _cpus() -> int:
@@ -315,11 +328,12 @@ def _write(job: _Job, handle: IO[bytes], folder: Path, way_out: str) -> tuple[li
     paths: list[str] = []
     skipped = dict(found.rejected)
     stream = None if job.progress else io.StringIO()
+    pairs = zip(found.names, found.paths, strict=True)
     pool = ThreadPoolExecutor(job.workers, thread_name_prefix="pack")
     try:
         handle.write(_npy_header((0, job.height, job.width, MODES[job.mode])))
         with Progress(len(found), f"packing {printable(job.root.name)}", stream=stream) as bar:
-            for name, future in _in_order(job, found, pool):
+            for (name, _), future in in_order(pairs, lambda pair: _decode(job, pair[1]), pool, 4 * job.workers):
                 try:
                     handle.write(future.result())
                     paths.append(name)
@@ -343,16 +357,6 @@ def _write(job: _Job, handle: IO[bytes], folder: Path, way_out: str) -> tuple[li
             f"{printable(name)}: {skipped[name]}"
         )
     return paths, skipped
-
-
-def _in_order(job: _Job, found: ImageFolder, pool: ThreadPoolExecutor) -> Iterator[tuple[str, Future[bytes]]]:
-    """Decode with a few pictures' lead, and give them in the folder's order."""
-    pending: deque[tuple[str, Future[bytes]]] = deque()
-    for name, path in zip(found.names, found.paths, strict=True):
-        pending.append((name, pool.submit(_decode, job, path)))
-        if len(pending) > 4 * job.workers:
-            yield pending.popleft()
-    yield from pending
 
 
 def _decode(job: _Job, path: Path) -> bytes:

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from anifast.data import _portrait_drawn, _portrait_photo, _portrait_shapes
+from anifast.data import _portrait_drawn, _portrait_palette, _portrait_photo, _portrait_shapes
 from anifast.errors import DataError
 from anifast.files import atomic_path, write_text
 from anifast.progress import Progress
@@ -34,16 +34,16 @@ DOMAINS = ("drawn", "photo")
 MIN_SIZE, MAX_SIZE = 16, 2048
 
 CHOICES: dict[str, tuple[str | int, ...]] = {
-    "skin": tuple(range(len(_portrait_drawn.SKIN))),
+    "skin": tuple(range(len(_portrait_palette.DRAWN.skin))),
     "hair_cut": tuple(_portrait_shapes.HAIR_CUTS),
     "bangs": ("blunt", "locks", "swept", "parted", "crop", "none"),
-    "hair_color": tuple(_portrait_drawn.HAIR),
+    "hair_color": tuple(_portrait_palette.DRAWN.hair),
     "wink": (-1, 0, 1),
-    "eye_color": tuple(_portrait_drawn.IRIS),
+    "eye_color": tuple(_portrait_palette.DRAWN.iris),
     "glasses": ("none", "round", "square"),
     "accessory": _portrait_shapes.ACCESSORIES,
     "clothes": _portrait_shapes.CLOTHES,
-    "clothes_color": tuple(_portrait_drawn.CLOTH),
+    "clothes_color": tuple(_portrait_palette.DRAWN.cloth),
     "line_color": tuple(_portrait_drawn.LINES),
     "shading": ("flat", "cel", "soft", "hatch", "dots"),
     "light": (-1, 1),
@@ -321,7 +321,7 @@ def sample_content(seed: int) -> Content:
         gaze_y=d.bell("gaze_y", -1, 1),
         eye_spacing=d.bell("eye_spacing", -1, 1),
         eye_slant=d.bell("eye_slant", -1, 1),
-        eye_color=d.choice("eye_color", tuple(_portrait_drawn.IRIS)),
+        eye_color=d.choice("eye_color", tuple(_portrait_palette.DRAWN.iris)),
         lashes=d.even("lashes", 0, 1),
         brow_raise=d.bell("brow_raise", -1, 1),
         brow_angle=d.bell("brow_angle", -1, 1),
@@ -332,7 +332,7 @@ def sample_content(seed: int) -> Content:
         glasses=d.weighted("glasses", {"none": 8, "round": 1, "square": 1}),
         accessory=d.weighted("accessory", _ACCESSORIES),
         clothes=d.choice("clothes", _portrait_shapes.CLOTHES),
-        clothes_color=d.choice("clothes_color", tuple(_portrait_drawn.CLOTH)),
+        clothes_color=d.choice("clothes_color", tuple(_portrait_palette.DRAWN.cloth)),
         background_hue=d.even("background_hue", 0, 1),
         background_light=d.even("background_light", 0.25, 0.85),
     )

@@ -21,6 +21,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     on_resume: bool = False,
+    none: str = "no limit",
 ) -> Any:
     """A dataclass field that is also a command line option.
 
@@ -31,9 +32,18 @@ def option(
         low: the smallest number that is allowed.
         high: the largest.
         on_resume: the option may change when a run is resumed (it steers the run, not what is learnt from a step).
+        none: what None means, in a word for the help text.
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "choices": choices, "low": low, "high": high, "on_resume": on_resume}
+        default=default,
+        metadata={
+            "help": help,
+            "choices": choices,
+            "low": low,
+            "high": high,
+            "on_resume": on_resume,
+            "none": none,
+        },  # fmt: skip
     )
 
 
@@ -60,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser, config: type, presets: Mapping[
     for field in dataclasses.fields(config):
         flag = "--" + field.name.replace("_", "-")
         kind, _ = types[field.name]
-        shown = "no limit" if field.default is None else field.default
+        shown = field.metadata["none"] if field.default is None else field.default
         text = f"{field.metadata['help']} [{shown}]".replace("%", "%%")
         if kind is bool:
             group.add_argument(

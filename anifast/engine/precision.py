@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,24 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+@contextmanager
+def enough_memory(batch: int, side: str, smaller: str) -> Iterator[None]:
+    """Tell of too little memory for `batch` pictures in words; `side` and `smaller` go into them.
+
+    Raises:
+        AnifastError: the memory did not suffice inside.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU torch tells of too little memory by a plain RuntimeError.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise AnifastError(
+            f"the memory does not suffice for {batch} pictures at once{side}; take a smaller {smaller}"
+        ) from error
 
 
 def describe(device: torch.device, precision: str) -> str:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anifast.data.folders import printable, read_image, resize, save_png, scan, to_float, to_tensor
+from anifast.engine.precision import enough_memory
 from anifast.errors import AnifastError, DataError, ImageError
 from anifast.files import write_text
 from anifast.progress import Progress
@@ -191,22 +192,15 @@ def translate_files(
 
         counted, started = [0], time.perf_counter()
         try:
-            for group in _batches(jobs, read, batch, 2 * batch + workers, outcome):
-                results = translate(torch.stack([pixels for _, pixels, _ in group]))
-                for (job, _, (height, width)), result in zip(group, results, strict=True):
-                    writing.append((job.target, pool.submit(save_png, result[:, :height, :width], job.target)))
-                written(2 * batch)
-                count(len(group))
-            written(0)
-            count(0)
-        except (MemoryError, RuntimeError) as error:
-            # On the CPU torch tells of too little memory by a plain RuntimeError.
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            raise AnifastError(
-                f"the memory does not suffice for {batch} pictures at once{f' of side {size}' if size else ''}; "
-                "take a smaller --batch or --size"
-            ) from error
+            with enough_memory(batch, f" of side {size}" if size else "", "--batch or --size"):
+                for group in _batches(jobs, read, batch, 2 * batch + workers, outcome):
+                    results = translate(torch.stack([pixels for _, pixels, _ in group]))
+                    for (job, _, (height, width)), result in zip(group, results, strict=True):
+                        writing.append((job.target, pool.submit(save_png, result[:, :height, :width], job.target)))
+                    written(2 * batch)
+                    count(len(group))
+                written(0)
+                count(0)
         finally:
             pool.shutdown(cancel_futures=True)
         outcome.seconds = time.perf_counter() - started

@@ -1,5 +1,6 @@
 """The fused ops: one public function each, with several backends behind it."""
 
 from anifast.ops.bias_lrelu import bias_lrelu
+from anifast.ops.instance_norm import instance_norm
 
-__all__ = ["bias_lrelu"]
+__all__ = ["bias_lrelu", "instance_norm"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,14 +23,21 @@ def define(schema: str) -> str:
     return "anifast::" + schema[: schema.index("(")]
 
 
-def implement(name: str, module: str, function: str, devices: Sequence[str] = ("CPU", "CUDA")) -> None:
+def implement(
+    name: str,
+    module: str,
+    function: str,
+    arguments: Callable[..., Sequence[Any]],
+    devices: Sequence[str] = ("CPU", "CUDA"),
+) -> None:
     """Register `module.function` (Triton launches) as the implementation of an op for these dispatch keys.
 
-    The module, and Triton with it, is imported at the first call.
+    `arguments` makes the function's arguments out of the op's. The module, and Triton with it, is imported at the
+    first call.
     """
 
-    def run(*arguments: Any) -> Any:
-        return getattr(importlib.import_module(module), function)(*arguments)
+    def run(*given: Any) -> Any:
+        return getattr(importlib.import_module(module), function)(*arguments(*given))
 
     for device in devices:
         LIBRARY.impl(name.removeprefix("anifast::"), run, device)

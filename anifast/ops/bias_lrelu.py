@@ -17,6 +17,7 @@ free to go.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -233,10 +234,23 @@ class _Ops:
         return (gx, None, gbias, gnoise, gstrength, *(None,) * 4)
 
 
+def _kernel_arguments(function: str) -> Callable[..., tuple[Any, ...]]:
+    """How a Triton function's arguments come from its op's: behind dim stands the layout, as torch calls it."""
+    behind = {"forward": 6, "backward": 4, "masked": 6}[function]
+
+    def made(*given: Any) -> tuple[Any, ...]:
+        x, rest = given[0], given[behind:]
+        if function == "forward":
+            return (*given[:behind], _common.memory_format(x.dim(), _layout(x, given[behind - 1])), *rest)
+        return (*given[:behind], _common.memory_format(x.dim(), rest[0]), *rest[1:])
+
+    return made
+
+
 _NATIVE = _Ops("")
 _TRITON = _Ops("_triton")
 for _name, _function in zip(_TRITON.names, ("forward", "backward", "masked"), strict=True):
-    _common.implement(_name, "anifast.kernels.bias_lrelu", _function)
+    _common.implement(_name, "anifast.kernels.bias_lrelu", _function, _kernel_arguments(_function))
 backends.register("bias_lrelu", "native", "triton")
 
 
@@ -302,7 +316,13 @@ def bias_lrelu(
     save_mask = (
         not is_linear(slope, clamp)
         and torch.is_grad_enabled()
-        and any(t is not None and t.requires_grad for t in (x, bias, noise, noise_strength, residual))
+        and (
+            x.requires_grad
+            or (bias is not None and bias.requires_grad)
+            or (noise is not None and noise.requires_grad)
+            or (noise_strength is not None and noise_strength.requires_grad)
+            or (residual is not None and residual.requires_grad)
+        )
     )
     if chosen == "triton" and not torch.compiler.is_compiling():
         _common.refuse_tangents("bias_lrelu", (x, bias, noise, noise_strength, residual))

@@ -14,7 +14,7 @@ SYSTEMS = {"cyclegan": "anifast.systems.cyclegan"}
 
 
 def module(system: str, part: str) -> ModuleType:
-    """The module `part` (config, training, inference, checkpoints) of a system.
+    """The module `part` (config, training, inference, evaluation, checkpoints, convert) of a system.
 
     Raises:
         AnifastError: no such system.
@@ -39,11 +39,27 @@ def recognise(state: dict[str, Any], path: str | Path) -> str:
     )
 
 
+def read(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of any kind as one dict on the CPU: a file, a run folder, or the files an author's code has made.
+
+    Raises:
+        CheckpointError: missing, damaged, or it would run code when loaded.
+    """
+    from anifast.engine import state
+
+    for name in SYSTEMS:
+        found: dict[str, Any] | None = module(name, "checkpoints").gather(Path(path))
+        if found is not None:
+            return found
+    return state.load(path)
+
+
 def load(path: str | Path, device: str | None = None, **options: Any) -> Any:
     """A trained model: `load("runs/faces").translate(images)`.
 
     Args:
-        path: a run folder, a checkpoint of one, or a file of an author's own code; told apart by the contents.
+        path: a run folder, a checkpoint of one, or a file or folder of an author's own code; told apart by the
+            contents.
         device: "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
         options: of the system.
 
@@ -55,7 +71,7 @@ def load(path: str | Path, device: str | None = None, **options: Any) -> Any:
     """
     from anifast.engine import precision, state
 
-    found = state.load(path)
+    found = read(path)
     system = recognise(found, path)
     with state.about(path):
         return module(system, "inference").load(found, precision.pick_device(device), **options)

@@ -103,7 +103,7 @@ def _train(
             )
         )
     # A backend that was asked for and is not there ends the run here.
-    ops = team.together(lambda: backends.report(team.device.type))
+    ops = team.together(lambda: backends.lines(team.device.type))
     log = team.together(lambda: RunLog(out if team.first else None))
     try:
         header = systems.module(system, "checkpoints").header(config)
@@ -122,9 +122,8 @@ def _train(
             log.say(precision.describe(team.device, config.precision))
             if team.world > 1:
                 log.say(f"{team.world} processes, {team.portion(plan.batch)} of a batch's {plan.batch} images each")
-            for op, _, backend, others in ops:
-                why = "; ".join(f"{name}: {reason}" for name, reason in others.items())
-                log.say(f"op {op}: {backend}" + (f" ({why})" if why else ""))
+            for line in ops:
+                log.say(f"op {line}")
             for line in training.summary(model, batches, plan):
                 log.say(line)
             skipped = batches.skipped()

@@ -60,51 +60,57 @@ bool any_needs_grad(const Tensors&... tensors) {
     return at::GradMode::is_enabled() && (needs_grad(tensors) || ...);
 }
 
-// Where the channels are and what the factor f of an element is made of.
+// What backward has to know beside the tensors: where the channels are, what the factor f of an element is made of, and
+// which gradients somebody wants.
 struct Form {
     int64_t dim;
     bool channels_last;
     double slope, gain;
+    int64_t wants = 0;  // Want of each
+    at::ScalarType bias_dtype = at::kFloat;
+    double residual_gain = 1.0;
 
+    enum Want { kX = 1, kBias = 2, kNoise = 4, kStrength = 8, kResidual = 16 };
+
+    bool want(Want which) const { return (wants & which) != 0; }
+
+    // One entry instead of one for each field: filling a map of names costs as much as the op itself on a small tensor.
     void save(AutogradContext* ctx) const {
-        ctx->saved_data["dim"] = dim;
-        ctx->saved_data["channels_last"] = channels_last;
-        ctx->saved_data["slope"] = slope;
-        ctx->saved_data["gain"] = gain;
+        const int64_t dtype = static_cast<int64_t>(bias_dtype);
+        ctx->saved_data["form"] = c10::ivalue::Tuple::create(
+            std::vector<c10::IValue>{dim, channels_last, slope, gain, wants, dtype, residual_gain});
     }
     static Form load(AutogradContext* ctx) {
-        return {ctx->saved_data["dim"].toInt(), ctx->saved_data["channels_last"].toBool(),
-                ctx->saved_data["slope"].toDouble(), ctx->saved_data["gain"].toDouble()};
+        const auto saved = ctx->saved_data.at("form").toTuple();
+        const std::vector<c10::IValue> at = saved->elements().vec();
+        return {at[0].toInt(),    at[1].toBool(), at[2].toDouble(),
+                at[3].toDouble(), at[4].toInt(),  static_cast<at::ScalarType>(at[5].toInt()),
+                at[6].toDouble()};
     }
 };
 
 // Gradients of x, bias, noise and strength of f * (x + strength * noise + bias); what nobody asked for stays undefined.
 struct Linear {
-    static void save(AutogradContext* ctx, const Form& form, const Tensor& x, const OptionalTensor& mask,
+    static void save(AutogradContext* ctx, Form form, const Tensor& x, const OptionalTensor& mask,
                      const OptionalTensor& bias, const OptionalTensor& noise, const OptionalTensor& strength) {
+        form.wants |= (x.requires_grad() ? Form::kX : 0) | (needs_grad(bias) ? Form::kBias : 0) |
+                      (needs_grad(noise) ? Form::kNoise : 0) | (needs_grad(strength) ? Form::kStrength : 0);
+        if (bias) form.bias_dtype = bias->scalar_type();
         form.save(ctx);
         ctx->save_for_backward({or_undefined(mask), or_undefined(noise), or_undefined(strength)});
-        ctx->saved_data["want_x"] = x.requires_grad();
-        ctx->saved_data["want_bias"] = needs_grad(bias);
-        ctx->saved_data["want_noise"] = needs_grad(noise);
-        ctx->saved_data["want_strength"] = needs_grad(strength);
-        if (bias) ctx->saved_data["bias_dtype"] = bias->scalar_type();
     }
-    static variable_list grads(AutogradContext* ctx, const Tensor& grad) {
-        const bool want_x = ctx->saved_data["want_x"].toBool(), want_bias = ctx->saved_data["want_bias"].toBool();
-        const bool want_noise = ctx->saved_data["want_noise"].toBool();
-        const bool want_strength = ctx->saved_data["want_strength"].toBool();
+    static variable_list grads(AutogradContext* ctx, const Form& form, const Tensor& grad) {
         variable_list out(4);
-        if (!(want_x || want_bias || want_noise || want_strength)) return out;
+        const bool want_bias = form.want(Form::kBias), want_strength = form.want(Form::kStrength);
+        if (!(want_bias || want_strength || form.want(Form::kX) || form.want(Form::kNoise))) return out;
         const auto saved = ctx->get_saved_variables();
         const Tensor &noise = saved[1], &strength = saved[2];
-        const Form f = Form::load(ctx);
         auto [gx, gbias, gstrength] =
-            backward_op().call(grad, defined(saved[0]), want_strength ? defined(noise) : std::nullopt, f.dim,
-                               f.channels_last, f.slope, f.gain, want_bias, want_strength);
-        if (want_x) out[0] = gx;
-        if (want_bias) out[1] = gbias.to(ctx->saved_data["bias_dtype"].toScalarType());
-        if (want_noise) {
+            backward_op().call(grad, defined(saved[0]), want_strength ? defined(noise) : std::nullopt, form.dim,
+                               form.channels_last, form.slope, form.gain, want_bias, want_strength);
+        if (form.want(Form::kX)) out[0] = gx;
+        if (want_bias) out[1] = gbias.to(form.bias_dtype);
+        if (form.want(Form::kNoise)) {
             out[2] = gx.sum_to_size_symint(noise.sym_sizes());
             if (strength.defined()) out[2] = out[2].mul(strength.to(out[2].scalar_type()));
         }
@@ -123,10 +129,10 @@ struct Forward : Function<Forward> {
         TORCH_CHECK(linear || save_mask, "bias_lrelu: save_mask must be true where a gradient is needed");
         auto [out, mask] =
             forward_op().call(x, bias, noise, strength, residual, dim, slope, gain, clamp, residual_gain, save_mask);
-        Linear::save(ctx, {dim, dim == 1 && is_channels_last(x), slope, gain}, x,
-                     linear ? OptionalTensor() : OptionalTensor(mask), bias, noise, strength);
-        ctx->saved_data["want_residual"] = needs_grad(residual);
-        ctx->saved_data["residual_gain"] = residual_gain;
+        Form form{dim, dim == 1 && is_channels_last(x), slope, gain};
+        form.wants = needs_grad(residual) ? Form::kResidual : 0;
+        form.residual_gain = residual_gain;
+        Linear::save(ctx, form, x, linear ? OptionalTensor() : OptionalTensor(mask), bias, noise, strength);
         ctx->mark_non_differentiable({mask});
         ctx->set_materialize_grads(false);
         return {out, mask};
@@ -134,11 +140,11 @@ struct Forward : Function<Forward> {
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         variable_list out(11);
         if (!grads[0].defined()) return out;
-        const auto linear = Linear::grads(ctx, grads[0]);
+        const Form form = Form::load(ctx);
+        const auto linear = Linear::grads(ctx, form, grads[0]);
         std::copy(linear.begin(), linear.end(), out.begin());
-        if (ctx->saved_data["want_residual"].toBool()) {
-            const double gain = ctx->saved_data["residual_gain"].toDouble();
-            out[4] = gain == 1.0 ? grads[0] : grads[0].mul(gain);
+        if (form.want(Form::kResidual)) {
+            out[4] = form.residual_gain == 1.0 ? grads[0] : grads[0].mul(form.residual_gain);
         }
         return out;
     }
@@ -151,12 +157,11 @@ struct Backward : Function<Backward> {
         at::AutoDispatchBelowADInplaceOrView below;
         auto [gx, gbias, gstrength] =
             backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
-        Form{dim, channels_last, slope, gain}.save(ctx);
+        Form form{dim, channels_last, slope, gain};
+        form.wants = (grad.requires_grad() ? Form::kX : 0) | (needs_grad(noise) ? Form::kNoise : 0) |
+                     (want_bias ? Form::kBias : 0) | (want_strength ? Form::kStrength : 0);
+        form.save(ctx);
         ctx->save_for_backward({grad, or_undefined(mask), or_undefined(noise)});
-        ctx->saved_data["want_grad"] = grad.requires_grad();
-        ctx->saved_data["want_noise"] = needs_grad(noise);
-        ctx->saved_data["has_bias"] = want_bias;
-        ctx->saved_data["has_strength"] = want_strength;
         ctx->set_materialize_grads(false);
         return {gx, gbias, gstrength};
     }
@@ -165,15 +170,15 @@ struct Backward : Function<Backward> {
         const auto saved = ctx->get_saved_variables();
         const Tensor &grad = saved[0], &noise = saved[2];
         const OptionalTensor known = defined(saved[1]);
-        const OptionalTensor bias = ctx->saved_data["has_bias"].toBool() ? defined(grads[1]) : std::nullopt;
-        const OptionalTensor strength = ctx->saved_data["has_strength"].toBool() ? defined(grads[2]) : std::nullopt;
         const Form f = Form::load(ctx);
-        if (ctx->saved_data["want_grad"].toBool() && (grads[0].defined() || bias || strength)) {
+        const OptionalTensor bias = f.want(Form::kBias) ? defined(grads[1]) : std::nullopt;
+        const OptionalTensor strength = f.want(Form::kStrength) ? defined(grads[2]) : std::nullopt;
+        if (f.want(Form::kX) && (grads[0].defined() || bias || strength)) {
             out[0] = masked_op().call(grads[0].defined() ? grads[0] : at::zeros_like(grad), known, bias,
                                       strength ? defined(noise) : std::nullopt, strength, f.dim, f.channels_last,
                                       f.slope, f.gain);
         }
-        if (ctx->saved_data["want_noise"].toBool() && strength) {
+        if (f.want(Form::kNoise) && strength) {
             const Tensor gx = masked_op().call(grad, known, std::nullopt, std::nullopt, std::nullopt, f.dim,
                                                f.channels_last, f.slope, f.gain);
             out[2] = gx.sum_to_size_symint(noise.sym_sizes()).mul(strength->to(gx.scalar_type()));
@@ -187,14 +192,14 @@ struct Masked : Function<Masked> {
                           const OptionalTensor& noise, const OptionalTensor& strength, int64_t dim, bool channels_last,
                           double slope, double gain) {
         at::AutoDispatchBelowADInplaceOrView below;
-        Linear::save(ctx, {dim, channels_last, slope, gain}, x, mask, bias, noise, strength);
+        Linear::save(ctx, Form{dim, channels_last, slope, gain}, x, mask, bias, noise, strength);
         ctx->set_materialize_grads(false);
         return masked_op().call(x, mask, bias, noise, strength, dim, channels_last, slope, gain);
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         variable_list out(10);
         if (!grads[0].defined()) return out;
-        const auto linear = Linear::grads(ctx, grads[0]);
+        const auto linear = Linear::grads(ctx, Form::load(ctx), grads[0]);
         out[0] = linear[0];
         std::copy(linear.begin() + 1, linear.end(), out.begin() + 2);
         return out;

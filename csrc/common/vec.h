@@ -61,12 +61,19 @@ inline Vec<Accumulate<T>> load(const T* from) {
     if constexpr (std::is_same_v<T, A>) {
         std::memcpy(&out, from, sizeof(out));
     } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+#if defined(__AVX512F__)
+        // one instruction each, where the compiler makes four of the conversions below
+        __m256i bits;
+        std::memcpy(&bits, from, sizeof(bits));
+        out = (Vec<A>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+#else
         typedef uint16_t Bits __attribute__((vector_size(32)));
         typedef uint32_t Wide __attribute__((vector_size(64)));
         Bits bits;
         std::memcpy(&bits, from, sizeof(bits));
         const Wide wide = __builtin_convertvector(bits, Wide) << 16;
         std::memcpy(&out, &wide, sizeof(out));
+#endif
     } else {
 #if defined(__AVX512F__)
         __m256i bits;
@@ -92,6 +99,16 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
         std::memcpy(to, &value, sizeof(value));
     } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
         // round to nearest even; NaN keeps a set mantissa bit
+#if defined(__AVX512F__)
+        const __m512i wide = (__m512i)value;
+        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(wide, 16), _mm512_set1_epi32(1));
+        __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(wide, _mm512_set1_epi32(0x7fff)), odd);
+        rounded = _mm512_srli_epi32(rounded, 16);
+        const __mmask16 nan = _mm512_cmp_ps_mask((__m512)value, (__m512)value, _CMP_UNORD_Q);
+        rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0));
+        const __m256i bits = _mm512_cvtepi32_epi16(rounded);
+        std::memcpy(to, &bits, sizeof(bits));
+#else
         typedef uint16_t Bits __attribute__((vector_size(32)));
         typedef uint32_t Wide __attribute__((vector_size(64)));
         Wide wide;
@@ -100,6 +117,7 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
         const Wide nan = (Wide)(value != value);
         const Bits bits = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), Bits);
         std::memcpy(to, &bits, sizeof(bits));
+#endif
     } else {
 #if defined(__AVX512F__)
         const __m256i bits = _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT);
@@ -133,10 +151,47 @@ inline void store_first(T* to, Vec<Accumulate<T>> value, int64_t count) {
 }
 
 template <class A>
+inline Vec<A> select(LaneMask<A> mask, Vec<A> yes, Vec<A> no) {
+    return mask ? yes : no;
+}
+
+template <bool kFull, class T>
+inline Vec<Accumulate<T>> load_n(const T* from, int64_t n) {
+    if constexpr (kFull) {
+        return load(from);
+    } else {
+        return load_first(from, n);
+    }
+}
+
+template <bool kFull, class T>
+inline void store_n(T* to, Vec<Accumulate<T>> value, int64_t n) {
+    if constexpr (kFull) {
+        store(to, value);
+    } else {
+        store_first(to, value, n);
+    }
+}
+
+// Calls step(i, n, full) over [begin, end): whole vectors, then the rest.
+template <int W, class Step>
+inline void for_vectors(int64_t begin, int64_t end, const Step& step) {
+    int64_t i = begin;
+#pragma GCC unroll 4
+    for (; i + W <= end; i += W) step(i, W, std::true_type{});
+    if (i < end) step(i, end - i, std::false_type{});
+}
+
+// By halves: one after the other, sixteen lanes would wait fifteen times for the sum before.
+template <class A>
 inline A sum_lanes(Vec<A> value) {
-    A total = 0;
-    for (int i = 0; i < kWidth<A>; ++i) total += value[i];
-    return total;
+    A lanes[kWidth<A>];
+    std::memcpy(lanes, &value, sizeof(value));
+#pragma GCC unroll 4
+    for (int half = kWidth<A> / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    }
+    return lanes[0];
 }
 
 // One bit a lane, lane 0 lowest.

@@ -35,6 +35,7 @@ struct Shape {
     int64_t outer, channels, inner;
     bool pixel_rows;  // a row is one pixel's channels
     int64_t rows, length, mask_stride;
+    int64_t noise_planes = 1;  // each of `inner` values; 1 also where there is no noise
 
     Shape(at::IntArrayRef sizes, int64_t dim, bool channels_last) {
         const auto rank = static_cast<int64_t>(sizes.size());
@@ -47,6 +48,22 @@ struct Shape {
         rows = pixel_rows ? outer : outer * channels;
         length = pixel_rows ? channels : inner;
         mask_stride = (length + 7) / 8;
+    }
+};
+
+// A row and the channel and plane of noise that it meets, found by counting: a division takes as long as a short row.
+struct Row {
+    int64_t index, channel, noise;
+
+    Row(int64_t index, const Shape& shape) : index(index) {
+        channel = shape.pixel_rows ? 0 : index % shape.channels;
+        noise = (shape.pixel_rows ? index : index / shape.channels) % shape.noise_planes;
+    }
+    void next(const Shape& shape) {
+        ++index;
+        if (!shape.pixel_rows && ++channel < shape.channels) return;
+        channel = 0;
+        if (++noise == shape.noise_planes) noise = 0;
     }
 };
 
@@ -64,10 +81,10 @@ struct Tasks {
     void run(int64_t task, const Shape& shape, const Walk& walk) const {
         if (pieces > 1) {
             const int64_t begin = task % pieces * kTask;
-            walk(task / pieces, begin, std::min(begin + kTask, shape.length));
+            walk(Row(task / pieces, shape), begin, std::min(begin + kTask, shape.length));
         } else {
             const int64_t last = std::min((task + 1) * together, shape.rows);
-            for (int64_t row = task * together; row < last; ++row) walk(row, 0, shape.length);
+            for (Row row(task * together, shape); row.index < last; row.next(shape)) walk(row, 0, shape.length);
         }
     }
 };
@@ -78,10 +95,10 @@ struct Inputs {
     using A = Accumulate<T>;
     const T* x;
     const A* bias;        // [channels]
-    const T* noise;       // [noise_rows, inner]
+    const T* noise;       // [noise_planes, inner]
     const T* residual;    // as x
     const uint8_t* bits;  // planes of [rows, mask_stride]
-    int64_t noise_rows, plane;
+    int64_t plane;
     bool clamp_plane;
     A strength, gain, negative_gain, clamp, residual_gain;
 };
@@ -93,47 +110,14 @@ struct Outputs {
     int64_t plane;
 };
 
-template <class A>
-inline Vec<A> select(LaneMask<A> mask, Vec<A> yes, Vec<A> no) {
-    return mask ? yes : no;
-}
-
-template <bool kFull, class T>
-inline Vec<Accumulate<T>> load_n(const T* from, int64_t n) {
-    if constexpr (kFull) {
-        return load(from);
-    } else {
-        return load_first(from, n);
-    }
-}
-
-template <bool kFull, class T>
-inline void store_n(T* to, Vec<Accumulate<T>> value, int64_t n) {
-    if constexpr (kFull) {
-        store(to, value);
-    } else {
-        store_first(to, value, n);
-    }
-}
-
-// Calls step(i, n, full) over [begin, end): whole vectors, then the rest.
-template <int W, class Step>
-inline void for_vectors(int64_t begin, int64_t end, const Step& step) {
-    int64_t i = begin;
-#pragma GCC unroll 4
-    for (; i + W <= end; i += W) step(i, W, std::true_type{});
-    if (i < end) step(i, end - i, std::false_type{});
-}
-
-// f * v for the n lanes at `i` of a row, with f as forward left it behind. What was clamped is 0 even where v is inf or
-// NaN, as in torch.clamp.
+// f * v for the n lanes at `i` of a row whose bits start at byte `base`, with f as forward left it behind. What was
+// clamped is 0 even where v is inf or NaN, as in torch.clamp.
 template <Factor kFactor, bool kFull, class T>
-inline Vec<Accumulate<T>> times_factor(Vec<Accumulate<T>> v, const Inputs<T>& in, const Shape& shape, int64_t row,
-                                       int64_t i, int64_t n) {
+inline Vec<Accumulate<T>> times_factor(Vec<Accumulate<T>> v, const Inputs<T>& in, int64_t base, int64_t i, int64_t n) {
     using A = Accumulate<T>;
     const Vec<A> positive = broadcast<A>(in.gain), negative = broadcast<A>(in.negative_gain);
     if constexpr (kFactor == Factor::kGain) return v * positive;
-    const int64_t byte = row * shape.mask_stride + i / 8;
+    const int64_t byte = base + i / 8;
     const int64_t bytes = kFull ? kWidth<A> / 8 : (n + 7) / 8;
     uint32_t bits = 0;
     std::memcpy(&bits, in.bits + byte, bytes);
@@ -145,51 +129,41 @@ inline Vec<Accumulate<T>> times_factor(Vec<Accumulate<T>> v, const Inputs<T>& in
     return v;
 }
 
-// The first of the noise values that belong to a row.
-template <bool kPixel, class T>
-inline const T* noise_of(const Inputs<T>& in, const Shape& shape, int64_t row) {
-    return in.noise + ((kPixel ? row : row / shape.channels) % in.noise_rows) * shape.inner;
-}
-
 // forward (kOwnSign) and masked: out = f * (x + strength * noise + bias). kRest brings in forward's mask, clamp and
 // residual.
 template <class T, bool kPixel, bool kNoise, bool kRest, Factor kFactor>
-void apply(const Inputs<T>& in, const Outputs<T>& to, const Shape& shape) {
+void apply(const Inputs<T>& inputs, const Outputs<T>& outputs, const Shape& shape) {
     using A = Accumulate<T>;
     constexpr int W = kWidth<A>;
-    const Vec<A> positive = broadcast<A>(in.gain), negative = broadcast<A>(in.negative_gain);
-    const Vec<A> limit = broadcast<A>(in.clamp);
 
-    const auto walk = [&](int64_t row, int64_t begin, int64_t end) {
-        const int64_t base = row * shape.length;
-        const T* noise = kNoise ? noise_of<kPixel>(in, shape, row) : nullptr;
+    const auto walk = [&](const Row& row, int64_t begin, int64_t end) {
+        // Copies stay in registers; what the lambda refers to is read again after each byte of the mask is written,
+        // which may be any of it as far as the compiler knows.
+        const Inputs<T> in = inputs;
+        const Outputs<T> to = outputs;
+        const Vec<A> positive = broadcast<A>(in.gain), negative = broadcast<A>(in.negative_gain);
+        const Vec<A> limit = broadcast<A>(in.clamp);
+        const int64_t base = row.index * shape.length, bits_base = row.index * shape.mask_stride;
+        const T* noise = kNoise ? in.noise + row.noise * shape.inner : nullptr;
         Vec<A> constant{};
-        if (!kPixel && in.bias) constant = broadcast<A>(in.bias[row % shape.channels]);
+        if (!kPixel && in.bias) constant = broadcast<A>(in.bias[row.channel]);
         if (kPixel && kNoise) constant = broadcast<A>(in.strength * static_cast<A>(*noise));
-        const auto step = [&](int64_t i, int64_t n, auto full) {
+        // out at the n lanes from `i`; the bits of the mask are shifted into `up` and `kept`.
+        const auto step = [&](int64_t i, int64_t n, auto full, uint64_t& up, uint64_t& kept, int shift) {
             constexpr bool kFull = decltype(full)::value;
             Vec<A> v = load_n<kFull>(in.x + base + i, n);
             if constexpr (!kPixel || kNoise) v += constant;
             if constexpr (!kPixel && kNoise) v += in.strength * load_n<kFull>(noise + i, n);
             if (kPixel && in.bias) v += load_n<kFull>(in.bias + i, n);
             if constexpr (kFactor != Factor::kOwnSign) {
-                v = times_factor<kFactor, kFull>(v, in, shape, row, i, n);
+                v = times_factor<kFactor, kFull>(v, in, bits_base, i, n);
             } else {
-                const LaneMask<A> up = v > 0;
-                v *= select<A>(up, positive, negative);
+                const LaneMask<A> positive_lanes = v > 0;
+                v *= select<A>(positive_lanes, positive, negative);
                 if constexpr (kRest) {
-                    const int64_t byte = row * shape.mask_stride + i / 8;
-                    const int64_t bytes = kFull ? W / 8 : (n + 7) / 8;
-                    const uint32_t valid = kFull ? ~0u : (1u << n) - 1;
-                    if (to.bits) {
-                        const uint32_t bits = to_bits<A>(up) & valid;
-                        std::memcpy(to.bits + byte, &bits, bytes);
-                    }
+                    up |= uint64_t(to_bits<A>(positive_lanes)) << shift;
                     if (in.clamp_plane) {
-                        if (to.bits) {
-                            const uint32_t bits = to_bits<A>((v >= -limit) & (v <= limit)) & valid;
-                            std::memcpy(to.bits + to.plane + byte, &bits, bytes);
-                        }
+                        kept |= uint64_t(to_bits<A>((v >= -limit) & (v <= limit))) << shift;
                         v = select<A>(v > limit, limit, v);
                         v = select<A>(v < -limit, -limit, v);
                     }
@@ -198,7 +172,30 @@ void apply(const Inputs<T>& in, const Outputs<T>& to, const Shape& shape) {
             }
             store_n<kFull>(to.out + base + i, v, n);
         };
-        for_vectors<W>(begin, end, step);
+        const auto store_bits = [&](int64_t i, uint64_t up, uint64_t kept, int64_t bytes) {
+            if (!kRest || !to.bits) return;
+            std::memcpy(to.bits + bits_base + i / 8, &up, bytes);
+            if (in.clamp_plane) std::memcpy(to.bits + to.plane + bits_base + i / 8, &kept, bytes);
+        };
+        // Four vectors at a time, so that their bits are one store.
+        int64_t i = begin;
+        for (; i + 4 * W <= end; i += 4 * W) {
+            uint64_t up = 0, kept = 0;
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; ++k) step(i + k * W, W, std::true_type{}, up, kept, k * W);
+            store_bits(i, up, kept, 4 * W / 8);
+        }
+        for (; i + W <= end; i += W) {
+            uint64_t up = 0, kept = 0;
+            step(i, W, std::true_type{}, up, kept, 0);
+            store_bits(i, up, kept, W / 8);
+        }
+        if (i < end) {
+            const uint64_t valid = (uint64_t(1) << (end - i)) - 1;
+            uint64_t up = 0, kept = 0;
+            step(i, end - i, std::false_type{}, up, kept, 0);
+            store_bits(i, up & valid, kept & valid, (end - i + 7) / 8);
+        }
     };
 
     const Tasks tasks(shape);
@@ -220,18 +217,20 @@ void backward(const Inputs<T>& in, T* gx, const Shape& shape, Accumulate<T>* gbi
     // gx of the n lanes at `i` of a row; lanes beyond n may hold NaN from 0 * inf.
     const auto value = [&](int64_t row, int64_t i, int64_t n, auto full) {
         constexpr bool kFull = decltype(full)::value;
-        return times_factor<kFactor, kFull>(load_n<kFull>(in.x + row * shape.length + i, n), in, shape, row, i, n);
+        return times_factor<kFactor, kFull>(load_n<kFull>(in.x + row * shape.length + i, n), in,
+                                            row * shape.mask_stride, i, n);
     };
     const auto counted = [](Vec<A> v, int64_t n, auto full) {
         return decltype(full)::value ? v : select<A>(from_bits<A>((1u << n) - 1), v, Vec<A>{});
     };
     // Several pixels at a time, so that their sum is added to the task's row once. All are read before any is written:
     // their rows often lie a multiple of 4 KiB apart, where a read has to wait for a write.
-    const auto walk_pixels = [&](int64_t row, auto pixels, A* bias_row, Vec<A>& dot) {
+    const auto walk_pixels = [&](Row& at, auto pixels, A* bias_row, Vec<A>& dot) {
         constexpr int kPixels = decltype(pixels)::value;
+        const int64_t row = at.index;
         Vec<A> noise[kPixels];
-        for (int p = 0; kStrength && p < kPixels; ++p) {
-            noise[p] = broadcast<A>(static_cast<A>(*noise_of<true>(in, shape, row + p)));
+        for (int p = 0; p < kPixels; ++p, at.next(shape)) {
+            if constexpr (kStrength) noise[p] = broadcast<A>(static_cast<A>(in.noise[at.noise]));
         }
         for_vectors<W>(0, shape.length, [&](int64_t i, int64_t n, auto full) {
             constexpr bool kFull = decltype(full)::value;
@@ -246,18 +245,18 @@ void backward(const Inputs<T>& in, T* gx, const Shape& shape, Accumulate<T>* gbi
             if (bias_row) store_n<kFull>(bias_row + i, sum, n);
         });
     };
-    const auto walk_row = [&](int64_t row, int64_t begin, int64_t end, Vec<A>& dot) {
-        const T* noise = kStrength ? noise_of<false>(in, shape, row) : nullptr;
+    const auto walk_row = [&](const Row& row, int64_t begin, int64_t end, Vec<A>& dot) {
+        const T* noise = kStrength ? in.noise + row.noise * shape.inner : nullptr;
         Vec<A> sum{};
         for_vectors<W>(begin, end, [&](int64_t i, int64_t n, auto full) {
             constexpr bool kFull = decltype(full)::value;
-            Vec<A> v = value(row, i, n, full);
-            store_n<kFull>(gx + row * shape.length + i, v, n);
+            Vec<A> v = value(row.index, i, n, full);
+            store_n<kFull>(gx + row.index * shape.length + i, v, n);
             v = counted(v, n, full);
             sum += v;
             if constexpr (kStrength) dot += v * load_n<kFull>(noise + i, n);
         });
-        if (gbias) bias_parts[row * tasks.pieces + begin / kTask] = sum_lanes<A>(sum);
+        if (gbias) bias_parts[row.index * tasks.pieces + begin / kTask] = sum_lanes<A>(sum);
     };
 
     at::parallel_for(0, tasks.count, 1, [&](int64_t first, int64_t last) {
@@ -265,13 +264,13 @@ void backward(const Inputs<T>& in, T* gx, const Shape& shape, Accumulate<T>* gbi
             Vec<A> dot{};
             if constexpr (kPixel) {
                 A* bias_row = gbias ? bias_parts.data() + task * shape.channels : nullptr;
-                int64_t row = task * tasks.together;
-                const int64_t end = std::min(row + tasks.together, shape.rows);
-                for (; row + 4 <= end; row += 4) walk_pixels(row, std::integral_constant<int, 4>{}, bias_row, dot);
-                for (; row < end; ++row) walk_pixels(row, std::integral_constant<int, 1>{}, bias_row, dot);
+                Row row(task * tasks.together, shape);
+                const int64_t end = std::min(row.index + tasks.together, shape.rows);
+                while (row.index + 4 <= end) walk_pixels(row, std::integral_constant<int, 4>{}, bias_row, dot);
+                while (row.index < end) walk_pixels(row, std::integral_constant<int, 1>{}, bias_row, dot);
             } else {
                 tasks.run(task, shape,
-                          [&](int64_t row, int64_t begin, int64_t end) { walk_row(row, begin, end, dot); });
+                          [&](const Row& row, int64_t begin, int64_t end) { walk_row(row, begin, end, dot); });
             }
             if constexpr (kStrength) strength_parts[task] = sum_lanes<A>(dot);
         }
@@ -279,8 +278,11 @@ void backward(const Inputs<T>& in, T* gx, const Shape& shape, Accumulate<T>* gbi
 
     if (gbias) {
         std::vector<double> total(shape.channels, 0.0);
-        for (int64_t part = 0; part < parts; ++part) {
-            total[(kPixel ? part : part / tasks.pieces) % shape.channels] += bias_parts[part];
+        const int64_t each = kPixel ? 1 : tasks.pieces;  // parts of a channel that follow each other
+        for (const A* part = bias_parts.data(); part != bias_parts.data() + parts;) {
+            for (int64_t c = 0; c < shape.channels; ++c) {
+                for (int64_t piece = 0; piece < each; ++piece) total[c] += *part++;
+            }
         }
         for (int64_t c = 0; c < shape.channels; ++c) gbias[c] = static_cast<A>(total[c]);
     }
@@ -305,11 +307,11 @@ void check_operand(const OptionalTensor& value, const Tensor& x, const char* nam
                 " elements, expected ", numel);
 }
 
-// The pointers of the operands of f * (x + strength * noise + bias); `keep` holds what had to be copied.
+// The pointers of the operands of f * (x + strength * noise + bias); `keep` holds what had to be copied, and `shape`
+// learns how many planes of noise there are.
 template <class T>
 Inputs<T> gather(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& noise,
-                 const OptionalTensor& strength, double slope, double gain, const Shape& shape,
-                 std::vector<Tensor>& keep) {
+                 const OptionalTensor& strength, double slope, double gain, Shape& shape, std::vector<Tensor>& keep) {
     using A = Accumulate<T>;
     check_operand(bias, x, "bias", shape.channels);
     check_operand(strength, x, "noise_strength", 1);
@@ -326,7 +328,7 @@ Inputs<T> gather(const Tensor& x, const OptionalTensor& bias, const OptionalTens
         TORCH_CHECK(noise->scalar_type() == x.scalar_type(), "bias_lrelu: noise has dtype ", noise->scalar_type(),
                     ", expected ", x.scalar_type());
         in.noise = keep.emplace_back(noise->contiguous()).template const_data_ptr<T>();
-        in.noise_rows = planes;
+        shape.noise_planes = planes;
     }
     if (strength) in.strength = keep.emplace_back(accumulate_copy<T>(*strength)).template const_data_ptr<A>()[0];
     return in;
@@ -364,7 +366,7 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_any, const OptionalTensor
     const bool channels_last = dim == 1 && is_channels_last(x_any);
     const auto format = memory_format(x_any.dim(), channels_last);
     const Tensor x = x_any.contiguous(format);
-    const Shape shape(x.sizes(), dim, channels_last);
+    Shape shape(x.sizes(), dim, channels_last);
     check_operand(residual, x, "residual", x.numel());
     Tensor out = empty_like(x, format);
     Tensor mask = save_mask ? at::empty({clamp ? 2 : 1, shape.rows, shape.mask_stride}, x.options().dtype(at::kByte))
@@ -396,7 +398,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_any, const Op
                                                 double slope, double gain, bool want_bias, bool want_strength) {
     const auto format = memory_format(grad_any.dim(), channels_last);
     const Tensor grad = grad_any.contiguous(format);
-    const Shape shape(grad.sizes(), dim, channels_last);
+    Shape shape(grad.sizes(), dim, channels_last);
     TORCH_CHECK(!want_strength || noise, "bias_lrelu: the gradient of noise_strength needs the noise");
     const auto sums = grad.options().dtype(grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
     Tensor gx = empty_like(grad, format);
@@ -425,7 +427,7 @@ Tensor masked_cpu(const Tensor& x_any, const OptionalTensor& mask, const Optiona
                   double slope, double gain) {
     const auto format = memory_format(x_any.dim(), channels_last);
     const Tensor x = x_any.contiguous(format);
-    const Shape shape(x.sizes(), dim, channels_last);
+    Shape shape(x.sizes(), dim, channels_last);
     Tensor out = empty_like(x, format);
     if (x.numel() == 0) return out;
     DISPATCH(x.scalar_type(), "bias_lrelu_masked", [&] {

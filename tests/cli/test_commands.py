@@ -6,7 +6,6 @@ import dataclasses
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_cyclegan import ROOT, command, data_folder, leftovers, own_cache, picture, read, start, the_error, train
+from tiny_cyclegan import ROOT, command, leftovers, own_cache, picture, read, start, the_error, train
 
 import anifast
 from anifast import cli, systems
@@ -23,13 +22,6 @@ from anifast.systems.cyclegan.config import PRESETS, Config
 from anifast.systems.cyclegan.networks import Generator
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("data")
-    with own_cache(root / "cache"):
-        yield data_folder(root / "faces")
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +107,9 @@ def test_help_of_train_lists_every_setting_and_preset(capsys: Capture) -> None:
         (("train", "cyclegan", "--data", "x", "--out", "y", "--resu"), "--resu"),
         (("translate", "run", "in", "--out", "y", "--keep"), "--keep"),
         (("--versio", "doctor"), "--versio"),
+        (("eval", "run"), "--data"),
+        (("eval", "run", "--data", "x", "--features", "vgg"), "'vgg'"),
+        (("eval", "run", "--data", "x", "--against", "all"), "'all'"),
         (("doctor", "--loud"), "--loud"),
         (("demo", "--loud"), "--loud"),
     ],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_cyclegan import data_folder, own_cache, read, resume, the_error, train
+from tiny_cyclegan import read, resume, the_error, train
 
 from anifast.engine import acceleration
 from anifast.engine.acceleration import WARM_UP, Graphs
@@ -19,13 +19,6 @@ from anifast.systems.cyclegan.training import CycleGAN
 
 CPU = torch.device("cpu")
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("data")
-    with own_cache(root / "cache"):
-        yield data_folder(root / "faces")
 
 
 def test_compiled_networks_keep_their_names(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

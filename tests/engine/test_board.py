@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from tiny_cyclegan import data_folder, own_cache, resume, the_error, train
+from tiny_cyclegan import resume, the_error, train
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("data")
-    with own_cache(root / "cache"):
-        yield data_folder(root / "faces")
 
 
 class Writer:

@@ -14,14 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_cyclegan import ROOT, command, data_folder, leftovers, own_cache, read, resume, start, train
+from tiny_cyclegan import ROOT, command, leftovers, read, resume, start, train
 
 from anifast.engine import distributed
 from anifast.engine.distributed import Team, alone
@@ -36,13 +35,6 @@ SMALL = {"size": 32, "blocks": 1, "width": 8, "d_width": 8, "batch": 4, "pool_si
 STEPS = 4
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("data")
-    with own_cache(root / "cache"):
-        yield data_folder(root / "faces")
 
 
 def several(program: str, world: int = 2) -> list[subprocess.CompletedProcess[str]]:

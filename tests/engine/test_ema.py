@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_cyclegan import command, data_folder, own_cache, read, resume, train
+from tiny_cyclegan import command, read, resume, train
 from torch import nn
 
 import anifast
@@ -15,13 +14,6 @@ from anifast import cli
 from anifast.engine.ema import EMA
 from anifast.errors import CheckpointError
 from anifast.systems.cyclegan import training
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("data")
-    with own_cache(root / "cache"):
-        yield data_folder(root / "faces")
 
 
 def test_the_average_is_the_formula_written_out() -> None:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_cyclegan import command, data_folder, leftovers, own_cache, picture, read, resume, start, the_error, train
+from tiny_cyclegan import command, leftovers, picture, read, resume, start, the_error, train
 from torch import Tensor
 
 from anifast import cli, systems
@@ -34,14 +34,6 @@ from anifast.systems.cyclegan import training
 Capture = pytest.CaptureFixture[str]
 # Odd intervals, so that checkpoints and log lines do not fall together; a pool that is full after three steps.
 INTERVALS = ("--log-every", 3, "--save-every", 5, "--sheet-every", 6, "--pool-size", 3)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """5 + 5 training pictures, and a cache for them."""
-    root = tmp_path_factory.mktemp("data")
-    with own_cache(root / "cache"):
-        yield data_folder(root / "faces")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +125,7 @@ def test_the_log_begins_with_device_precision_preset_and_backend(straight: Path)
     lines = (straight / "log.txt").read_text().splitlines()
     assert "train cyclegan" in lines[0] and "preset reference" in lines[0]
     assert "device cpu" in lines[1] and "precision fp32" in lines[1] and torch.__version__ in lines[1]
-    assert lines[2].startswith("op bias_lrelu: ")
+    assert lines[2].startswith("op bias_lrelu on cpu: ")
     text = "\n".join(lines[:8])
     for words in ("A 5, B 5 pictures", "resized to 36, cropped to 32", "16 images per domain", "pool of 3"):
         assert words in text

@@ -54,7 +54,7 @@ def test_the_mask_is_that_of_the_contract(launched: list[str]) -> None:
     from anifast.kernels import bias_lrelu as kernels
 
     x = torch.randn(2, 3, 5, 5)
-    out, mask = kernels.forward(x, None, None, None, None, 1, 0.2, 2.0, 0.9, 1.0, True)
+    out, mask = kernels.forward(x, None, None, None, None, 1, torch.contiguous_format, 0.2, 2.0, 0.9, 1.0, True)
     shifts = torch.arange(8, dtype=torch.uint8)
     bits = (mask.unsqueeze(-1) >> shifts & 1).flatten(2)
     assert mask.shape == (2, 6, 4) and bits[..., 25:].sum() == 0

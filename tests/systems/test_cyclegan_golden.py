@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anifast.engine.loop import run_step
 from anifast.systems.cyclegan.checkpoints import discriminator_from_seed, generator_from_seed
 from anifast.systems.cyclegan.config import Config, make
 from anifast.systems.cyclegan.losses import ImagePool, gan_loss, l1
-from anifast.systems.cyclegan.networks import Discriminator, Generator
+from anifast.systems.cyclegan.networks import Conv, Discriminator, Generator
 from anifast.systems.cyclegan.training import CycleGAN
 
 Golden = Callable[[str], Any]
@@ -32,21 +33,35 @@ def image(case: Any, name: str) -> Tensor:
     return torch.from_numpy(case.inputs[name]).double()
 
 
-def check(case: Any, results: dict[str, Any], limit: float = EXACT) -> None:
+def check(case: Any, results: dict[str, Any], limit: float = EXACT, *, all_of: str | None = None) -> None:
+    """Compare with what is stored; `all_of`: nothing that is stored under this prefix is left out."""
+    if all_of is not None:
+        assert set(results) == {name for name in case.outputs if name.startswith(all_of)}
     plain = {k: v.detach().numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in results.items()}
     errors = case.compare(plain)
     worst = max(errors, key=lambda name: errors[name])
     assert errors[worst] < limit, f"{worst}: {errors[worst]:.2e}"
 
 
-def outputs_of(net: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor]:
-    """What the named sub-modules give in a forward pass, and "y"."""
+@torch.no_grad()
+def generator_outputs(net: Generator, taps: dict[str, str], x: Tensor) -> dict[str, Tensor]:
+    """Of a forward pass: y, its corner, and what sub-modules give, by the name under which it is stored.
+
+    Args:
+        net: the generator.
+        taps: stored name -> sub-module. A convolution's is stored behind norm and ReLU, a residual block's as it is.
+        x: images.
+    """
     kept: dict[str, Tensor] = {}
-    hooks = [
-        net.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: kept.__setitem__(name, out.clone()))
-        for name in names
-    ]
+    hooks = []
+    for stored, name in taps.items():
+
+        def keep(module: nn.Module, _: Any, out: Tensor, stored: str = stored) -> None:
+            kept[stored] = F.relu(F.instance_norm(out)) if isinstance(module, Conv) else out.clone()
+
+        hooks.append(net.get_submodule(name).register_forward_hook(keep))
     kept["y"] = net(x)
+    kept["y_corner"] = kept["y"][:, :, -9:, -9:]
     for hook in hooks:
         hook.remove()
     return kept
@@ -57,14 +72,11 @@ def test_reference_generator(golden: Golden, name: str, blocks: int) -> None:
     case = golden(name)
     net = Generator(blocks).double()
     net.load_state_dict(tensors(case.state_dict()))
-    stored = case.calls[0]["out"]
-    # Outputs of plain layers are stored behind their norm and ReLU; those of whole residual blocks are a module's own.
-    own = [key for key in stored if f"{key}.conv_block.1.weight" in case.keys()]
-    with torch.no_grad():
-        kept = outputs_of(net, own, image(case, "x"))
-    kept["y_corner"] = kept["y"][:, :, -9:, -9:]
-    assert {"y", "y_corner"} < set(kept)
-    check(case, {f"forward.{key}": value for key, value in kept.items()})
+    taps = {}
+    for index in case.spec["options"]["taps"]:  # of the sequential container: a block, or the ReLU behind conv and norm
+        taps[f"model.{index}"] = f"model.{index if 10 <= index < 10 + blocks else index - 2}"
+    kept = generator_outputs(net, taps, image(case, "x"))
+    check(case, {f"forward.{key}": value for key, value in kept.items()}, all_of="forward.")
 
 
 def test_reference_discriminator(golden: Golden) -> None:
@@ -74,7 +86,7 @@ def test_reference_discriminator(golden: Golden) -> None:
     x = image(case, "x").requires_grad_()
     y = net(x)
     gan_loss(y, True).backward()
-    check(case, {"forward.y": y, "forward.dx": x.grad})
+    check(case, {"forward.y": y, "forward.dx": x.grad}, all_of="")
 
 
 def test_reference_gan_losses(golden: Golden) -> None:
@@ -85,12 +97,13 @@ def test_reference_gan_losses(golden: Golden) -> None:
         for name in "abc"
         for word in ("real", "fake")
     }
-    check(case, results)
+    check(case, results, all_of="")
 
 
 @pytest.mark.parametrize(("name", "size_key"), [("refcyc_pool", "pool_size"), ("seedcyc_pool", "buffer_size")])
 def test_pool_returns_and_holds_the_same_images(golden: Golden, name: str, size_key: str) -> None:
     case = golden(name)
+    found: dict[str, Any] = {}
     for call in case.calls:
         args, rng = call["args"], random.Random(call["args"]["seed"])
         pool = ImagePool(args[size_key], rng)
@@ -99,7 +112,8 @@ def test_pool_returns_and_holds_the_same_images(golden: Golden, name: str, size_
         returned = torch.cat([pool.query(batch)[:, 0, 0, 0] for batch in batches])
         held = pool.held[:, 0, 0, 0] if pool.size else torch.empty(0)
         results = {"returned": returned, "held": held, "next_random": rng.random()}
-        check(case, {f"{call['name']}.{key}": value for key, value in results.items()})
+        found |= {f"{call['name']}.{key}": value for key, value in results.items()}
+    check(case, found, all_of="")
 
 
 def system(config: Config, weights: dict[str, dict[str, Tensor]], seed: int = 0) -> CycleGAN:
@@ -144,7 +158,7 @@ def test_reference_step_losses_images_and_gradients(golden: Golden) -> None:
         net, _, parameter = key.partition(".")
         results[f"grad.{key}"] = model.nets[ours[net]].get_parameter(parameter).grad
     results |= {"fake_B": model.fake_b, "fake_A": model.fake_a, "rec_A": model.rec_a, "rec_B": model.rec_b}
-    check(case, {f"step.{key}": value for key, value in results.items()}, 1e-6)
+    check(case, {f"step.{key}": value for key, value in results.items()}, 1e-6, all_of="step.")
 
 
 def test_reference_training_steps(golden: Golden) -> None:
@@ -169,9 +183,11 @@ def test_seed_generator_and_discriminator(golden: Golden) -> None:
     case = golden("seedcyc_g_128")
     net = Generator(9, down_padding="reflect", branch_relu=True).double()
     net.load_state_dict(generator_from_seed(tensors(case.state_dict())))
-    with torch.no_grad():
-        y = net(image(case, "x"))
-    check(case, {"forward.y": y, "forward.y_corner": y[:, :, -9:, -9:]})
+    ours = {0: "model.1", 1: "model.4", 2: "model.7", **{3 + j: f"model.{10 + j}" for j in range(9)}}
+    ours |= {12: "model.19", 13: "model.22"}
+    taps = {f"generator_block.{i}": ours[i] for i in case.spec["options"]["taps"]}
+    kept = generator_outputs(net, taps, image(case, "x"))
+    check(case, {f"forward.{key}": value for key, value in kept.items()}, all_of="forward.")
 
     case = golden("seedcyc_d_128")
     judge = Discriminator(sigmoid=True).double()
@@ -179,7 +195,7 @@ def test_seed_generator_and_discriminator(golden: Golden) -> None:
     x = image(case, "x").requires_grad_()
     scores = judge(x)
     gan_loss(scores, True).backward()
-    check(case, {"forward.y": scores, "forward.dx": x.grad})
+    check(case, {"forward.y": scores, "forward.dx": x.grad}, all_of="")
 
 
 def test_seed_losses(golden: Golden) -> None:
@@ -191,7 +207,7 @@ def test_seed_losses(golden: Golden) -> None:
         "losses.cycle": l1(x["rec"], x["image"]),
         "losses.identity": l1(x["idt"], x["image"]),
     }
-    check(case, results)
+    check(case, results, all_of="")
 
 
 @pytest.mark.heavy
@@ -207,6 +223,8 @@ def test_seed_training_steps(golden: Golden, name: str) -> None:
     }
     model = system(make("seed", {"pool_size": options["buffer_size"]}), weights, options["seed"])
 
+    compared: set[str] = set()
+
     def parameter(key: str) -> nn.Parameter:
         net, _, name = key.partition(".")
         rename = generator_from_seed if net[0] == "G" else discriminator_from_seed
@@ -215,6 +233,11 @@ def test_seed_training_steps(golden: Golden, name: str) -> None:
         ours = list(rename({k: torch.empty(0) for k in keys}))[position]
         return model.nets[{"G_12": "G_AB", "G_21": "G_BA", "D_1": "D_A", "D_2": "D_B"}[net]].get_parameter(ours)
 
+    with torch.no_grad():  # of the step itself only their losses are kept
+        identities = {
+            "id_img_1": model.nets["G_BA"](image(case, "images_1_0")),
+            "id_img_2": model.nets["G_AB"](image(case, "images_2_0")),
+        }
     for step in range(options["steps"]):
         model.begin((image(case, f"images_1_{step}"), image(case, f"images_2_{step}")), step)
         s = run_step(model.phases, step, CPU)
@@ -227,7 +250,7 @@ def test_seed_training_steps(golden: Golden, name: str) -> None:
             "loss_D2": s["d_b"],
         }
         if step == 0:
-            results |= {
+            results |= identities | {
                 "fake_img_2": model.fake_b,
                 "fake_img_1": model.fake_a,
                 "rec_img_1": model.rec_a,
@@ -235,6 +258,11 @@ def test_seed_training_steps(golden: Golden, name: str) -> None:
             }
             for key in options["grads_G"] + options["grads_D"]:
                 results[f"grad.{key}"] = parameter(key).grad
-        check(case, {f"step{step}.{key}": value for key, value in results.items()}, 1e-6 if step == 0 else 1e-5)
+        found = {f"step{step}.{key}": value for key, value in results.items()}
+        check(case, found, 1e-6 if step == 0 else 1e-5)
+        compared |= set(found)
     if options["params_after"]:
-        check(case, {f"step{step}.after.{key}": parameter(key) for key in options["params_after"]}, 1e-4)
+        after = {f"step{step}.after.{key}": parameter(key) for key in options["params_after"]}
+        check(case, after, 1e-4)
+        compared |= set(after)
+    assert compared == set(case.outputs)

@@ -127,7 +127,9 @@ def test_output_shapes() -> None:
 
 
 def test_a_score_sees_70_by_70_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "instance_norm", lambda x: x)  # which sees the whole picture
+    monkeypatch.setattr(
+        networks, "instance_norm", lambda x, slope: F.leaky_relu(x, slope)
+    )  # the norm sees the whole picture
     judge = Discriminator(2).double()
     initialise(judge, "normal", torch.Generator().manual_seed(0))
     x = torch.randn(1, 3, 256, 256, dtype=torch.float64).requires_grad_()
@@ -288,6 +290,24 @@ def test_learning_rate() -> None:
         assert following < one
 
 
+def test_discriminators_may_have_a_learning_rate_of_their_own() -> None:
+    config = make("reference", SMALL | {"epochs": 1, "decay_epochs": 1, "d_lr": 5e-5})
+    model = CycleGAN(config, CPU, epoch_length=1)
+    for seen, factor in ((0, 1.0), (1, 0.5)):
+        model.begin((images(1, 32, 0), images(1, 32, 1)), seen)
+        rates = {kind: optimizer.param_groups[0]["lr"] for kind, optimizer in model.optimizers.items()}
+        assert rates == {"G": 2e-4 * factor, "D": 5e-5 * factor}
+
+
+@torch.no_grad()
+def test_an_exported_generator_is_the_generator() -> None:
+    net = Generator(2, 4)
+    initialise(net, "normal", torch.Generator().manual_seed(0))
+    x = images(2, 32, 12)
+    exported = torch.export.export(net, (x,)).module()
+    torch.testing.assert_close(exported(x), net(x), rtol=0, atol=1e-6)
+
+
 def test_learning_rate_follows_the_images_seen() -> None:
     model = CycleGAN(make("reference", SMALL | {"epochs": 1, "decay_epochs": 1}), CPU, epoch_length=3)
     batch = images(1, 32, 0), images(1, 32, 1)
@@ -421,7 +441,9 @@ def test_published_files_of_every_kind_translate_alike() -> None:
     dropout = {key.replace("conv_block.5", "conv_block.6"): value for key, value in state.items()}
     own = {"format": "anifast.cyclegan/1", "config": make("reference", {"width": 4}).as_dict()}
     own["nets"] = {"G_AB": state, "G_BA": state}
-    for found in (state, wrapped, dropout, own):
+    with pytest.warns(UserWarning, match="trained with dropout"):
+        without = checkpoints.generators(dropout)[1]["AB"]
+    for found in (state, wrapped, without, own):
         assert checkpoints.recognises(found)
         torch.testing.assert_close(Translator(found, CPU).translate(x), expected, rtol=0, atol=1e-6)
     back = checkpoints.generator_from_seed(renamed_for_seed(state))

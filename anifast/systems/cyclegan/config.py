@@ -42,7 +42,9 @@ class Config:
         choices=("unaligned", "paired"),
     )
     batch: int = option(
-        1, "pictures per domain and step, of all processes; larger ones overfit small sets sooner", low=1
+        1,
+        "pictures per domain and step, of all processes; published results have 1, larger ones overfit small sets",
+        low=1,
     )
 
     blocks: int = option(9, "residual blocks of a generator", low=1)
@@ -63,17 +65,24 @@ class Config:
         choices=("normal", "conv"),
     )
 
+    start_from: str | None = option(
+        None,
+        "run, checkpoint or author's files with the networks to start with (--preset seed for the report's)",
+        none="new ones",
+    )
+
     gan: str = option("lsgan", "adversarial loss", choices=("lsgan", "vanilla"))
     lambda_a: float = option(10.0, "weight of the cycle A -> B -> A", low=0)
     lambda_b: float = option(10.0, "weight of the cycle B -> A -> B", low=0)
     lambda_identity: float = option(
-        0.5, "weight of the identity loss, relative to the cycle's; 0 skips its passes", low=0
+        0.5, "weight of the identity loss (what maps A to B sees B), relative to the cycle's; 0 skips its passes", low=0
     )
     pool_size: int = option(50, "translations kept per domain for the discriminators; 0: none", low=0)
 
     pool_first: str = option("b", "whose pool draws its random numbers first", choices=("a", "b"))
 
     lr: float = option(2e-4, "learning rate of Adam", low=0)
+    d_lr: float | None = option(None, "of the discriminators; a lower one helps against blobs", low=0, none="as lr")
     beta1: float = option(0.5, "first moment decay of Adam", low=0)
     beta2: float = option(0.999, "second moment decay of Adam", low=0)
     epochs: int = option(100, "epochs at the full learning rate", low=0)

@@ -11,11 +11,13 @@ from torch import Tensor
 from anifast.engine.precision import PRECISIONS, autocast
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.cyclegan import checkpoints
-from anifast.systems.cyclegan.networks import Generator
+from anifast.systems.cyclegan.networks import Generator, build_generator, fill
+
+_WHAT = "the generator of this file"
 
 
 class Translator:
-    """Both generators of a checkpoint; one is built when it is first asked for.
+    """The generators of a checkpoint, of both directions or of one; one is built when it is first asked for.
 
     Args:
         state: a loaded checkpoint of any kind that `checkpoints.recognises` accepts.
@@ -37,10 +39,12 @@ class Translator:
         #: Whether the weights are averages over the steps of a run.
         self.averaged = checkpoints.averaged(state)
         self.device, self.precision = device, precision
+        #: Whether the file holds a generator for each direction; files of the reference hold one, which serves both.
+        self.both = self._weights["AB"] is not self._weights["BA"]
         self._nets: dict[str, Generator] = {}
         for weights in self._weights.values():
             with torch.device("meta"):  # a file of another architecture is refused here, before anything is computed
-                self._fill(self._build(), weights, assign=True)
+                fill(build_generator(self.config), weights, _WHAT, assign=True)
 
     @property
     def size(self) -> int:
@@ -50,25 +54,14 @@ class Translator:
     #: Sides of images must be multiples of this.
     multiple = 4
 
-    def _build(self) -> Generator:
-        c = self.config
-        return Generator(
-            c.blocks, c.width, down_padding=c.down_padding, branch_relu=c.branch_relu, skip=c.skip, upsample=c.upsample
-        )
-
-    @staticmethod
-    def _fill(net: Generator, weights: Mapping[str, Tensor], assign: bool = False) -> None:
-        try:
-            net.load_state_dict(weights, assign=assign)
-        except RuntimeError as error:
-            lines = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-            raise CheckpointError(f"the generator of this file has another architecture: {lines}") from error
-
     def _generator(self, to: str) -> Generator:
         name = {"B": "AB", "A": "BA"}[to]
+        if name not in self._weights:
+            other = {"B": "A", "A": "B"}[to]
+            raise CheckpointError(f"this model translates to {other} only; the generator to {to} is in another file")
         if name not in self._nets:
-            net = self._build()
-            self._fill(net, self._weights[name])
+            net = build_generator(self.config)
+            fill(net, self._weights[name], _WHAT)
             self._nets[name] = net.to(self.device).eval()
         return self._nets[name]
 
@@ -85,6 +78,7 @@ class Translator:
 
         Raises:
             ValueError: wrong shape, type or target.
+            CheckpointError: the file has no generator of this direction.
         """
         if to not in self.targets:
             raise ValueError(f"to: {to!r} is not one of A, B")

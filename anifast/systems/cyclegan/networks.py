@@ -10,25 +10,15 @@ never added, never trained.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anifast.ops import bias_lrelu
-
-
-def instance_norm(x: Tensor) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-5) over H,W per image and channel, biased variance; keeps the memory layout.
-
-    A batch norm of one image is its instance norm, and batch norm has channels_last kernels where instance norm first
-    copies to N,C,H,W. With many images and no gradient one group norm costs less than a call per image.
-    """
-    if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
-        return F.instance_norm(x)
-    if not torch.is_grad_enabled() and x.dtype == torch.float32:
-        return F.group_norm(x, x.shape[1])
-    images = [F.batch_norm(image, None, None, training=True) for image in x.split(1)]
-    return images[0] if len(images) == 1 else torch.cat(images)
+from anifast.errors import CheckpointError
+from anifast.ops import bias_lrelu, instance_norm
+from anifast.systems.cyclegan.config import Config
 
 
 def reflect(x: Tensor, pad: int) -> Tensor:
@@ -133,9 +123,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N,C,H,W with H, W >= 2 -> the same shape."""
-        h = F.relu_(instance_norm(self.conv_block["1"](x)))
-        h = instance_norm(self.conv_block["5"](h))
-        return x + (F.relu_(h) if self.branch_relu else h)
+        h = instance_norm(self.conv_block["1"](x), slope=0.0)
+        return instance_norm(self.conv_block["5"](h), slope=0.0 if self.branch_relu else 1.0, residual=x)
 
 
 class Generator(nn.Module):
@@ -184,11 +173,11 @@ class Generator(nn.Module):
         net, b = self.model, self.blocks
         x = _fast_layout(images)
         for index in ("1", "4", "7"):
-            x = F.relu_(instance_norm(net[index](x)))
+            x = instance_norm(net[index](x), slope=0.0)
         for j in range(b):
             x = net[f"{10 + j}"](x)
         for index in (f"{10 + b}", f"{13 + b}"):
-            x = F.relu_(instance_norm(net[index](x)))
+            x = instance_norm(net[index](x), slope=0.0)
         # Half precision would lose half a grey level near +-1, so tanh runs in the images' own type.
         out = torch.tanh(net[f"{17 + b}"](x).to(images.dtype))
         return images + 2.0 * out if self.skip else out
@@ -221,9 +210,39 @@ class Discriminator(nn.Module):
         """N,C,H,W in [-1, 1], H and W at least 24 -> N,1,h,w scores in the images' type."""
         x = self.model["0"](_fast_layout(images))
         for index in ("2", "5", "8"):
-            x = F.leaky_relu_(instance_norm(self.model[index](x)), 0.2)
+            x = instance_norm(self.model[index](x), slope=0.2)
         x = self.model["11"](x).to(images.dtype)
         return torch.sigmoid(x) if self.sigmoid else x
+
+
+def build_generator(config: Config) -> Generator:
+    """A generator as the settings describe it, its weights not yet set."""
+    return Generator(
+        config.blocks,
+        config.width,
+        down_padding=config.down_padding,
+        branch_relu=config.branch_relu,
+        skip=config.skip,
+        upsample=config.upsample,
+    )
+
+
+def build_discriminator(config: Config) -> Discriminator:
+    """A discriminator as the settings describe it, its weights not yet set."""
+    return Discriminator(config.d_width, sigmoid=config.sigmoid)
+
+
+def fill(net: nn.Module, weights: Mapping[str, Tensor], name: str, *, assign: bool = False) -> None:
+    """Put the weights of a file into `net`, called `name` in messages; `assign` takes the tensors themselves.
+
+    Raises:
+        CheckpointError: keys or shapes of another architecture.
+    """
+    try:
+        net.load_state_dict(weights, assign=assign)
+    except RuntimeError as error:
+        lines = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise CheckpointError(f"{name} has another architecture: {lines}") from error
 
 
 def initialise(net: nn.Module, how: str, generator: torch.Generator) -> None:

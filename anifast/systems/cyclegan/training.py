@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from anifast import systems
 from anifast.data.augment import crop_flip
 from anifast.data.folders import to_float, walk
 from anifast.data.packed import PackedImages, pack
@@ -21,10 +22,12 @@ from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
 from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
+from anifast.engine.state import about
 from anifast.errors import CheckpointError, DataError
+from anifast.systems.cyclegan import checkpoints
 from anifast.systems.cyclegan.config import Config
 from anifast.systems.cyclegan.losses import ImagePool, gan_loss, l1
-from anifast.systems.cyclegan.networks import Discriminator, Generator, initialise
+from anifast.systems.cyclegan.networks import build_discriminator, build_generator, fill, initialise
 
 #: The loss figure, in the order of the selfie2anime report: all weighted.
 PANELS = (
@@ -40,28 +43,51 @@ SHOWN = 6
 
 
 def networks(config: Config) -> dict[str, nn.Module]:
-    """The four networks, drawn from the run's seed."""
-    nets: dict[str, nn.Module] = {}
+    """The four networks, drawn from the run's seed or taken from `config.start_from`.
+
+    Raises:
+        AnifastError: the networks in that file are other ones, or not all of them are there.
+    """
     source = torch.Generator().manual_seed(config.seed)
-    for name in ("G_AB", "G_BA"):
-        nets[name] = Generator(
-            config.blocks,
-            config.width,
-            down_padding=config.down_padding,
-            branch_relu=config.branch_relu,
-            skip=config.skip,
-            upsample=config.upsample,
-        )
-    for name in ("D_A", "D_B"):
-        nets[name] = Discriminator(config.d_width, sigmoid=config.sigmoid)
+    nets: dict[str, nn.Module] = {name: build_generator(config) for name in ("G_AB", "G_BA")}
+    nets |= {name: build_discriminator(config) for name in ("D_A", "D_B")}
     for net in nets.values():
         initialise(net, config.init, source)
+    if config.start_from is not None:
+        _take_over(nets, config, config.start_from)
     return nets
 
 
-def learning_rate(config: Config, epoch: int) -> float:
-    """Of epoch 1, 2, ...: constant, then linear towards the 0 that would follow the last epoch."""
-    return config.lr * (1.0 - max(0, epoch - config.epochs) / (config.decay_epochs + 1))
+def _take_over(nets: Mapping[str, nn.Module], config: Config, path: str) -> None:
+    """Put the weights of a run, checkpoint or author's files into `nets`."""
+    with about(path):
+        state = systems.read(path)
+        if not checkpoints.recognises(state):
+            raise CheckpointError("no CycleGAN is in it")
+        found = checkpoints.contents(state)
+        missing = [name for name in nets if name not in found.nets]
+        if missing:
+            raise CheckpointError(f"a run starts with all four networks, and {', '.join(missing)} are not there")
+        theirs, ours = checkpoints.architecture(found.config), checkpoints.architecture(config)
+        other = [_as_option(name, theirs[name]) for name in ours if theirs[name] != ours[name]]
+        if other:
+            raise CheckpointError(f"its networks are not those of this run; they need {' '.join(other)}")
+        for name, net in nets.items():
+            fill(net, found.nets[name], name)
+
+
+def _as_option(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    return f"--{flag} {value}" if not isinstance(value, bool) else f"--{flag}" if value else f"--no-{flag}"
+
+
+def learning_rate(config: Config, epoch: int, kind: str = "G") -> float:
+    """Of generators ("G") or discriminators ("D") in epoch 1, 2, ...
+
+    Constant, then linear towards the 0 that would follow the last epoch.
+    """
+    lr = config.lr if kind == "G" or config.d_lr is None else config.d_lr
+    return lr * (1.0 - max(0, epoch - config.epochs) / (config.decay_epochs + 1))
 
 
 class Pictures:
@@ -223,10 +249,9 @@ class CycleGAN:
     def begin(self, batch: tuple[Tensor, Tensor], images: int) -> None:
         """Take the next batch and set the learning rate of its epoch."""
         self.real_a, self.real_b = batch
-        lr = learning_rate(self.config, self.epoch(images))
-        for optimizer in self.optimizers.values():
+        for kind, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = learning_rate(self.config, self.epoch(images), kind)
 
     def reals(self) -> tuple[Tensor, Tensor]:
         """Real A and B of this step."""
@@ -366,12 +391,14 @@ def summary(system: CycleGAN, data: Pictures, plan: Plan) -> list[str]:
     identity = f"identity {c.lambda_identity:g} (both real images in one batch)" if c.lambda_identity else "no identity"
     average = f"; generators averaged, half-life {c.ema} images" if c.ema else ""
     end = f"{plan.total} images per domain ({plan.total / data.epoch_length:.4g} of "
+    d_lr = "" if c.d_lr is None else f" (discriminators {c.d_lr:g})"
+    start = f"; they start from {c.start_from}" if c.start_from else ""
     return [
         f"networks: 2 generators, {c.blocks} blocks, width {c.width}, {sizes['G_AB']:,} parameters each; "
-        f"2 PatchGANs, width {c.d_width}, {sizes['D_A']:,} each; channels_last",
+        f"2 PatchGANs, width {c.d_width}, {sizes['D_A']:,} each; channels_last{start}",
         f"data: A {len(data.a)}, B {len(data.b)} pictures, {augmentation}{', mirrored' if c.flip else ''}, {c.pairing}",
         f"losses: {c.gan}, cycle {c.lambda_a:g} and {c.lambda_b:g}, {identity}, pool of {c.pool_size}; "
-        f"Adam, lr {c.lr:g}, betas {c.beta1:g} and {c.beta2:g}, batch {c.batch}{average}",
+        f"Adam, lr {c.lr:g}{d_lr}, betas {c.beta1:g} and {c.beta2:g}, batch {c.batch}{average}",
         end + f"{c.epochs + c.decay_epochs} epochs of {data.epoch_length}; the last {c.decay_epochs} lower the lr)",
     ]
 

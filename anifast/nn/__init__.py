@@ -1,0 +1,1 @@
+"""Networks that several systems and the metrics share."""

@@ -1,0 +1,92 @@
+"""`anifast convert`: the networks of a run or of an author's file, written for anifast or for an author's code.
+
+    anifast convert runs/faces checkpoints/faces --format reference     latest_net_G_A.pth and three more
+    anifast convert runs/faces faces --format reference --direction AB  latest_net_G.pth, for its --model test
+    anifast convert checkpoints/selfie2anime s2a.pt                     from the reference's folder to one own file
+    anifast convert runs/faces small.pt                                 the networks of a run without its optimisers
+
+Weights are copied bit for bit. An own file translates (`anifast translate s2a.pt ...`); with all four networks a run
+can start from it (`anifast train cyclegan --start-from s2a.pt ...`), but not be resumed: other files hold no optimisers
+that fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from anifast.errors import AnifastError
+from anifast.files import atomic_path
+
+
+def add_cli(parser: argparse.ArgumentParser) -> None:
+    """The options of `anifast convert`."""
+    parser.description = __doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", type=Path, metavar="IN", help="run folder, checkpoint, or an author's file or folder")
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write, or folder where there are several")
+    parser.add_argument(
+        "--format", choices=("anifast", "reference", "seed"), default="anifast", help="whose files to write [anifast]"
+    )
+    parser.add_argument(
+        "--direction",
+        choices=("AB", "BA", "both"),
+        help="only the generator of A to B, or of B to A; for a single generator of the reference, which it is [both]",
+    )
+    parser.add_argument("--epoch", default="latest", metavar="TAG", help="tag in the reference's file names [latest]")
+    parser.add_argument(
+        "--force", action="store_true", help="write networks that the other code would load but compute otherwise"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; the exit code."""
+    from anifast import systems
+    from anifast.engine import state
+
+    found = systems.read(args.model)
+    system = systems.recognise(found, args.model)
+    converter = systems.module(system, "convert")
+    direction = None if args.direction in (None, "both") else args.direction
+    with state.about(args.model):
+        written = converter.convert(
+            found,
+            args.model,
+            args.out,
+            format=args.format,
+            direction=direction,
+            epoch=args.epoch,
+            force=args.force,
+        )
+    write(written)
+    for path in written:
+        print(path)
+    hint = converter.hint(found, args.format, direction)
+    if hint:
+        print(hint)
+    return 0
+
+
+def write(written: dict[Path, dict[str, Any]]) -> None:
+    """Write checkpoints, all of them or none.
+
+    Raises:
+        AnifastError: one of them is there already, or cannot be written.
+    """
+    from anifast.engine import state
+
+    for path in written:
+        if path.exists():
+            raise AnifastError(f"{path}: is there already; choose another OUT, or remove it")
+        blocked = next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None)
+        if blocked is not None:
+            raise AnifastError(f"{blocked}: is a file, and a folder is needed; choose another OUT")
+    with ExitStack() as stack:
+        places = [(path, stack.enter_context(atomic_path(path))) for path in written]
+        for path, temporary in places:
+            try:
+                state.save(temporary, written[path])
+            except AnifastError as error:
+                raise AnifastError(str(error).replace(str(temporary), str(path))) from error

@@ -1,0 +1,122 @@
+"""Evaluating a trained model of any system."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+import anifast
+from anifast import systems
+from anifast.engine import precision as numbers
+from anifast.engine import state
+from anifast.engine.translate import check_writable
+from anifast.errors import AnifastError
+from anifast.files import write_text
+from anifast.metrics.features import Extractor, extractor
+from anifast.metrics.report import Options, Report
+
+#: Version of the file that an evaluation writes.
+FORMAT = "anifast.evaluation/1"
+#: Its name in a run folder.
+NAME = "evaluation.json"
+#: The sets of real pictures that translations can be compared with.
+AGAINST = {"test": ("test",), "train": ("train",), "both": ("test", "train")}
+
+
+def evaluate(
+    path: str | Path,
+    data: str | Path,
+    *,
+    features: str = "auto",
+    weights: str | Path | None = None,
+    against: str = "test",
+    to: str | None = None,
+    batch: int = 8,
+    limit: int | None = None,
+    subset_size: int = 50,
+    device: str | None = None,
+    precision: str = "fp32",
+    out: str | Path | None = None,
+) -> Report:
+    """Evaluate a trained model on a data folder and write the figures as JSON.
+
+    Args:
+        path: a run folder, a checkpoint of one, or a file of an author's own code.
+        data: the data folder, in the system's layout.
+        features: what FID and KID are taken with: "inception", "squeezenet", "auto" (see `anifast.metrics.extractor`;
+            without any weights FID and KID are left out, with a note) or "none".
+        weights: the file with the extractor's weights.
+        against: compare with the pictures of "test", "train" or "both".
+        to: evaluate the translation to this domain only.
+        batch: pictures at once.
+        limit: take the first so many pictures of each folder only.
+        subset_size: pictures in a subset of KID.
+        device: "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
+        precision: the model's; features are always taken in fp32.
+        out: the file; None: evaluation.json in the run folder, or no file where `path` is no run folder.
+
+    Returns:
+        The report; its `facts` are what the file holds.
+
+    Raises:
+        AnifastError: model, data, weights or folder cannot be used; the message says why and what to do.
+    """
+    started = time.perf_counter()
+    for name, value, least in (("batch", batch, 1), ("max", limit, 1), ("kid-subset", subset_size, 2)):
+        if value is not None and value < least:
+            raise AnifastError(f"--{name} {value}: at least {least}")
+    if against not in AGAINST:
+        raise AnifastError(f"unknown set {against!r}; there are {', '.join(AGAINST)}")
+    chosen = numbers.pick_device(device)
+    file = Path(out) if out is not None else Path(path) / NAME if Path(path).is_dir() else None
+    if file is not None and file.is_dir():
+        raise AnifastError(f"{file}: is a folder; --out names the file")
+    found = state.load(path)
+    system = systems.recognise(found, path)
+    with state.about(path):
+        model = systems.module(system, "inference").load(found, chosen, precision=precision)
+    measure, missing = _extractor(features, weights, chosen)
+    if file is not None:
+        check_writable(file.parent)  # said before the work and not after it
+    options = Options(measure, batch, limit, AGAINST[against], subset_size, to)
+    report: Report = systems.module(system, "evaluation").evaluate(model, Path(data), options)
+    if missing:
+        report.note(missing)
+    report.facts = {
+        "format": FORMAT,
+        "system": system,
+        "model": str(path),
+        "images_seen": found.get("images"),
+        "data": str(data),
+        "features": None if measure is None else {
+            "name": measure.name, "dim": measure.dim, "weights_sha256": measure.weights, "about": measure.about,
+        },
+        **report.facts,
+        "limit": limit,
+        "notes": report.notes,
+        "device": str(chosen),
+        "torch": torch.__version__,
+        "anifast": anifast.__version__,
+        "seconds": round(time.perf_counter() - started, 2),
+    }  # fmt: skip
+    if file is not None:
+        write_text(file, json.dumps(report.facts, indent=1) + "\n")
+    report.file = file
+    return report
+
+
+def _extractor(name: str, weights: str | Path | None, device: torch.device) -> tuple[Extractor | None, str]:
+    """The extractor, or None with the reason where none was insisted on."""
+    if name == "none":
+        if weights is not None:
+            raise AnifastError("--weights goes with --features inception or squeezenet, not with none")
+        return None, ""
+    try:
+        return extractor(name, weights, device), ""
+    except AnifastError as error:
+        if name != "auto" or weights is not None:
+            raise
+        return None, f"no FID, no KID: {error}"
