@@ -103,7 +103,7 @@ def test_test_pictures_are_shown_whole(data: Path) -> None:
 @torch.no_grad()
 def test_the_sheet_shows_real_fake_reconstruction_and_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[list[Block]] = []
-    monkeypatch.setattr(training, "sheet", kept.append)
+    monkeypatch.setattr(training, "sheet", lambda blocks, **_: kept.append(blocks))
     images = torch.rand(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     a, b = images[0], images[1]
     sizes: dict[str, Any] = {"size": 32, "blocks": 1, "width": 4, "d_width": 4}
