@@ -123,7 +123,7 @@ def convolutions(work: Callable[[], None]) -> Counter[tuple[Any, ...]]:
         def call(x: Tensor, weight: Tensor, *rest: Any, **options: Any) -> Tensor:
             wants = x.requires_grad and torch.is_grad_enabled(), weight.requires_grad and torch.is_grad_enabled()
             last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-            numbers = tuple(value for value in rest if not torch.is_tensor(value))
+            numbers = tuple(None if torch.is_tensor(value) else value for value in rest)  # biases are not the point
             seen[(name, tuple(x.shape), tuple(weight.shape), numbers, tuple(options.items()), wants, last)] += 1
             return originals[name](x, weight, *rest, **options)
 
