@@ -29,12 +29,13 @@ def _refusal(record: dict[str, Any]) -> str | None:
     return None
 
 
-def _load() -> tuple[dict[str, Any], str | None]:
+def _load() -> tuple[dict[str, Any], str | None, Any]:
+    """What the extension was built with, why it cannot be used, and the module."""
     if not _RECORD.exists():
-        return {}, "nothing was compiled (a pure-Python install, or a source tree that was never installed)"
+        return {}, "nothing was compiled (a pure-Python install, or a source tree that was never installed)", None
     record: dict[str, Any] = json.loads(_RECORD.read_text(encoding="utf-8"))
     if not record.get("extension", True):
-        return record, f"nothing was compiled: {record.get('reason', 'ANIFAST_BUILD=none')}"
+        return record, f"nothing was compiled: {record.get('reason', 'ANIFAST_BUILD=none')}", None
     reason = _refusal(record)
     if reason is None:
         try:
@@ -42,12 +43,12 @@ def _load() -> tuple[dict[str, Any], str | None]:
         except ImportError as problem:
             reason = f"anifast._C does not load: {problem}"
         else:
-            return record | dict(_C.build_info()), None
-    return record, f"{reason}; from a clone, run `pip install --no-build-isolation --force-reinstall --no-deps .`"
+            return record | dict(_C.build_info()), None, _C
+    return record, f"{reason}; from a clone, run `pip install --no-build-isolation --force-reinstall --no-deps .`", None
 
 
-#: What the extension was built with; empty where nothing was built.
-build_info, reason = _load()
+#: What the extension was built with (empty where nothing was built), why it cannot be used, the module itself.
+build_info, reason, extension = _load()
 #: Device types that compiled kernels exist for.
 devices: frozenset[str] = frozenset() if reason else frozenset({"cpu", *(["cuda"] if build_info.get("cuda") else [])})
 

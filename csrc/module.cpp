@@ -1,6 +1,12 @@
-// The Python module anifast._C: loading it registers the kernels with the dispatcher; it itself only tells what it is.
+// The Python module anifast._C: loading it registers the kernels with the dispatcher. It tells what it is, and has the
+// short ways to ops that are called often on small tensors.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
+
+#include "autograd/bias_lrelu.h"
 
 #ifndef ANIFAST_CUDA
 #define ANIFAST_CUDA 0
@@ -37,4 +43,7 @@ PYBIND11_MODULE(_C, module) {
     module.doc() = "Compiled kernels of anifast; importing this registers them with PyTorch's dispatcher.";
     module.def("build_info", &build_info,
                "What this extension was built with: torch, isa, compiler, cuda, cuda_archs.");
+    module.def("bias_lrelu_if_plain", torch::wrap_pybind_function_no_gil(&anifast::bias_lrelu_if_plain),
+               "bias_lrelu(x, bias, dim, noise, strength, slope, gain, clamp, residual, residual_gain), or None where "
+               "an argument needs a cast or is wrong.");
 }

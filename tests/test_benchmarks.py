@@ -115,7 +115,7 @@ def test_a_description_is_complete_and_its_variants_are_right(name: str) -> None
             _, copied = prepared.bound(work)
             assert copied > 0 and bench.traffic(case, work) >= 2 * prepared.grad.nbytes
             for variant, built in prepared.variants.items():
-                if built.function is not None and not built.compiled:
+                if built.function is not None and not built.compiled and not built.why_missing(work):
                     prepared.check(work, variant)
 
 

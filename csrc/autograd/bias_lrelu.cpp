@@ -2,6 +2,8 @@
 //
 // They stand in C++ because the same lines registered from Python cost 50 microseconds a call, more than the whole
 // chain of plain PyTorch operations on a small tensor.
+#include "bias_lrelu.h"
+
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -240,7 +242,46 @@ Tensor masked_autograd(const Tensor& x, const OptionalTensor& mask, const Option
     return Masked::apply(x, mask, bias, noise, strength, dim, channels_last, slope, gain);
 }
 
+bool is_half(at::ScalarType type) { return type == at::kHalf || type == at::kBFloat16; }
+
+// Whether a parameter may stand beside x as it is: x's dtype, or float32 beside a half type.
+bool fits(const Tensor& value, const Tensor& x, bool float32_too) {
+    const auto type = value.scalar_type();
+    return value.device() == x.device() &&
+           (type == x.scalar_type() || (float32_too && type == at::kFloat && is_half(x.scalar_type())));
+}
+
+bool is_noise_of(at::IntArrayRef noise, at::IntArrayRef x, int64_t dim) {
+    if (noise.size() != x.size()) return false;
+    for (int64_t axis = 0; axis < static_cast<int64_t>(x.size()); ++axis) {
+        const int64_t wanted = axis == dim ? 1 : x[axis];
+        if (noise[axis] != wanted && !(axis == 0 && noise[axis] == 1)) return false;
+    }
+    return true;
+}
+
 }  // namespace
+
+OptionalTensor bias_lrelu_if_plain(const Tensor& x, const OptionalTensor& bias, int64_t dim,
+                                   const OptionalTensor& noise, const OptionalTensor& strength, double slope,
+                                   double gain, std::optional<double> clamp, const OptionalTensor& residual,
+                                   double residual_gain) {
+    const int64_t rank = x.dim();
+    const auto type = x.scalar_type();
+    const bool plain = rank >= 2 && dim >= 0 && dim < rank &&
+                       (is_half(type) || type == at::kFloat || type == at::kDouble) &&
+                       (x.is_contiguous() || (dim == 1 && is_channels_last(x))) && !(clamp && !(*clamp >= 0.0)) &&
+                       (!bias || (bias->dim() == 1 && bias->size(0) == x.size(dim) && fits(*bias, x, true))) &&
+                       (!noise || (is_noise_of(noise->sizes(), x.sizes(), dim) && fits(*noise, x, false))) &&
+                       (!strength || (noise && strength->numel() == 1 && fits(*strength, x, true))) &&
+                       (!residual || (residual->sizes() == x.sizes() && fits(*residual, x, false)));
+    if (!plain) return std::nullopt;
+    const bool save_mask =
+        !(slope == 1.0 && !clamp) && at::GradMode::is_enabled() &&
+        (x.requires_grad() || needs_grad(bias) || needs_grad(noise) || needs_grad(strength) || needs_grad(residual));
+    return std::get<0>(
+        forward_op().call(x, bias, noise, strength, residual, dim, slope, gain, clamp, residual_gain, save_mask));
+}
 
 TORCH_LIBRARY_IMPL(anifast, Autograd, m) {
     m.impl("bias_lrelu", &forward_autograd);

@@ -63,9 +63,9 @@ def evaluate(model: Translator, data: Path, options: Options) -> Report:
         DataError: a folder is missing or holds no picture that can be read.
         AnifastError: the model gives NaN, or the memory does not suffice.
     """
-    ways = [options.to] if options.to else ["B", "A"] if model.both else ["B"]
-    if not set(ways) <= set(_OTHER):
-        raise AnifastError(f"to: {options.to!r} is not one of A, B")
+    ways = [options.to] if options.to else ["B", "A"] if model.both else [model.held[0]]
+    if not set(ways) <= set(model.held):
+        raise AnifastError(f"to: {options.to!r} is not one of {', '.join(sorted(model.held))} that this model has")
     folders = [*("testA", "testB"), *(f"{name}{way}" for name in options.against for way in ways)]
     if missing := sorted({name for name in folders if not (data / name).is_dir()}):
         raise DataError(
@@ -75,8 +75,9 @@ def evaluate(model: Translator, data: Path, options: Options) -> Report:
     report = Report(("pictures", "cycle L1", "identity L1", *DISTANCES))
     if not model.both:
         report.note(
-            f"the file holds one generator, taken as {_OTHER[ways[0]]} -> {ways[0]} (--to {_OTHER[ways[0]]} for the "
-            "other direction); there is no way back, so no cycle L1"
+            f"the file holds one generator, taken as {_OTHER[ways[0]]} -> {ways[0]}"
+            + (f" (--to {_OTHER[ways[0]]} for the other direction)" if len(model.held) == 2 else "")
+            + "; there is no way back, so no cycle L1"
         )
     sides = {side: _pass(model, data / f"test{side}", side, ways, options, report) for side in "AB"}
     real: dict[str, FeatureSet] = {}

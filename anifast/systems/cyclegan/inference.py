@@ -29,7 +29,7 @@ class Translator:
         CheckpointError: the file holds another architecture.
     """
 
-    #: The directions there are, the default first.
+    #: The domains there are, the default first.
     targets = ("B", "A")
 
     def __init__(self, state: Mapping[str, Any], device: torch.device, precision: str = "fp32") -> None:
@@ -39,8 +39,10 @@ class Translator:
         #: Whether the weights are averages over the steps of a run.
         self.averaged = checkpoints.averaged(state)
         self.device, self.precision = device, precision
-        #: Whether the file holds a generator for each direction; files of the reference hold one, which serves both.
-        self.both = self._weights["AB"] is not self._weights["BA"]
+        #: Whether the file holds a generator for each direction; one of the reference may serve both.
+        self.both = len(self._weights) == 2 and self._weights["AB"] is not self._weights["BA"]
+        #: Those that the file has a generator to.
+        self.held = tuple(to for to, way in (("B", "AB"), ("A", "BA")) if way in self._weights)
         self._nets: dict[str, Generator] = {}
         for weights in self._weights.values():
             with torch.device("meta"):  # a file of another architecture is refused here, before anything is computed

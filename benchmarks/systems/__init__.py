@@ -1,0 +1,1 @@
+"""Benchmarks of whole systems: training steps and translation against plain eager PyTorch."""
