@@ -24,15 +24,17 @@ lint: $(VENV)/developer
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/python benchmarks/report.py --check
 
 format: $(VENV)/developer
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# Measures every op on this machine, writes benchmarks/results and prints the README's tables.
+# Measures every op and system on this machine, writes benchmarks/results and prints the README's tables.
 bench: $(VENV)/developer
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python benchmarks/run.py
+	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_cyclegan --out benchmarks/results
 	$(BIN)/python benchmarks/report.py
 
 # Everything there is to do on a machine with a GPU, with that machine's own python: no environment, no network.

@@ -234,6 +234,7 @@ INSTALLED = {
     "anifast.kernels": "kernels",
     "anifast.benchmarks": "benchmarks",
     "anifast.benchmarks.ops": "benchmarks/ops",
+    "anifast.benchmarks.systems": "benchmarks/systems",
 }
 configuration = configure()
 print(configuration.describe(), flush=True)

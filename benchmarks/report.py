@@ -7,6 +7,7 @@ Without a file the tables are printed. In a file they stand between the lines `<
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -141,6 +142,28 @@ def section(result: dict[str, Any], link: str = "", *, rows: bool = False) -> st
     return "\n\n".join(part for part in parts if part)
 
 
+def system_section(result: dict[str, Any], link: str) -> str:
+    """Everything about one system on one device, from benchmarks/systems/bench_<system>.py."""
+    about = environment_line(result["environment"])
+    lines = []
+    for row in result["rows"]:
+        ours, plain = row["ms"]["anifast"], row["ms"]["plain"]
+        lines.append(
+            [
+                f"{row['work']}, {row['size']} px, {row['images']} at once",
+                row["precision"],
+                f"{ours[0]:.0f} ms",
+                f"{row['images'] * 1e3 / ours[0]:.3g}",
+                f"{plain[0]:.0f} ms",
+                f"{plain[0] / ours[0]:.2f}x",
+                f"{row['convolutions_ms']:.0f} ms ({row['convolutions_ms'] / ours[0] * 100:.0f} %)",
+            ]
+        )
+    header = ["", "precision", "anifast", "images/s", "plain eager PyTorch", "faster", "our convolutions alone"]
+    title = f"#### `{result['system']}` on {result['environment'].get('gpu') or result['environment']['cpu']}"
+    return "\n\n".join([title, f"{about} ([all figures]({link})).", _table(header, lines)])
+
+
 def each_row(result: dict[str, Any]) -> str:
     """The table of all rows: lower quartiles in microseconds."""
     from benchmarks.results import WORKS
@@ -169,6 +192,9 @@ def document(results_folder: Path, beside: Path, *, rows: bool = False) -> str:
         section(result, Path(os.path.relpath(path.resolve(), beside.resolve())).as_posix(), rows=rows)
         for path, result in found
     ]
+    for path in sorted(results_folder.glob("*/systems/*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        sections.append(system_section(result, Path(os.path.relpath(path.resolve(), beside.resolve())).as_posix()))
     return "\n\n".join([lead, *sections])
 
 
