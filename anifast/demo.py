@@ -49,6 +49,7 @@ SETTINGS: dict[str, Any] = {
     "lambda_b": 2.0,
     "lambda_identity": 0.0,
     "lr": 4e-4,
+    "ema": 400,
     "log_every": 20,
     "sheet_every": 1000,
     "save_every": 1000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -161,6 +162,64 @@ def test_bfloat16_rounds_to_nearest_even_and_keeps_nan() -> None:
     expected = (x.float() * (1.0 + 2**-7 + 2**-9)).to(torch.bfloat16)
     assert torch.equal(got.isnan(), expected.isnan())
     assert torch.equal(got.nan_to_num(), expected.nan_to_num())
+
+
+# The short way of plain calls past the checks in Python
+
+
+@needs_native
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_short_way_computes_the_same(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = importlib.import_module("anifast.ops.bias_lrelu")._NATIVE
+    taken: list[bool] = []
+
+    def watched(*arguments: Any) -> Any:
+        taken.append((out := short(*arguments)) is not None)
+        return out
+
+    short, found = ops.short, []
+    assert short is not None
+    for way in (watched, None):
+        monkeypatch.setattr(ops, "short", way)
+        found.append(results(case, make(case, torch.float32), "native"))
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
+    plain = case.dim >= 0 and not (case.channels_last and case.dim != 1)
+    assert taken == [plain]
+
+
+@needs_native
+def test_what_needs_a_cast_or_an_explanation_takes_the_long_way() -> None:
+    short = importlib.import_module("anifast.ops.bias_lrelu")._NATIVE.short
+    x, rest = torch.randn(2, 3, 4, 5), (0.2, 1.0, None, None, 1.0)
+    assert short(x, torch.zeros(3), 1, None, None, *rest) is not None
+    assert short(x.half(), torch.zeros(3), 1, None, None, *rest) is not None
+    for bad in (
+        (x, torch.zeros(4), 1, None, None, *rest),
+        (x, torch.zeros(1, 3), 1, None, None, *rest),
+        (x, torch.zeros(3).half(), 1, None, None, *rest),
+        (x, torch.zeros(3, device="meta"), 1, None, None, *rest),
+        (x.int(), None, 1, None, None, *rest),
+        (x[0, 0, 0], None, 0, None, None, *rest),
+        (x, None, -1, None, None, *rest),
+        (x, None, 4, None, None, *rest),
+        (x[..., ::2], None, 1, None, None, *rest),
+        (x, None, 1, x, None, *rest),
+        (x, None, 1, x[:, :1, :3], None, *rest),
+        (x.half(), None, 1, x[:, :1], None, *rest),
+        (x, None, 1, None, torch.zeros(1), *rest),
+        (x, None, 1, x[:, :1], torch.zeros(2), *rest),
+        (x, None, 1, None, None, 0.2, 1.0, -1.0, None, 1.0),
+        (x, None, 1, None, None, 0.2, 1.0, math.nan, None, 1.0),
+        (x, None, 1, None, None, 0.2, 1.0, None, x[:1], 1.0),
+        (x, None, 1, None, None, 0.2, 1.0, None, x.double(), 1.0),
+    ):
+        assert short(*bad) is None
+    with pytest.raises(TypeError):
+        short(x, [1.0], 1, None, None, *rest)
+    with torch.autocast("cpu", torch.bfloat16):  # which the casts of a wrong type depend on
+        y = bias_lrelu(x.bfloat16(), torch.zeros(3, dtype=torch.float64), backend="native")
+    assert y.dtype == torch.bfloat16
 
 
 # Layouts
