@@ -31,11 +31,11 @@ format: $(VENV)/developer
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# Measures every op and system on this machine, writes benchmarks/results and prints the README's tables.
+# Measures every op and system on this machine, writes benchmarks/results and the README's tables.
 bench: $(VENV)/developer
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python benchmarks/run.py
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_cyclegan --out benchmarks/results
-	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/report.py --write README.md
 
 # Everything there is to do on a machine with a GPU, with that machine's own python: no environment, no network.
 gpu:
@@ -55,7 +55,7 @@ $(VENV)/torch:
 
 # Editable, so that the sources are what runs; compiled again when a source of the extension changes.
 $(VENV)/installed: $(VENV)/torch $(BUILT_FROM)
-	$(BIN)/python -m pip install --no-build-isolation --editable . || { echo "anifast: error: the installation failed; pip's output above says why. ANIFAST_BUILD=none make ... installs without kernels" >&2; exit 1; }
+	$(BIN)/python -m pip install --no-build-isolation -v --editable . || { echo "anifast: error: the installation failed; pip's output above says why. ANIFAST_BUILD=none make ... installs without kernels" >&2; exit 1; }
 	@$(BIN)/anifast doctor
 	@touch $@
 

@@ -121,9 +121,6 @@ def find_cuda(configuration: Configuration, torch: Any) -> str | None:
         )
     configuration.nvcc = f"{nvcc} {version[0]}.{version[1]}"
     archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";")
-    if not archs and torch.cuda.is_available():
-        found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-        archs = ";".join(f"{major}.{minor}" for major, minor in sorted(found))
     if not archs:
         archs = "8.0;9.0;10.0+PTX" if version >= (12, 8) else "8.0;9.0+PTX"
     os.environ["TORCH_CUDA_ARCH_LIST"] = configuration.cuda_archs = archs

@@ -1,7 +1,8 @@
 """Which backend an op runs on: what is usable, what is chosen, and why not another.
 
 `backend=` of a call > `use_backend()` / `set_backend()` > environment `ANIFAST_BACKEND` > the op's measured order.
-A backend that was asked for and is not available raises; the automatic choice moves on to the next.
+A backend that was asked for and is not available raises; the automatic choice moves on to the next. What is asked for
+all ops concerns those that have such kernels: an op that nobody wrote them for chooses by itself, and `lines` tells it.
 A choice reads plain dictionaries and module globals that were filled before, so torch.compile traces through it.
 """
 
@@ -77,6 +78,18 @@ def register(op: str, *backends: str, native_devices: tuple[str, ...] = ("cpu", 
             why_not(op, backend, device)
 
 
+def is_written(op: str, backend: str, device: str) -> bool:
+    """Whether `op` has kernels of `backend` for device type `device`, whatever this machine can run."""
+    if backend == "native" and device in ("cpu", "cuda"):
+        return device in _native_devices[op]
+    return backend in _kernels[op]
+
+
+def is_asked_for(requested: str | None = None) -> bool:
+    """Whether the caller or the process asks for a certain backend, instead of leaving the choice to the op."""
+    return any(name not in (None, "", "auto") for name in (requested, _forced, _environment))
+
+
 def why_not(op: str, backend: str, device: str) -> str:
     """Why `op` cannot run on `backend` for tensors on device type `device`; "" when it can."""
     key = (op, backend, device)
@@ -84,8 +97,7 @@ def why_not(op: str, backend: str, device: str) -> str:
         if backend not in _kernels[op]:
             _reasons[key] = f"{op} has no {backend} kernels"
         elif backend == "native":
-            written = device in _native_devices[op] or device not in ("cpu", "cuda")
-            missing = "" if written else f"{op} has no native kernels for {device} yet"
+            missing = "" if is_written(op, backend, device) else f"{op} has no native kernels for {device} yet"
             _reasons[key] = missing or _native.unavailable(device) or ""
         elif backend == "triton":
             _reasons[key] = _triton_missing(device)
@@ -127,7 +139,7 @@ def choose(op: str, device: str, requested: str | None = None) -> str:
         (_environment, "environment ANIFAST_BACKEND"),
     ):
         name = _known(name, source)
-        if name is not None:
+        if name is not None and (source == "backend=" or is_written(op, name, device)):
             reason = why_not(op, name, device)
             if reason:
                 raise BackendError(f"{op}: backend {name!r} ({source}) cannot run on {device}: {reason}")

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anifast import _native, backends
+
 LIBRARY = torch.library.Library("anifast", "DEF")
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -67,12 +69,33 @@ def dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=memory_format(x.dim(), nearer))
 
 
+def choose(op: str, x: Tensor, requested: str | None) -> str:
+    """The backend of a call on x.
+
+    Raises:
+        BackendError: an explicit choice cannot run here.
+        NotImplementedError: an explicit choice inside a transform of torch.func, which only the reference goes through.
+    """
+    chosen = backends.choose(op, x.device.type, requested)
+    if chosen != "reference" and _native.extension is not None and not torch.compiler.is_compiling():
+        if _native.extension.transforms_are_active():
+            if backends.is_asked_for(requested):
+                raise NotImplementedError(
+                    f"{op}: backend {chosen!r} does not go through torch.func (grad, vjp, jvp, vmap); "
+                    'backend="reference" does'
+                )
+            return "reference"
+    return chosen
+
+
 def check_float(op: str, name: str, x: Tensor) -> None:
-    """Raise TypeError unless x is a floating-point tensor of a supported type."""
+    """Raise TypeError unless x is a dense floating-point tensor of a supported type."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in _FLOATS:
         raise TypeError(f"{op}: {name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got {x.layout}")
 
 
 def like(op: str, name: str, value: Tensor, x: Tensor, *, float32_too: bool) -> Tensor:

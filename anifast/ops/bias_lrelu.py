@@ -274,7 +274,8 @@ def bias_lrelu(
 
     The activation of StyleGAN2 (Karras et al. 2020, section 2.2 and appendix B: lrelu with slope 0.2 times sqrt 2,
     noise scaled by a learned scalar before the bias), with the residual sum of its discriminator. Any order of gradient
-    is exact with respect to x, bias, noise, noise_strength and residual; forward mode (jvp) on the reference only.
+    is exact with respect to x, bias, noise, noise_strength and residual; forward mode (jvp) and the transforms of
+    torch.func go through the reference only, which is taken there by itself.
 
     Args:
         x: floating point, any rank >= 2, any size including 0; contiguous or channels_last is kept in the output.
@@ -301,17 +302,19 @@ def bias_lrelu(
     if (
         _NATIVE.short is not None
         and type(x) is Tensor
+        and (noise_strength is None or isinstance(noise_strength, Tensor))
         and not torch.compiler.is_compiling()
+        and not torch.overrides.has_torch_function((x, bias, noise, noise_strength, residual))
         and backends.choose("bias_lrelu", x.device.type, backend) == "native"
     ):
         try:
             out = _NATIVE.short(x, bias, dim, noise, noise_strength, slope, gain, clamp, residual, residual_gain)
-        except TypeError:  # an argument of another type: what follows takes it or says what is wrong
+        except TypeError:  # an argument of a wrong type: what follows says which
             out = None
         if out is not None:
             return out
     dim, noise_strength = _check(x, bias, dim, noise, noise_strength, clamp, residual)
-    chosen = backends.choose("bias_lrelu", x.device.type, backend)
+    chosen = _common.choose("bias_lrelu", x, backend)
     if bias is not None:
         bias = _common.like("bias_lrelu", "bias", bias, x, float32_too=True)
     if noise is not None:
@@ -362,6 +365,8 @@ def _check(
     rank = x.dim()
     if rank < 2:
         raise ValueError(f"bias_lrelu: x must have rank 2 or more, got shape {tuple(x.shape)}")
+    if not isinstance(dim, int):
+        raise TypeError(f"bias_lrelu: dim must be an int, got {type(dim).__name__}")
     if not -rank <= dim < rank:
         raise ValueError(f"bias_lrelu: dim must lie in [{-rank}, {rank - 1}] for rank {rank}, got {dim}")
     dim = dim % rank

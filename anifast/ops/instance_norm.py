@@ -47,8 +47,8 @@ def instance_norm(
     """lrelu((x - mean) / sqrt(var + eps)) + residual, mean and biased variance over the pixels of an image's channel.
 
     Instance normalisation without affine part or running statistics (Ulyanov et al. 2016, arXiv 1607.08022, equation 3)
-    with what follows it in CycleGAN's networks. The gradient is exact; second order and forward mode (jvp) on the
-    reference only.
+    with what follows it in CycleGAN's networks. The gradient is exact; second order, forward mode (jvp) and the
+    transforms of torch.func on the reference only, which the latter two take by themselves.
 
     Args:
         x: floating point, rank >= 3, any size including 0; contiguous or channels_last is kept in the output.
@@ -76,8 +76,7 @@ def instance_norm(
             raise ValueError(
                 f"instance_norm: residual has shape {tuple(residual.shape)}, expected {tuple(x.shape)} as x"
             )
-    x = _common.dense(x)
-    if backends.choose("instance_norm", x.device.type, backend) == "reference":
+    if _common.choose("instance_norm", x, backend) == "reference":
         return _reference(x, residual, slope, eps)
-    out: Tensor = torch.ops.anifast.instance_norm.default(x, residual, slope, eps)[0]
+    out: Tensor = torch.ops.anifast.instance_norm.default(_common.dense(x), residual, slope, eps)[0]
     return out

@@ -99,7 +99,9 @@ struct Linear {
                       (needs_grad(noise) ? Form::kNoise : 0) | (needs_grad(strength) ? Form::kStrength : 0);
         if (bias) form.bias_dtype = bias->scalar_type();
         form.save(ctx);
-        ctx->save_for_backward({or_undefined(mask), or_undefined(noise), or_undefined(strength)});
+        const bool of_noise = form.want(Form::kNoise) || form.want(Form::kStrength);
+        ctx->save_for_backward({or_undefined(mask), of_noise ? or_undefined(noise) : Tensor(),
+                                of_noise ? or_undefined(strength) : Tensor()});
     }
     static variable_list grads(AutogradContext* ctx, const Form& form, const Tensor& grad) {
         variable_list out(4);
@@ -168,7 +170,7 @@ struct Backward : Function<Backward> {
         return {gx, gbias, gstrength};
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-        variable_list out(10);
+        variable_list out(9);
         const auto saved = ctx->get_saved_variables();
         const Tensor &grad = saved[0], &noise = saved[2];
         const OptionalTensor known = defined(saved[1]);
@@ -199,7 +201,7 @@ struct Masked : Function<Masked> {
         return masked_op().call(x, mask, bias, noise, strength, dim, channels_last, slope, gain);
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-        variable_list out(10);
+        variable_list out(9);
         if (!grads[0].defined()) return out;
         const auto linear = Linear::grads(ctx, Form::load(ctx), grads[0]);
         out[0] = linear[0];
@@ -268,7 +270,9 @@ OptionalTensor bias_lrelu_if_plain(const Tensor& x, const OptionalTensor& bias, 
                                    double residual_gain) {
     const int64_t rank = x.dim();
     const auto type = x.scalar_type();
-    const bool plain = rank >= 2 && dim >= 0 && dim < rank &&
+    // a transform of torch.func sees other sizes than the tensor has
+    const bool plain = !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) &&
+                       rank >= 2 && dim >= 0 && dim < rank &&
                        (is_half(type) || type == at::kFloat || type == at::kDouble) &&
                        (x.is_contiguous() || (dim == 1 && is_channels_last(x))) && !(clamp && !(*clamp >= 0.0)) &&
                        (!bias || (bias->dim() == 1 && bias->size(0) == x.size(dim) && fits(*bias, x, true))) &&

@@ -222,6 +222,42 @@ def test_what_needs_a_cast_or_an_explanation_takes_the_long_way() -> None:
     assert y.dtype == torch.bfloat16
 
 
+@needs_native
+def test_a_number_as_strength_and_subclasses_never_reach_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = importlib.import_module("anifast.ops.bias_lrelu")._NATIVE
+
+    def refuse(*arguments: Any) -> Any:
+        raise AssertionError("it would print every tensor into an error that nobody reads")
+
+    class Named(Tensor):
+        pass
+
+    x, noise, strength = torch.randn(2, 3, 4, 5), torch.randn(2, 1, 4, 5), torch.tensor(0.3)
+    expected = bias_lrelu(x, noise=noise, noise_strength=strength)
+    monkeypatch.setattr(ops, "short", refuse)
+    torch.testing.assert_close(bias_lrelu(x, noise=noise, noise_strength=0.3), expected)
+    assert type(bias_lrelu(x, torch.zeros(3).as_subclass(Named))) is Named
+
+
+@pytest.mark.parametrize("backend", [None, pytest.param("native", marks=needs_native)])
+def test_transforms_of_torch_func_take_the_reference_or_say_so(backend: str | None) -> None:
+    x, bias = torch.randn(4, 3, 5, 6), torch.randn(3)
+
+    def loss(x: Tensor) -> Tensor:
+        return bias_lrelu(x, bias, backend=backend).square().sum()
+
+    if backend is not None:
+        with pytest.raises(NotImplementedError, match=r'not go through torch.func.*backend="reference" does'):
+            torch.func.grad(loss)(x)
+        return
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(x), expected)
+    each = torch.func.vmap(lambda x: bias_lrelu(x[None], bias)[0])
+    torch.testing.assert_close(each(x), bias_lrelu(x, bias))
+    torch.testing.assert_close(each(leaf.transpose(2, 3)), bias_lrelu(x.transpose(2, 3), bias))
+
+
 # Layouts
 
 
@@ -415,6 +451,8 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         TypeError,
         "residual must be a torch.Tensor, got float",
     ),
+    ("dim type", lambda: bias_lrelu(X, dim=1.0), TypeError, "dim must be an int, got float"),  # type: ignore[arg-type]
+    ("sparse", lambda: bias_lrelu(X.to_sparse()), TypeError, "x must be a dense tensor, got torch.sparse_coo"),
     ("backend", lambda: bias_lrelu(X, backend="cudnn"), BackendError, "unknown backend 'cudnn'"),
 ]
 
@@ -449,7 +487,7 @@ def test_forward_mode_is_right_or_refused() -> None:
     _, got = torch.func.jvp(lambda x: bias_lrelu(x, backend="reference"), (x,), (tangent,))
     torch.testing.assert_close(got, tangent * torch.where(x > 0, 1.0, 0.2) * math.sqrt(2))
     if _native.unavailable("cpu") is None:
-        with pytest.raises(NotImplementedError, match='no forward-mode.*backend="reference" has it'):
+        with pytest.raises(NotImplementedError, match="does not go through torch.func"):
             torch.func.jvp(lambda x: bias_lrelu(x, backend="native"), (x,), (tangent,))
         with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode"):
             bias_lrelu(torch.autograd.forward_ad.make_dual(x, tangent), backend="native")

@@ -178,8 +178,28 @@ def test_higher_orders_and_forward_mode_are_refused() -> None:
     (first,) = torch.autograd.grad(instance_norm(x, backend="native").pow(3).sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match='no second derivative; backend="reference" has it'):
         first.sum().backward()
-    with pytest.raises(NotImplementedError, match='no forward-mode.*backend="reference" has it'):
+    with pytest.raises(NotImplementedError, match="does not go through torch.func"):
         torch.func.jvp(lambda x: instance_norm(x, backend="native"), (x.detach(),), (torch.ones_like(x),))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode"):
+        instance_norm(torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x)), backend="native")
+
+
+def test_transforms_of_torch_func_take_the_reference() -> None:
+    x = torch.randn(3, 2, 4, 5)
+    expected = torch.autograd.grad(instance_norm(leaf := x.clone().requires_grad_()).pow(3).sum(), leaf)[0]
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        got = torch.func.grad(lambda x: instance_norm(x).pow(3).sum())(given)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.func.vmap(lambda x: instance_norm(x[None])[0])(given), instance_norm(x))
+
+
+def test_what_is_asked_of_all_ops_leaves_those_without_such_kernels_alone() -> None:
+    assert backends.choose("instance_norm", "cpu") == backends.automatic("instance_norm", "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "_environment", "triton")
+        assert backends.choose("instance_norm", "cpu") == backends.automatic("instance_norm", "cpu")
+        patch.setattr(backends, "_environment", "native")
+        assert backends.choose("instance_norm", "cuda") == "reference"
 
 
 @needs_native
