@@ -86,8 +86,8 @@ class LReLUConv(Conv):
 class UpConv(Conv):
     """A 3x3 transposed convolution that doubles height and width; weight in,out,3,3.
 
-    The library's kernel is fast in channels_last only (N,C,H,W: a quarter of the speed on CPUs). The four-phase form,
-    one 2x2 convolution and a pixel shuffle, has 16 taps where 9 do something and lost to it at every size.
+    The library's kernel is fast in channels_last only (N,C,H,W: a quarter of the speed on CPUs); the four-phase form
+    lost to it there (benchmarks/LOG.md).
     """
 
     def _shape(self, inputs: int, outputs: int, kernel: int) -> tuple[int, int, int, int]:
