@@ -372,7 +372,7 @@ def test_report_has_the_systems(tmp_path: Path) -> None:
 
 
 def test_a_system_is_measured_against_the_plain_one(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = bench_cyclegan.measure(32, "fp32", torch.device("cpu"), seconds=0.1, blocks=1)
+    rows = bench_cyclegan.measure(32, "fp32", torch.device("cpu"), seconds=0.05, blocks=1, width=8)
     assert [(row["work"], row["images"]) for row in rows] == [
         ("training step", 1),
         ("translation", 1),
