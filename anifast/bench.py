@@ -5,7 +5,8 @@
     anifast bench --device cpu            the CPU's kernels on a machine with a GPU
 
 Every variant is first checked against the reference; then all variants of a case are timed in turn. `make bench` in the
-repository does the same and writes the tables of the README.
+repository does the same, measures whole systems too (benchmarks/systems, installed as anifast.benchmarks.systems) and
+prints the tables of the README.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _translate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's own file")
+    parser.add_argument(
+        "model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's file or folder"
+    )
     parser.add_argument(
         "inputs", type=Path, nargs="+", metavar="INPUT", help="folders (searched recursively) and files"
     )
@@ -89,7 +91,7 @@ def _translate(args: argparse.Namespace) -> int:
     if args.size is not None and (args.size < 8 or args.size % 4):
         raise AnifastError(f"--size {args.size}: a multiple of 4, at least 8")
     from anifast.data.folders import pixel_limit
-    from anifast.engine import precision, translate
+    from anifast.engine import precision, state, translate
 
     if args.size is not None and args.size**2 > pixel_limit():
         raise AnifastError(
@@ -97,6 +99,8 @@ def _translate(args: argparse.Namespace) -> int:
         )
     jobs, rejected = translate.collect(args.inputs, args.out)
     model = anifast.load(args.model, args.device, precision=args.precision)
+    with state.about(args.model):
+        model.require(args.to)
     translate.check_writable(args.out)
     average = ", averaged weights" if model.averaged else ""
     print(f"{len(jobs)} pictures -> {args.to}{average}, {precision.describe(model.device, args.precision)}")
@@ -135,7 +139,9 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _eval_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's own file")
+    parser.add_argument(
+        "model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's file or folder"
+    )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with testA and testB")
     parser.add_argument(
         "--features",

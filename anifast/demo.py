@@ -21,7 +21,7 @@ from torch import Tensor
 import anifast
 from anifast.data import portraits
 from anifast.data.folders import save_png, to_float, to_tensor
-from anifast.engine import precision, translate
+from anifast.engine import lock, precision, translate
 from anifast.engine.loop import run_step
 from anifast.engine.sheets import Block, sheet
 from anifast.errors import AnifastError
@@ -63,12 +63,20 @@ def main(args: argparse.Namespace) -> int:
     """Run the demo; the exit code.
 
     Raises:
-        AnifastError: the folder cannot be used.
+        AnifastError: the folder cannot be used, or another demo is at work in it.
     """
-    started = time.perf_counter()
     out: Path = args.out
     device = precision.pick_device(args.device)
-    _clear(out)
+    if out.exists() and not out.is_dir():
+        raise AnifastError(f"{out}: is a file; choose another --out")
+    with lock.hold(out):  # to the end: a second demo would empty the folder of the first
+        _clear(out)
+        return _demo(args, out, device)
+
+
+def _demo(args: argparse.Namespace, out: Path, device: torch.device) -> int:
+    """`main` in a folder that is held and empty."""
+    started = time.perf_counter()
     total, train = args.images or IMAGES, min(TRAIN, max(16, args.images or TRAIN))
     print(f"anifast {anifast.__version__} demo: faces, training and translation go to {out}", flush=True)
     held = {side: _draw(out / "faces" / f"test{side}", domain, HELD, first=10**6) for side, domain in DOMAINS.items()}
@@ -155,10 +163,8 @@ def _l1(x: Tensor, y: Tensor) -> float:
 
 
 def _clear(out: Path) -> None:
-    """Make the folder, or empty it of what an earlier demo left there."""
-    if out.exists() and not out.is_dir():
-        raise AnifastError(f"{out}: is a file; choose another --out")
-    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+    """Empty the folder, which is held, of what an earlier demo left there."""
+    if not (out / _MARK).exists() and any(path.name != lock.NAME for path in out.iterdir()):
         raise AnifastError(f"{out}: holds other files than those of a demo; choose another --out")
     write_text(out / _MARK, "Everything in this folder was made by `anifast demo`, which replaces it when run again.\n")
     for name in ("faces", "run", "translated"):

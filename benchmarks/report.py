@@ -182,7 +182,8 @@ def document(results_folder: Path, beside: Path, *, rows: bool = False) -> str:
     from benchmarks.results import load_all
 
     found = load_all(results_folder)
-    if not found:
+    systems = sorted(results_folder.glob("*/systems/*.json"))
+    if not found and not systems:
         return "Nothing has been measured yet: `python benchmarks/run.py`."
     lead = (
         "Geometric means over the shapes of the systems of how many times faster ours is, in float32 and contiguous "
@@ -192,10 +193,10 @@ def document(results_folder: Path, beside: Path, *, rows: bool = False) -> str:
         section(result, Path(os.path.relpath(path.resolve(), beside.resolve())).as_posix(), rows=rows)
         for path, result in found
     ]
-    for path in sorted(results_folder.glob("*/systems/*.json")):
+    for path in systems:
         result = json.loads(path.read_text(encoding="utf-8"))
         sections.append(system_section(result, Path(os.path.relpath(path.resolve(), beside.resolve())).as_posix()))
-    return "\n\n".join([lead, *sections])
+    return "\n\n".join([lead, *sections] if found else sections)
 
 
 def replaced(text: str, block: str, name: str) -> str:

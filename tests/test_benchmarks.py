@@ -16,6 +16,8 @@ from torch import Tensor
 
 from anifast import cli
 from anifast.errors import AnifastError, DataError
+from anifast.systems.cyclegan.config import make
+from anifast.systems.cyclegan.networks import build_discriminator, build_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -24,6 +26,7 @@ if str(ROOT) not in sys.path:
 from benchmarks import environment, report, results, run, timing  # noqa: E402
 from benchmarks.bench import Aim, Case, OpBench, Prepared, Tensors, Variant, WrongResult, all_benches  # noqa: E402
 from benchmarks.shapes import BIAS_LRELU, SQRT2  # noqa: E402
+from benchmarks.systems import bench_cyclegan  # noqa: E402
 
 
 class Scale(OpBench):
@@ -344,6 +347,67 @@ def test_the_verb_measures_and_writes_only_where_it_is_told(
     assert sorted((ROOT / "benchmarks").rglob("*.json")) == before
     assert cli.main(["bench", "nothing", "--device", "cpu"]) == 1
     assert "anifast: error: --op nothing: there is no such benchmark; there are scale" in capsys.readouterr().err
+
+
+def test_report_has_the_systems(tmp_path: Path) -> None:
+    row = {"work": "translation", "size": 128, "precision": "bf16", "images": 8, "convolutions_ms": 60.4}
+    row["ms"] = {"anifast": [100.0, 101.0, 99.0, 7], "plain": [250.0, 260.0, 240.0, 7]}
+    about = {"cpu": "Some CPU", "cores": 2, "threads": 1, "cpu_capability": "AVX2", "build": {"isa": "avx2"}}
+    about |= {"settings": {}, "torch": "2.13.0", "commit": "0123456789abcdef", "uncommitted_changes": False}
+    result = {"format": bench_cyclegan.FORMAT, "system": "cyclegan", "rows": [row]}
+    result["environment"] = {**about, "date": "2001-01-01 00:00 UTC"}
+    path = tmp_path / "results" / "some-cpu" / "systems" / "cyclegan.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(result))
+    title, line, table = report.document(tmp_path / "results", tmp_path).split("\n\n")
+    assert title == "#### `cyclegan` on Some CPU"
+    assert line.startswith("1 threads on 2 cores of Some CPU (AVX2)")
+    assert line.endswith(
+        "commit 0123456789, 2001-01-01 00:00 UTC ([all figures](results/some-cpu/systems/cyclegan.json))."
+    )
+    header, _, cells = table.splitlines()
+    assert header.count("|") == cells.count("|")
+    # 8 pictures in 100 ms are 80 a second, 250 ms are 2.5 times as long, 60.4 of 100 ms are convolutions
+    assert cells == "| translation, 128 px, 8 at once | bf16 | 100 ms | 80 | 250 ms | 2.50x | 60 ms (60 %) |"
+
+
+def test_a_system_is_measured_against_the_plain_one(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = bench_cyclegan.measure(32, "fp32", torch.device("cpu"), seconds=0.05, blocks=1, width=8)
+    assert [(row["work"], row["images"]) for row in rows] == [
+        ("training step", 1),
+        ("translation", 1),
+        ("translation", 8),
+    ]
+    for row in rows:
+        ours, plain = row["ms"]["anifast"], row["ms"]["plain"]
+        assert min(*ours[:3], *plain[:3], row["convolutions_ms"]) > 0 and ours[3] == plain[3] >= 7
+        assert ours[2] <= ours[0] <= ours[1]
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["generator", "discriminator"])
+def test_the_plain_networks_are_the_same_as_ours(kind: str) -> None:
+    """As many parameters, and with the same weights the same result.
+
+    In float64 they agree to less than half a unit in the last place of float32 at 1, so that in float32 nothing but
+    rounding is between them.
+    """
+    config = make("reference", {"blocks": 2, "width": 4, "d_width": 4})
+    if kind == "generator":
+        ours, plain = build_generator(config).double(), bench_cyclegan.plain_generator(2, 4).double()
+    else:
+        ours, plain = build_discriminator(config).double(), bench_cyclegan.plain_discriminator(4).double()
+    weights, source = ours.state_dict(), torch.Generator().manual_seed(0)
+    for value in weights.values():
+        value.copy_(torch.randn(value.shape, generator=source) * 0.1)
+    assert sum(p.numel() for p in plain.parameters()) == sum(value.numel() for value in weights.values())
+    assert [p.shape for p in plain.parameters()] == [value.shape for value in weights.values()]
+    plain.load_state_dict(dict(zip(plain.state_dict(), weights.values(), strict=True)))
+    images = (torch.rand(2, 3, 32, 32, generator=source) * 2 - 1).double()
+    found, expected = ours(images), plain(images)
+    assert found.std() > 0.05
+    torch.testing.assert_close(found, expected, rtol=2**-24, atol=2**-24)
 
 
 def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

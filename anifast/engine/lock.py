@@ -1,4 +1,4 @@
-"""One run at a time in a run folder."""
+"""One run at a time in a run folder, one demo in the folder of a demo."""
 
 from __future__ import annotations
 

@@ -5,9 +5,12 @@
     anifast convert checkpoints/selfie2anime s2a.pt                     from the reference's folder to one own file
     anifast convert runs/faces small.pt                                 the networks of a run without its optimisers
 
-Weights are copied bit for bit. An own file translates (`anifast translate s2a.pt ...`); with all four networks a run
-can start from it (`anifast train cyclegan --start-from s2a.pt ...`), but not be resumed: other files hold no optimisers
-that fit.
+Weights are copied bit for bit; of a run with --ema the averaged generators are. An own file translates (`anifast
+translate s2a.pt ...`); with all four networks a run can start from its weights (`anifast train cyclegan --start-from
+s2a.pt ...`), but not be resumed: its optimisers begin anew.
+
+The report's code keeps optimisers and last losses too. They come from the run, or from another file of the report's;
+the generators' optimiser is new where the generators are averages, to which the run's moments do not belong.
 """
 
 from __future__ import annotations
@@ -44,22 +47,20 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; the exit code."""
     from anifast import systems
-    from anifast.engine import state
 
     found = systems.read(args.model)
     system = systems.recognise(found, args.model)
     converter = systems.module(system, "convert")
     direction = None if args.direction in (None, "both") else args.direction
-    with state.about(args.model):
-        written = converter.convert(
-            found,
-            args.model,
-            args.out,
-            format=args.format,
-            direction=direction,
-            epoch=args.epoch,
-            force=args.force,
-        )
+    written = converter.convert(
+        found,
+        args.model,
+        args.out,
+        format=args.format,
+        direction=direction,
+        epoch=args.epoch,
+        force=args.force,
+    )
     write(written)
     for path in written:
         print(path)

@@ -44,7 +44,7 @@ def evaluate(
     """Evaluate a trained model on a data folder and write the figures as JSON.
 
     Args:
-        path: a run folder, a checkpoint of one, or a file of an author's own code.
+        path: a run folder, a checkpoint of one, or a file or folder of an author's own code.
         data: the data folder, in the system's layout.
         features: what FID and KID are taken with: "inception", "squeezenet", "auto" (see `anifast.metrics.extractor`;
             without any weights FID and KID are left out, with a note) or "none".
@@ -71,10 +71,11 @@ def evaluate(
     if against not in AGAINST:
         raise AnifastError(f"unknown set {against!r}; there are {', '.join(AGAINST)}")
     chosen = numbers.pick_device(device)
-    file = Path(out) if out is not None else Path(path) / NAME if Path(path).is_dir() else None
+    is_run = (Path(path) / state.NAME).exists()
+    file = Path(out) if out is not None else Path(path) / NAME if is_run else None
     if file is not None and file.is_dir():
         raise AnifastError(f"{file}: is a folder; --out names the file")
-    found = state.load(path)
+    found = systems.read(path)
     system = systems.recognise(found, path)
     with state.about(path):
         model = systems.module(system, "inference").load(found, chosen, precision=precision)

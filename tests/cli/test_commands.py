@@ -505,6 +505,15 @@ def test_a_file_that_is_no_checkpoint(run: Path, data: Path, tmp_path: Path, cap
     assert not (tmp_path / "out").exists() and not (tmp_path / "code-was-run").exists()
 
 
+def test_a_direction_that_the_file_lacks(run: Path, data: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "latest_net_G_B.pth"
+    torch.save(read(run / "checkpoint.pt")["nets"]["G_BA"], path)
+    assert translate(path, data / "testA", "--out", tmp_path / "out") == 1
+    assert f"{path}: this model translates to A only" in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+    assert translate(path, data / "testA", "--out", tmp_path / "out", "--to", "A", "--size", 32) == 0
+
+
 # --- Python
 
 

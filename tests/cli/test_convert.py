@@ -82,7 +82,7 @@ def test_a_seed_run_for_the_reports_code(data: Path, run: Path, tmp_path: Path, 
     for model, out, form in ((run, "a.pt", "seed"), (tmp_path / "ep90.pt", "a", "reference")):
         assert convert(model, tmp_path / out, "--format", form) == 1
         error = the_error(capsys.readouterr().err)
-        assert "compute something else" in error and "--force" in error
+        assert error.startswith(f"{model}: ") and "compute something else" in error and "--force" in error
         assert not (tmp_path / out).exists()
         assert convert(model, tmp_path / out, "--format", form, "--force") == 0
         assert (tmp_path / out).exists()

@@ -11,6 +11,7 @@ from PIL import Image
 
 import anifast
 from anifast import cli, demo
+from anifast.engine import lock
 from anifast.systems.cyclegan.training import networks
 
 
@@ -71,6 +72,41 @@ def test_other_files_are_spared(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert cli.main(["demo", "--out", str(tmp_path / "out"), "--images", "16"]) == 1
     assert "choose another --out" in capsys.readouterr().err
     assert kept.exists() and list((tmp_path / "out").iterdir()) == [kept.parent]
+
+
+def test_a_folder_takes_one_demo_at_a_time(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From before the folder is emptied to the end; what the first has drawn stays."""
+    out = tmp_path / "deep" / "out"
+    words, codes = ["demo", "--out", str(out), "--images", "16", "--device", "cpu"], []
+
+    def draw(folder: Path, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
+        folder.mkdir(parents=True)
+        (folder / "0.png").touch()
+        return torch.empty(0), torch.empty(0)
+
+    def train(*_: object, **__: object) -> bool:
+        codes.append(cli.main(words))
+        assert len(list(out.rglob("0.png"))) == 4
+        return False
+
+    monkeypatch.setattr(demo, "_draw", draw)
+    monkeypatch.setattr(demo.runs, "train", train)
+    assert cli.main(words) == 130 and codes == [1]
+    assert f"{out}: another run is writing here" in capsys.readouterr().err
+    assert not (out / lock.NAME).exists()
+    before = sorted(made.rglob("*"))
+    with lock.hold(made):
+        assert cli.main([*words, "--out", str(made)]) == 1
+    assert sorted(made.rglob("*")) == before
+
+
+def test_a_file_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert cli.main(["demo", "--out", str(tmp_path / "out"), "--images", "16"]) == 1
+    assert "is a file; choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_patch_distance() -> None:

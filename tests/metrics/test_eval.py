@@ -170,6 +170,35 @@ def test_a_file_of_one_generator(run: Path, data: Path, weights: Path, tmp_path:
     assert list(json.loads((tmp_path / "f.json").read_text())["directions"]) == ["B -> A"]
 
 
+def test_files_of_the_reference(run: Path, data: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Their folder, or a file of it with those beside it, is evaluated as the run; a file alone says its direction."""
+
+    def figures(*words: object) -> dict[str, Any]:
+        options = ("--data", data, "--features", "none", "--out", tmp_path / "f.json")
+        assert evaluate(*words, *options) == 0
+        return dict(json.loads((tmp_path / "f.json").read_text())["directions"])
+
+    nets, folder = read(run / "checkpoint.pt")["nets"], tmp_path / "faces"
+    folder.mkdir()
+    for theirs, ours in (("G_A", "G_AB"), ("G_B", "G_BA"), ("D_A", "D_B"), ("D_B", "D_A")):
+        torch.save(nets[ours], folder / f"latest_net_{theirs}.pth")
+    # The files do not tell the size that the run had; so a run of the same networks at theirs is compared with.
+    saved = read(run / "checkpoint.pt")
+    saved["config"]["size"] = 256
+    torch.save(saved, tmp_path / "own.pt")
+    expected = figures(tmp_path / "own.pt")
+    assert list(expected) == ["A -> B", "B -> A"] and all(row["cycle_l1"] > 0 for row in expected.values())
+    assert expected["A -> B"] != expected["B -> A"]
+    assert figures(folder) == expected == figures(folder / "latest_net_G_A.pth")
+    assert evaluate(folder, "--data", data, "--features", "none", "--max", 1) == 0
+    assert "no file written" in capsys.readouterr().out and not (folder / "evaluation.json").exists()
+    alone = tmp_path / "alone" / "latest_net_G_B.pth"
+    alone.parent.mkdir()
+    torch.save(nets["G_BA"], alone)
+    assert figures(alone) == {"B -> A": expected["B -> A"] | {"cycle_l1": None}}
+    assert "taken as B -> A; there is no way back" in capsys.readouterr().err
+
+
 def test_without_any_weights_the_l1s_remain(run: Path, data: Path, tmp_path: Path, capsys: Capture) -> None:
     assert evaluate(run / "checkpoint.pt", "--data", data) == 0
     said = capsys.readouterr()

@@ -5,6 +5,7 @@ The other codes' networks stand here as plain containers of torch layers, built 
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -212,9 +213,11 @@ def test_a_run_is_written_with_its_optimisers_epoch_and_losses(tmp_path: Path) -
     for step in range(2):
         model.begin((pictures()[:1], pictures()[1:]), step)
         run_step(model.phases, step, CPU)
-    state = {**header(SEED), **model.state_dict(), "data": {"sampler": {"epoch": 7}}}
-    (tmp_path / "metrics.jsonl").write_text('{"images": 2, "gan_ab": 0.25, "gan_ba": 0.5, "generators": 9.0}\n')
-    (found,) = convert(state, tmp_path, tmp_path / "x.pt", format="seed").values()
+    state = {**header(SEED), **model.state_dict(), "images": 2, "data": {"sampler": {"epoch": 7}}}
+    # The run has gone on behind this checkpoint.
+    rows = [{"images": n, "gan_ab": 0.5 / n, "gan_ba": 1.0 / n, "generators": 18.0 / n} for n in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = convert(state, tmp_path / "checkpoint-0000002.pt", tmp_path / "x.pt", format="seed").values()
     assert found["epoch"] == 7 and found["loss_GAN"] == 0.75 and found["loss_G"] == 9.0
     assert found["loss_D1"] != found["loss_D1"]  # not a number: the run has not told
     ones = {"G": (SeedGenerator(4), SeedGenerator(4)), "D_1": (SeedDiscriminator(4),), "D_2": (SeedDiscriminator(4),)}
@@ -232,6 +235,38 @@ def test_a_run_is_written_with_its_optimisers_epoch_and_losses(tmp_path: Path) -
         assert all(torch.equal(theirs[name], ours[name]) for name in ("exp_avg", "exp_avg_sq"))
         dead = "generator_block.0.conv_block.0.bias" if generator else "discriminator_block.1.conv_block.0.bias"
         assert not optimizer.state[nets[0].get_parameter(dead)]["exp_avg"].any()
+    del state["images"]
+    (found,) = convert(state, tmp_path, tmp_path / "x.pt", format="seed").values()
+    assert found["loss_G"] != found["loss_G"]
+
+
+def test_averaged_generators_get_no_moments_of_the_raw_ones(tmp_path: Path) -> None:
+    model = CycleGAN(make("seed", {"size": 32, "width": 4, "d_width": 4, "ema": 10}), CPU)
+    model.begin((pictures()[:1], pictures()[1:]), 0)
+    run_step(model.phases, 0, CPU)
+    assert model.ema is not None
+    state = {**header(model.config), **model.state_dict(), "ema": model.ema.state_dict()}
+    (found,) = convert(state, tmp_path, tmp_path / "x.pt", format="seed").values()
+    first = found["G_12_state_dict"]["generator_block.0.conv_block.0.weight"]
+    assert torch.equal(first, state["ema"]["G_AB"]["model.1.weight"])
+    assert not torch.equal(first, state["nets"]["G_AB"]["model.1.weight"])
+    assert found["G_opt_state_dict"]["state"] == {} and found["D_1_opt_state_dict"]["state"][0]["exp_avg"].any()
+    optimizer = torch.optim.Adam([p for _ in range(2) for p in SeedGenerator(4).parameters()])
+    optimizer.load_state_dict(found["G_opt_state_dict"])
+
+
+def test_a_file_of_the_report_keeps_its_optimisers_and_losses() -> None:
+    source = seed_file()
+    assert source["loss_G"] != source["loss_G"]  # not a number, and from here on one
+    moments = {"step": torch.tensor(3.0), "exp_avg": torch.ones(4, 3, 7, 7), "exp_avg_sq": torch.ones(4, 3, 7, 7)}
+    source["G_opt_state_dict"]["state"][0] = moments
+    source |= {"epoch": 12, "loss_G": 1.0, "loss_GAN": 2.0, "loss_cycle": 3.0, "loss_id": 4.0, "loss_D1": 5.0}
+    del source["loss_D2"], source["D_2_opt_state_dict"]
+    (found,) = files(source, "out.pt", format="seed").values()
+    assert found["G_opt_state_dict"] == source["G_opt_state_dict"]
+    assert all(found[name] == source[name] for name in source if name.startswith("loss") or name == "epoch")
+    assert found["loss_D2"] != found["loss_D2"] and found["D_2_opt_state_dict"]["state"] == {}
+    assert same({"": found["G_12_state_dict"]}, {"": source["G_12_state_dict"]})
 
 
 def test_for_the_references_one_direction_program() -> None:
@@ -472,6 +507,21 @@ def test_the_sigmoid_does_not_matter_where_no_discriminator_is_written() -> None
 def test_options_that_cannot_be(out: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(AnifastError, match=words):
         files(trained(REFERENCE), out, **options)
+
+
+def test_errors_name_the_file() -> None:
+    """The one that is read, also where it is the option that cannot be done with it."""
+    one_way = {**header(REFERENCE), "nets": {"G_AB": trained(REFERENCE)["nets"]["G_AB"]}}
+    for state, options in (
+        (trained(REFERENCE), {"format": "onnx"}),
+        (trained(REFERENCE), {"direction": "AtoB"}),
+        (one_way, {"direction": "BA"}),
+        (dict(one_way["nets"]["G_AB"]), {}),
+        (trained(SEED), {"format": "reference"}),
+        (one_way, {"format": "seed", "force": True}),
+    ):
+        with pytest.raises(AnifastError, match="^nowhere/checkpoint.pt: "):
+            files(state, **options)
 
 
 # --- to start from

@@ -394,6 +394,7 @@ def test_presets_differ_from_the_reference_where_they_say() -> None:
     [
         ({"size": 66}, "multiple of 4"),
         ({"size": 16}, "below 32"),
+        ({"gan": "vanilla", "sigmoid": True}, "applied twice; take --no-sigmoid, or --gan lsgan"),
         ({"load_size": 100}, "smaller than size"),
         ({"batch": 0}, "below 1"),
         ({"batch": "two"}, "not of type int"),

@@ -58,7 +58,7 @@ class Config:
         "transpose: transposed convolutions; resize: nearest neighbours and a convolution, against checkerboards",
         choices=("transpose", "resize"),
     )
-    sigmoid: bool = option(False, "a sigmoid behind the discriminators")
+    sigmoid: bool = option(False, "a sigmoid behind the discriminators; not with vanilla")
     init: str = option(
         "normal",
         "normal: N(0, 0.02), zero biases; conv: only weights of convolutions, PyTorch's default elsewhere",
@@ -67,11 +67,12 @@ class Config:
 
     start_from: str | None = option(
         None,
-        "run, checkpoint or author's files with the networks to start with (--preset seed for the report's)",
+        "run, checkpoint or author's files with the networks to start with (--preset seed for the report's); "
+        "weights only, optimisers begin anew",
         none="new ones",
     )
 
-    gan: str = option("lsgan", "adversarial loss", choices=("lsgan", "vanilla"))
+    gan: str = option("lsgan", "adversarial loss; vanilla takes scores without a sigmoid", choices=("lsgan", "vanilla"))
     lambda_a: float = option(10.0, "weight of the cycle A -> B -> A", low=0)
     lambda_b: float = option(10.0, "weight of the cycle B -> A -> B", low=0)
     lambda_identity: float = option(
@@ -119,6 +120,11 @@ class Config:
             raise AnifastError(f"setting load_size: {self.load_size} is smaller than size {self.size}")
         if self.beta1 >= 1 or self.beta2 >= 1:
             raise AnifastError("settings beta1 and beta2 lie below 1")
+        if self.gan == "vanilla" and self.sigmoid:
+            raise AnifastError(
+                "settings gan vanilla and sigmoid: this loss takes raw scores and has the sigmoid in it, so it would "
+                "be applied twice; take --no-sigmoid, or --gan lsgan"
+            )
         if self.epochs + self.decay_epochs == 0:
             raise AnifastError("settings epochs and decay_epochs are both 0: nothing to train")
 

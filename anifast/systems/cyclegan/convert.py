@@ -19,6 +19,7 @@ from anifast.systems.cyclegan.checkpoints import (
     SEED,
     Contents,
     Weights,
+    averaged,
     contents,
     header,
     seed_layers,
@@ -29,6 +30,15 @@ from anifast.systems.cyclegan.networks import build_discriminator, build_generat
 
 #: What can be written, the default first.
 FORMATS = ("anifast", "reference", "seed")
+#: The report's losses -> the sums of ours that they are.
+_LOSSES = {
+    "loss_G": ("generators",),
+    "loss_GAN": ("gan_ab", "gan_ba"),
+    "loss_cycle": ("cycle_a", "cycle_b"),
+    "loss_id": ("identity_a", "identity_b"),
+    "loss_D1": ("d_a",),
+    "loss_D2": ("d_b",),
+}
 
 
 def convert(
@@ -43,9 +53,11 @@ def convert(
 ) -> dict[Path, dict[str, Any]]:
     """The files that the networks of a checkpoint become; nothing is written yet.
 
+    The generators are the ones that the checkpoint is translated with: the averages of a run that has them.
+
     Args:
         state: what was read from `source`.
-        source: where from; the last losses of a run stand beside its checkpoint.
+        source: where from, for messages; the losses of a run stand beside its checkpoint.
         out: anifast and seed: a file; anifast also a folder, which gets checkpoint.pt. reference: a folder.
         format: one of `FORMATS`.
         direction: "AB" or "BA": only that generator; for a file with one generator that does not say which it is,
@@ -57,21 +69,24 @@ def convert(
         Path -> contents.
 
     Raises:
-        CheckpointError: networks are missing or damaged.
-        AnifastError: the format cannot express these networks; the message says what differs.
+        CheckpointError: networks are missing or damaged, or the format cannot express them; the message names `source`
+            and says what differs.
+        AnifastError: an option or `out` that cannot be.
     """
     if format not in FORMATS:
-        raise AnifastError(f"CycleGAN has no format {format!r}; there are {', '.join(FORMATS)}")
+        raise AnifastError(f"{source}: CycleGAN has no format {format!r}; there are {', '.join(FORMATS)}")
     if direction not in (None, "AB", "BA"):
-        raise AnifastError(f"direction {direction!r}: there are AB, BA and both")
-    found = contents(state)
-    nets = _chosen(found, direction)
-    _check(nets, found.config)
+        raise AnifastError(f"{source}: direction {direction!r}: there are AB, BA and both")
+    with files.about(source):
+        found = contents(state)
+        nets = _chosen(found, direction)
+        _check(nets, found.config)
+        if format != "anifast":
+            _expressible(found.config, nets, format, force)
     nets = {name: {key: value.detach().cpu().contiguous() for key, value in net.items()} for name, net in nets.items()}
     if format == "anifast":
         file = out if out.suffix in (".pt", ".pth") else out / files.NAME
         return {file: {**header(found.config), "nets": nets}}
-    _expressible(found.config, nets, format, force)
     if format == "seed":
         if out.suffix not in (".pt", ".pth"):
             raise AnifastError(f"{out}: the report's code keeps everything in one file; give a name that ends in .pt")
@@ -124,12 +139,16 @@ def _check(nets: Mapping[str, Weights], config: Config) -> None:
 
 
 def _expressible(config: Config, nets: Mapping[str, Weights], format: str, force: bool) -> None:
-    """Refuse what the other code would compute differently, or cannot load at all."""
+    """Refuse what the other code would compute differently, or cannot load at all.
+
+    Raises:
+        CheckpointError: these networks are such.
+    """
     target = make(format)
     whose = {"reference": "the reference", "seed": "the selfie2anime report's code"}[format]
     never = [f"{name} {getattr(config, name)}" for name in ("skip", "upsample") if _differs(config, target, name)]
     if never:
-        raise AnifastError(
+        raise CheckpointError(
             f"{whose} has no such generators ({', '.join(never)}): these networks cannot be written for it"
         )
     names = ["down_padding", "branch_relu"] + (["sigmoid"] if any(name[0] == "D" for name in nets) else [])
@@ -141,13 +160,13 @@ def _expressible(config: Config, nets: Mapping[str, Weights], format: str, force
     if config.blocks not in ((9,) if format == "seed" else (6, 9)):
         differing.append(f"blocks {config.blocks} (there: {'9' if format == 'seed' else '6 or 9'})")
     if differing and not force:
-        raise AnifastError(
+        raise CheckpointError(
             f"{whose} would load these networks and compute something else with them, for they have "
             f"{', '.join(differing)}; --force writes them all the same"
         )
     missing = [name for name in NETS if name not in nets]
     if format == "seed" and missing:
-        raise AnifastError(f"{whose} keeps all four networks in one file, and {', '.join(missing)} are not there")
+        raise CheckpointError(f"{whose} keeps all four networks in one file, and {', '.join(missing)} are not there")
 
 
 def _differs(one: Config, other: Config, name: str) -> bool:
@@ -155,14 +174,22 @@ def _differs(one: Config, other: Config, name: str) -> bool:
 
 
 def _seed(nets: Mapping[str, Weights], found: Contents, state: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """The report's dict. It holds the optimisers and last losses too, as far as the source has them."""
+    """The report's dict. It holds the optimisers and last losses too, as far as the source has them.
+
+    Adam's moments belong to the weights in training: averaged generators get new optimisers.
+    """
     c = found.config
     whole: dict[str, Any] = {"epoch": found.epoch or 0}
     whole |= {f"{SEED[name]}_state_dict": to_seed(name, net, c.blocks) for name, net in nets.items()}
     moments = _moments(state.get("optim"), c) if found.origin == "anifast" else {}
     for title, held in (("G", ("G_AB", "G_BA")), ("D_1", ("D_A",)), ("D_2", ("D_B",))):
-        whole[f"{title}_opt_state_dict"] = _adam(held, nets, moments, c)
-    return whole | _losses(source)
+        known = {} if averaged(state) and title == "G" else {o: kept for o, kept in moments.items() if o[0] in held}
+        whole[f"{title}_opt_state_dict"] = _adam(held, nets, known, c)
+    whole |= _losses(state, source) if found.origin == "anifast" else dict.fromkeys(_LOSSES, math.nan)
+    if found.origin == "seed":
+        kept = [name for name in whole if name.endswith("_opt_state_dict") or name in _LOSSES]
+        whole |= {name: state[name] for name in kept if name in state}
+    return whole
 
 
 def _moments(optim: Any, config: Config) -> dict[tuple[str, str], dict[str, Tensor]]:
@@ -204,20 +231,13 @@ def _adam(
     return state
 
 
-def _losses(source: Path) -> dict[str, float]:
-    """The report's six losses of the last line in the run's metrics.jsonl; NaN where there is none."""
+def _losses(state: Mapping[str, Any], source: Path) -> dict[str, float]:
+    """The report's six losses where the checkpoint stands: of the last line of the run's metrics.jsonl up to there.
+
+    NaN where there is none, and for a checkpoint that does not say how many images it has seen.
+    """
     folder = source if source.is_dir() else source.parent
-    rows = Metrics(folder / "metrics.jsonl").read()
+    seen = state.get("images", -1)
+    rows = [row for row in Metrics(folder / "metrics.jsonl").read() if row["images"] <= seen]
     last = rows[-1] if rows else {}
-
-    def total(*names: str) -> float:
-        return sum(float(last.get(name, math.nan)) for name in names)
-
-    return {
-        "loss_G": total("generators"),
-        "loss_GAN": total("gan_ab", "gan_ba"),
-        "loss_cycle": total("cycle_a", "cycle_b"),
-        "loss_id": total("identity_a", "identity_b"),
-        "loss_D1": total("d_a"),
-        "loss_D2": total("d_b"),
-    }
+    return {name: sum(float(last.get(part, math.nan)) for part in parts) for name, parts in _LOSSES.items()}

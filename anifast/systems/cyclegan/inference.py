@@ -56,11 +56,20 @@ class Translator:
     #: Sides of images must be multiples of this.
     multiple = 4
 
+    def require(self, to: str) -> None:
+        """Check that there is a generator to the domain `to`, "A" or "B".
+
+        Raises:
+            CheckpointError: the file has none.
+        """
+        if to not in self.held:
+            raise CheckpointError(
+                f"this model translates to {self.held[0]} only; the generator to {to} is in another file"
+            )
+
     def _generator(self, to: str) -> Generator:
         name = {"B": "AB", "A": "BA"}[to]
-        if name not in self._weights:
-            other = {"B": "A", "A": "B"}[to]
-            raise CheckpointError(f"this model translates to {other} only; the generator to {to} is in another file")
+        self.require(to)
         if name not in self._nets:
             net = build_generator(self.config)
             fill(net, self._weights[name], _WHAT)
