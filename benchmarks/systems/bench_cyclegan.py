@@ -30,8 +30,9 @@ from anifast.engine.precision import autocast, matrix_unit
 from anifast.files import write_text
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.training import CycleGAN
-from benchmarks import environment
-from benchmarks.timing import clock_for, interleave, steady_allocator
+
+from .. import environment
+from ..timing import clock_for, interleave, steady_allocator
 
 FORMAT = "anifast.benchmark.system/1"
 
