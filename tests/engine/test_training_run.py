@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_cyclegan import command, leftovers, picture, read, resume, start, the_error, train
+from tiny_cyclegan import command, data_folder, leftovers, picture, read, resume, start, the_error, train
 from torch import Tensor
 
 from anifast import cli, systems
@@ -469,6 +469,31 @@ def test_resuming_on_other_pictures_is_refused(data: Path, eight: Path, tmp_path
     # The same pictures in another place are the same data.
     (other / "trainB" / "new.png").unlink()
     assert resume(other, eight, "--images", 9) == 0
+
+
+@pytest.mark.parametrize("count", [5, 70])
+def test_resuming_on_pictures_that_were_overwritten_is_refused(
+    data: Path, tmp_path: Path, capsys: Capture, count: int
+) -> None:
+    """Few pictures are all looked at, of many the first one is."""
+    faces, out = data_folder(tmp_path / "faces", count), tmp_path / "run"
+    assert train(faces, out, "--images", 2) == 0
+    before = (out / "checkpoint.pt").read_bytes()
+    changed = faces / "trainA" / ("3.png" if count == 5 else "0.png")
+    old = changed.read_bytes()
+    picture(changed, 12345)
+    assert resume(faces, out, "--images", 4) == 1
+    error = the_error(capsys.readouterr().err)
+    assert "trainA holds other pictures under the same names" in error and "start a new run" in error
+    assert (out / "checkpoint.pt").read_bytes() == before
+    changed.write_bytes(old)  # at another time
+    assert resume(faces, out, "--images", 3) == 0
+    # A checkpoint that knows the names only is still resumed from.
+    found = read(out / "checkpoint.pt")
+    del found["data"]["pixels"]
+    torch.save(found, out / "checkpoint.pt")
+    picture(changed, 12345)
+    assert resume(faces, out, "--images", 4) == 0
 
 
 @pytest.mark.parametrize("missing", ["images", "data", "optim", "pools", "pool_rng", "rng", "meter", "config"])
