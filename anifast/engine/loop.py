@@ -345,8 +345,8 @@ class Loop:
         try:
             with self._signals(), compiling(self.plan.compile):
                 self._train(bar)
-            if self._saved != self.images:
-                self.save()
+                if self._saved != self.images:
+                    self.save()  # under torchrun a second signal must not end it
             if self.in_a_row and not self._stop:
                 raise FloatingPointError(f"the last {self.in_a_row} steps were not finite")
         except FloatingPointError as error:

@@ -239,6 +239,19 @@ def test_ctrl_c_saves_and_says_so(
     assert "3 of 50" in said.out and "--resume" in said.out and "Traceback" not in said.err
 
 
+def test_ctrl_c_in_the_last_save(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing left to end."""
+    write = Loop._write
+
+    def press(*words: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write(*words)
+
+    monkeypatch.setattr(Loop, "_write", press)
+    assert train(data, tmp_path / "run", "--images", 2) == 0
+    assert read(tmp_path / "run" / "checkpoint.pt")["images"] == 2
+
+
 def running(data: Path, out: Path, *options: object) -> subprocess.Popen[str]:
     """A long run in its own process, given back when it has saved its first checkpoint."""
     sizes = ("--size", 32, "--blocks", 1, "--width", 8, "--d-width", 8, "--device", "cpu")
