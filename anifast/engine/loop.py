@@ -7,7 +7,6 @@ processes of a run go through this loop side by side; the first one alone writes
 
 from __future__ import annotations
 
-import io
 import math
 import signal
 import threading
@@ -33,7 +32,7 @@ from anifast.engine.plots import Panel, plot_losses
 from anifast.engine.precision import autocast
 from anifast.errors import AnifastError, CheckpointError
 from anifast.files import atomic_path
-from anifast.progress import Progress
+from anifast.progress import Nowhere, Progress
 
 
 @dataclass
@@ -191,14 +190,6 @@ def _forward_backward(
     return loss.detach(), values
 
 
-class _Nowhere(io.StringIO):
-    """Where the progress bar of a process that does not talk is drawn."""
-
-    def write(self, text: str) -> int:
-        """Forget it."""
-        return len(text)
-
-
 class Loop:
     """Runs a system on its data until `plan.total`, Ctrl-C, or too many steps in a row that are not finite.
 
@@ -340,7 +331,7 @@ class Loop:
 
     def _run(self) -> bool:
         self.team.lead(self._begin)
-        bar = Progress(self.plan.total, "train", done=self.images, stream=None if self.team.first else _Nowhere())
+        bar = Progress(self.plan.total, "train", done=self.images, stream=None if self.team.first else Nowhere())
         self.log.bar = bar
         try:
             with self._signals(), compiling(self.plan.compile):

@@ -428,7 +428,11 @@ def first_writes(team: Team, data: str, out: str) -> None:
     tried: list[str] = []
     if team.rank > 0:
         tried = forbid_writing(out)
-        for attempt in (lambda: open(out + "/x", "w"), lambda: Path(out).mkdir(), lambda: torch.save({}, Path(out, "x"))):
+        for attempt in (
+            lambda: open(out + "/x", "w"),
+            lambda: Path(out).mkdir(),
+            lambda: torch.save({}, Path(out, "x")),
+        ):
             with pytest.raises((PermissionError, RuntimeError)):  # the check can see
                 attempt()
         with pytest.raises(PermissionError), atomic_path(Path(out, "x")):

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -20,14 +21,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_cyclegan import command, data_folder, leftovers, picture, read, resume, start, the_error, train
+from tiny_cyclegan import TINY, command, data_folder, leftovers, picture, read, resume, start, the_error, train
 from torch import Tensor
 
 from anifast import cli, systems
-from anifast.engine import lock, plots
+from anifast.engine import lock, plots, state
 from anifast.engine.log import Meter
 from anifast.engine.loop import Loop
-from anifast.errors import AnifastError
+from anifast.errors import AnifastError, CheckpointError
 from anifast.systems import runs
 from anifast.systems.cyclegan import training
 
@@ -254,8 +255,9 @@ def test_ctrl_c_in_the_last_save(data: Path, tmp_path: Path, monkeypatch: pytest
 
 def running(data: Path, out: Path, *options: object) -> subprocess.Popen[str]:
     """A long run in its own process, given back when it has saved its first checkpoint."""
-    sizes = ("--size", 32, "--blocks", 1, "--width", 8, "--d-width", 8, "--device", "cpu")
-    process = start("train", "cyclegan", "--data", data, "--out", out, *sizes, *options)
+    # As many threads as here: how they share a sum decides its last bits.
+    threads = str(torch.get_num_threads())
+    process = start("train", "cyclegan", "--data", data, "--out", out, *TINY, *options, OMP_NUM_THREADS=threads)
     deadline = time.monotonic() + 120
     while not (out / "checkpoint.pt").exists():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -267,7 +269,8 @@ def running(data: Path, out: Path, *options: object) -> subprocess.Popen[str]:
 
 def test_a_killed_run_goes_on(data: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "run"
-    process = running(data, out, "--images", 900, "--save-every", 1, "--log-every", 1)
+    words = ("--save-every", 1, "--log-every", 1, "--pool-size", 3)
+    process = running(data, out, "--images", 900, *words)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -282,6 +285,12 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path, capsys: Capture) -> No
     assert [row["images"] for row in learnt(out)] == list(range(1, killed + 4))
     assert not leftovers(out)
     assert f"resumed at image {killed}" in capsys.readouterr().out
+    # Not killed it would have come to the same numbers.
+    assert train(data, tmp_path / "straight", "--images", killed + 3, *words) == 0
+    one, other = read(out / "checkpoint.pt"), read(tmp_path / "straight" / "checkpoint.pt")
+    for part in ("nets", "optim", "pools", "pool_rng", "data", "meter"):
+        assert_same(one[part], other[part], part)
+    assert learnt(out) == learnt(tmp_path / "straight")
 
 
 def test_ctrl_c_in_the_terminal(data: Path, tmp_path: Path) -> None:
@@ -292,6 +301,21 @@ def test_ctrl_c_in_the_terminal(data: Path, tmp_path: Path) -> None:
     assert process.returncode == 130 and "Traceback" not in errors
     assert "SIGINT: stopped at image" in said and "--resume" in said
     assert read(out / "checkpoint.pt")["images"] < 900
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_run_goes_on_when_nobody_reads_it(data: Path, tmp_path: Path, closed: str) -> None:
+    out = tmp_path / "run"
+    process = start("train", "cyclegan", "--data", data, "--out", out, *TINY, "--images", 4)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith("anifast")
+    gone, kept = (process.stdout, process.stderr) if closed == "stdout" else (process.stderr, process.stdout)
+    gone.close()
+    rest = kept.read()
+    kept.close()
+    assert process.wait(timeout=120) == 0 and "Traceback" not in rest and "BrokenPipe" not in rest
+    assert read(out / "checkpoint.pt")["images"] == 4
+    assert "4 images in" in (out / "log.txt").read_text()
 
 
 # --- past checkpoints, plots
@@ -554,6 +578,20 @@ def test_a_truncated_checkpoint(data: Path, eight: Path, capsys: Capture) -> Non
     assert resume(data, eight, "--images", 16) == 1
     error = the_error(capsys.readouterr().err)
     assert str(eight / "checkpoint.pt") in error and "damaged" in error
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError, AttributeError, struct.error, OverflowError, MemoryError, AssertionError, UnicodeError]
+)
+def test_whatever_a_damaged_checkpoint_raises_is_one_error(
+    eight: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error()
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CheckpointError, match=f"checkpoint.pt: damaged or not a checkpoint .{error.__name__}.$"):
+        state.load(eight)
 
 
 # --- runs that fail
