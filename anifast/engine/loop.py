@@ -131,6 +131,20 @@ class Plan:
     cuda_graphs: bool = False
 
 
+class NotFinite(FloatingPointError):
+    """A loss or gradient is not finite.
+
+    Attributes:
+        phase: the phase at fault; it has changed no weight.
+        done: the phases before it in the step, which have run as always.
+        last: whether no phase is behind it.
+    """
+
+    def __init__(self, message: str, phase: Phase, done: Sequence[Phase], last: bool) -> None:
+        super().__init__(message)
+        self.phase, self.done, self.last = phase, tuple(done), last
+
+
 def run_step(
     phases: Sequence[Phase],
     index: int,
@@ -150,14 +164,13 @@ def run_step(
         graphs: records and repeats phases; None: they run as they are.
 
     Raises:
-        FloatingPointError: a loss or gradient is not finite, in any process; the weights of that phase have not
-            changed and the phases behind it have not run. Looking costs a GPU a wait of some microseconds in a phase
+        NotFinite: a loss or gradient is not finite, in any process; the weights of that phase have not changed and
+            the phases behind it have not run, those before it have. Looking costs a GPU a wait of some microseconds in a phase
             of milliseconds; without it a bad step would already be in the weights and in what outlives a step.
     """
     scalars: dict[str, Tensor] = {}
-    for phase in phases:
-        if index % phase.interval:
-            continue
+    due = [phase for phase in phases if index % phase.interval == 0]
+    for place, phase in enumerate(due):
         for other in phases:
             for net in other.nets:
                 net.requires_grad_(other is phase)
@@ -171,9 +184,9 @@ def run_step(
         norm = torch.nn.utils.get_total_norm(gradients)
         if not bool(torch.isfinite(loss + norm)):
             wrong = f"a gradient of phase {phase.name} is not finite"
-            raise FloatingPointError(
-                wrong if bool(torch.isfinite(loss)) else f"the loss of phase {phase.name} is {loss.item()}"
-            )
+            if not bool(torch.isfinite(loss)):
+                wrong = f"the loss of phase {phase.name} is {loss.item()}"
+            raise NotFinite(wrong, phase, due[:place], phase is due[-1])
         phase.optimizer.step()
         scalars.update(values)
     return scalars
@@ -372,13 +385,15 @@ class Loop:
             self.system.begin(batch, self.images)
             try:
                 scalars = run_step(self.system.phases, self.steps, self.device, plan.precision, self.team, self.graphs)
-            except FloatingPointError as error:
-                self._skip(str(error))
+            except NotFinite as error:
+                self._skip(error)
+                moved = [net for phase in error.done for net in phase.nets]
             else:
                 self.in_a_row = 0
                 self.meter.add(scalars)
-                if self.system.ema is not None:
-                    self.system.ema.update(plan.batch)
+                moved = self._nets
+            if self.system.ema is not None and self.system.ema.averages(moved):
+                self.system.ema.update(plan.batch)
             previous, self.images, self.steps = self.images, self.images + plan.batch, self.steps + 1
             counted += plan.batch
             note = None
@@ -406,15 +421,17 @@ class Loop:
             self._stop = signal.Signals(wish // 2).name
         return wish > 0
 
-    def _skip(self, what: str) -> None:
+    def _skip(self, error: NotFinite) -> None:
         self.skipped, self.in_a_row, limit = self.skipped + 1, self.in_a_row + 1, self.plan.bad_steps
         if self.in_a_row >= limit:
-            raise FloatingPointError(what + (f", the {limit}th step in a row that is not finite" if limit > 1 else ""))
+            many = f", the {limit}th step in a row that is not finite" if limit > 1 else ""
+            raise FloatingPointError(f"{error}{many}")
         if self.skipped <= self.SAID:
+            behind = "is" if error.last else "and what is behind it are"
             more = "; more are only counted, in metrics.jsonl" if self.skipped == self.SAID else ""
             self.log.say(
-                f"image {self.images}: {what}, the step is skipped; {limit} in a row end the run"
-                f" ({self.in_a_row} so far){more}"
+                f"image {self.images}: {error}, phase {error.phase.name} of this step {behind} skipped; "
+                f"{limit} in a row end the run ({self.in_a_row} so far){more}"
             )
 
     def _due(self, every: int, previous: int) -> bool:

@@ -610,7 +610,8 @@ def test_losses_that_are_not_finite_end_the_run(
     error = the_error(said.err)
     for words in (f"image {6 + limit}", "generators is nan", "image 5", str(out / "checkpoint.pt"), "--resume"):
         assert words in error
-    assert said.err.count("step is skipped") == (out / "log.txt").read_text().count("step is skipped") == limit - 1
+    skipped = "phase generators of this step and what is behind it are skipped"
+    assert said.err.count(skipped) == (out / "log.txt").read_text().count(skipped) == limit - 1
     assert read(out / "checkpoint.pt")["images"] == 5
     assert resume(data, out, "--bad-steps", 10) == 0
     one, other = read(out / "checkpoint.pt"), read(straight / "checkpoint.pt")
@@ -636,32 +637,47 @@ class Spoilt(torch.autograd.Function):
 def test_a_single_bad_step_is_skipped_and_counted(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, phase: str, what: str
 ) -> None:
-    """The weights of the phase, and what comes behind it in the step, stay as they were."""
+    """The weights of the phase, and what comes behind it in the step, stay as they were.
+
+    The averages follow where the generators had moved before.
+    """
     calls, snapshots, original = itertools.count(1), {}, getattr(training.CycleGAN, phase)
+    averages: dict[str, Any] = {}
 
     def spoilt(self: training.CycleGAN, *inputs: Tensor) -> Any:
         loss, values = original(self, *inputs)
         if next(calls) == 3:
             snapshots["before"] = copy.deepcopy(self.state_dict())
+            assert self.ema is not None
+            averages["before"] = copy.deepcopy(self.ema.nets)
             loss = Spoilt.apply(loss) if what == "gradient" else loss / 0
         return loss, values
 
     def begun(self: training.CycleGAN, batch: Any, images: int) -> None:
         if images == 3:
             snapshots["after"] = copy.deepcopy(self.state_dict())
+            assert self.ema is not None
+            averages["after"] = copy.deepcopy(self.ema.nets)
         begin(self, batch, images)
 
     begin = training.CycleGAN.begin
     monkeypatch.setattr(training.CycleGAN, phase, spoilt)
     monkeypatch.setattr(training.CycleGAN, "begin", begun)
-    assert train(data, tmp_path / "run", "--images", 5, "--log-every", 1, "--bad-steps", 2) == 0
+    assert train(data, tmp_path / "run", "--images", 5, "--log-every", 1, "--bad-steps", 2, "--ema", 1) == 0
     assert_same(snapshots["after"], snapshots["before"])
+    for name, net in averages["before"].items():
+        for key, mean in net.named_parameters():
+            weight, now = snapshots["after"]["nets"][name][key], averages["after"][name].get_parameter(key)
+            wanted = mean if phase == "generators" else 0.5 * (mean + weight)  # the half-life is one image
+            torch.testing.assert_close(now, wanted, msg=f"{name}.{key}")
+            assert phase == "generators" or not torch.equal(mean, weight)
     rows = learnt(tmp_path / "run")
     assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 1] and "d_a" not in rows[2] and "d_a" in rows[3]
     assert read(tmp_path / "run" / "checkpoint.pt")["skipped"] == 1
     log = (tmp_path / "run" / "log.txt").read_text()
     named = f"a gradient of phase {phase} is not finite" if what == "gradient" else f"the loss of phase {phase} is inf"
-    assert f"image 2: {named}, the step is skipped" in log
+    skipped = {"generators": "and what is behind it are skipped", "discriminators": "is skipped"}[phase]
+    assert f"image 2: {named}, phase {phase} of this step {skipped}; 2 in a row" in log
     assert "nan" not in (tmp_path / "run" / "metrics.jsonl").read_text().lower()
 
 
