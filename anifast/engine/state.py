@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from anifast.errors import AnifastError, CheckpointError
-from anifast.files import atomic_path
+from anifast.files import atomic_path, remove_temporaries
 
 #: The checkpoint of a run folder.
 NAME = "checkpoint.pt"
@@ -103,12 +103,11 @@ def keep_last(folder: Path, images: int, count: int) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove checkpoints that a killed process has begun and not finished."""
+    """Remove the files of a run that a killed process has begun and not finished."""
     name = Path(NAME)
-    for pattern in (f".{name.stem}.*.tmp{name.suffix}", f".{name.stem}-*.tmp{name.suffix}"):
-        for path in folder.glob(pattern):
-            with suppress(OSError):
-                path.unlink()
+    for own in (NAME, f"{name.stem}-*{name.suffix}", "config.json", "metrics.jsonl", "losses.png"):
+        remove_temporaries(folder, own)
+    remove_temporaries(folder / "samples", "*.png")
 
 
 @contextmanager
