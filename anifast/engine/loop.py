@@ -165,8 +165,8 @@ def run_step(
 
     Raises:
         NotFinite: a loss or gradient is not finite, in any process; the weights of that phase have not changed and
-            the phases behind it have not run, those before it have. Looking costs a GPU a wait of some microseconds in a phase
-            of milliseconds; without it a bad step would already be in the weights and in what outlives a step.
+            the phases behind it have not run, those before it have. Looking costs a GPU a wait of some microseconds
+            in a phase of milliseconds; without it a bad step would already be in the weights and in what outlives it.
     """
     scalars: dict[str, Tensor] = {}
     due = [phase for phase in phases if index % phase.interval == 0]
@@ -272,7 +272,8 @@ class Loop:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
             raise CheckpointError(f"the checkpoint cannot be resumed from: {reason}") from error
         if self.team.first:
-            self.metrics.cut(self.images)
+            # A row of these very images that left its sums in the meter was the last of a shorter run.
+            self.metrics.cut(self.images if self.meter.empty else self.images - 1)
 
     def begin(self) -> None:
         """Let all processes start from the same weights and random state; collective.
@@ -397,8 +398,10 @@ class Loop:
             previous, self.images, self.steps = self.images, self.images + plan.batch, self.steps + 1
             counted += plan.batch
             note = None
-            if self._due(plan.log_every, previous) or self.images >= plan.total:
-                means = self.meter.take(self.team)
+            whole = self._due(plan.log_every, previous)
+            if whole or self.images >= plan.total:
+                # The last row may be one of a part: its sums are kept for the row of a run that goes on from here.
+                means = self.meter.take(self.team) if whole else self.meter.means(self.team)
                 seconds = time.perf_counter() - since
                 speed = {"images_per_second": counted / seconds, "data_wait": wait / seconds}
                 row = {"images": self.images, **self.system.row(previous), **means, "skipped": self.skipped, **speed}
@@ -406,12 +409,12 @@ class Loop:
                 note = f"{self.system.note(means)}  " if means else "no finite step  "
                 note += f"data wait {100 * wait / seconds:.0f}%" + (f"  {self.skipped} skipped" if self.skipped else "")
                 wait, since, counted = 0.0, time.perf_counter(), 0
+            pause = time.perf_counter()  # neither saves nor sheets count as time of training
             if self._due(plan.save_every, previous) and self.images < plan.total:
                 self.save()
             if self._due(plan.sheet_every, previous) and self.images < plan.total:
-                pause = time.perf_counter()
                 self.team.lead(self._show)
-                since += time.perf_counter() - pause
+            since += time.perf_counter() - pause
             bar.update(plan.batch, note)
 
     def _must_stop(self, deadline: float) -> bool:

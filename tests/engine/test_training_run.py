@@ -25,7 +25,7 @@ from tiny_cyclegan import TINY, command, data_folder, leftovers, picture, read, 
 from torch import Tensor
 
 from anifast import cli, systems
-from anifast.engine import lock, plots, state
+from anifast.engine import lock, loop, plots, state
 from anifast.engine.log import Meter
 from anifast.engine.loop import Loop
 from anifast.errors import AnifastError, CheckpointError
@@ -205,9 +205,35 @@ def test_a_resumed_run_is_the_run_uninterrupted(
 def test_a_finished_run_goes_on_with_more_images(data: Path, straight: Path, eight: Path) -> None:
     assert resume(data, eight, "--images", 16) == 0
     one, other = read(eight / "checkpoint.pt"), read(straight / "checkpoint.pt")
-    for part in ("images", "steps", "nets", "optim", "pools", "pool_rng", "data"):
+    for part in ("images", "steps", "nets", "optim", "pools", "pool_rng", "data", "meter"):
         assert_same(one[part], other[part], part)
     assert one["config"] == other["config"]
+    assert learnt(eight) == learnt(straight)  # the row of image 8, off the grid of 3, made room for that of image 9
+
+
+def test_the_rate_is_of_training_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that moves by 2 in reading, by 3 in a step, and by much in saves and sheets."""
+    now = [0.0]
+
+    def taking(seconds: float, original: Callable[..., Any]) -> Callable[..., Any]:
+        def replaced(*words: Any) -> Any:
+            now[0] += seconds
+            return original(*words)
+
+        return replaced
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for name, seconds in (("_write", 100.0), ("_show", 1000.0)):
+        monkeypatch.setattr(Loop, name, taking(seconds, getattr(Loop, name)))
+    monkeypatch.setattr(training.Pictures, "next", taking(2.0, training.Pictures.next))
+    monkeypatch.setattr(training.CycleGAN, "begin", taking(3.0, training.CycleGAN.begin))
+    every = ("--log-every", 2, "--save-every", 1, "--sheet-every", 1)
+    assert train(data, tmp_path / "run", "--images", 4, *every) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["images"], row["images_per_second"], row["data_wait"]) for row in rows] == [
+        (2, 0.2, 0.4),
+        (4, 0.2, 0.4),
+    ]
 
 
 def test_a_run_ends_after_its_minutes(data: Path, straight: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -277,13 +303,17 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path, capsys: Capture) -> No
     killed = read(out / "checkpoint.pt")["images"]
     assert 1 <= killed < 900
     # What a process leaves that is killed in the middle of a checkpoint, and in the middle of a line.
-    (out / ".checkpoint.01234567.tmp.pt").write_bytes(b"PK")
+    for name in ("checkpoint.01234567.tmp.pt", "losses.89abcdef.tmp.png", "metrics.00000000.tmp.jsonl"):
+        (out / f".{name}").write_bytes(b"PK")
+    (out / ".config.01234567.tmp.json").touch()
+    (out / "samples" / ".0000900.01234567.tmp.png").touch()
+    (out / "samples" / ".mine.png").touch()
     with open(out / "metrics.jsonl", "a") as handle:
         handle.write('{"images": 9')
     assert resume(data, out, "--images", killed + 3) == 0
     assert read(out / "checkpoint.pt")["images"] == killed + 3
     assert [row["images"] for row in learnt(out)] == list(range(1, killed + 4))
-    assert not leftovers(out)
+    assert leftovers(out) == [".mine.png"]
     assert f"resumed at image {killed}" in capsys.readouterr().out
     # Not killed it would have come to the same numbers.
     assert train(data, tmp_path / "straight", "--images", killed + 3, *words) == 0
@@ -491,7 +521,7 @@ def test_damaged_metrics_are_left_out(data: Path, eight: Path, line: str) -> Non
     metrics.write_text(line + "\n" + metrics.read_text() + line)
     assert resume(data, eight, "--images", 9) == 0
     after = learnt(eight)
-    assert after[: len(before)] == before and [row["images"] for row in after[len(before) :]] == [9]
+    assert after[:-1] == before[:-1] and [row["images"] for row in before[-1:] + after[-1:]] == [8, 9]
 
 
 def test_resuming_on_other_pictures_is_refused(data: Path, eight: Path, tmp_path: Path, capsys: Capture) -> None:
