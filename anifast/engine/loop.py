@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,11 +63,19 @@ class Phase:
 
 
 class System(Protocol):
-    """What the loop asks of a system."""
+    """What the loop asks of a system.
+
+    Attributes:
+        phases: of a step, in order.
+        panels: of the figure of losses.
+        ema: averages of networks, if any.
+        watched: the scalar, positive in health, whose explosion ends the run, if any.
+    """
 
     phases: Sequence[Phase]
     panels: Sequence[Panel]
     ema: EMA | None
+    watched: str | None
 
     def begin(self, batch: Any, images: int) -> None:
         """Take the batch of the next step; `images` were seen before it (sets learning rates)."""
@@ -222,6 +231,10 @@ class Loop:
 
     #: So many steps that are not finite are told one by one; metrics.jsonl counts them all.
     SAID = 10
+    #: The run ends where the mean of the watched scalar in a row of metrics.jsonl is above so many times the median of
+    #: the last `ROWS` rows, once there are `LEAST` (the guard of the CycleGAN specification, proposed there).
+    TOO_LARGE = 20.0
+    ROWS, LEAST = 100, 10
 
     def __init__(
         self,
@@ -241,6 +254,7 @@ class Loop:
         self.skipped = 0  # steps that were not finite, and how many of them are the latest
         self.in_a_row = 0
         self.meter = Meter()
+        self._past: list[float] = []  # of the watched scalar, the last rows
         self.metrics = Metrics(folder / "metrics.jsonl")
         self.board: Board | None = None
         self.graphs = Graphs(device) if plan.cuda_graphs else None
@@ -267,6 +281,7 @@ class Loop:
                 self.system.ema.load_state_dict(state["ema"])
             self.data.load_state_dict(state["data"])
             self.meter.load_state_dict(state["meter"], self.device)
+            self._past = list(state.get("watched", []))
             checkpoint.set_random_state(state["rng"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
@@ -322,6 +337,7 @@ class Loop:
             **({} if self.system.ema is None else {"ema": self.system.ema.state_dict()}),
             "data": self.data.state_dict(),
             "meter": meter,
+            "watched": list(self._past),
             "rng": checkpoint.random_state(),
         }
         checkpoint.save(self.folder / checkpoint.NAME, state)
@@ -335,7 +351,8 @@ class Loop:
             processes, ended the run; the state is saved either way.
 
         Raises:
-            AnifastError: losses, gradients or weights are no longer finite; the last checkpoint is intact.
+            AnifastError: losses, gradients or weights are no longer finite, or the watched loss explodes; the last
+            checkpoint is intact.
         """
         try:
             return self._run()
@@ -409,6 +426,8 @@ class Loop:
                 note = f"{self.system.note(means)}  " if means else "no finite step  "
                 note += f"data wait {100 * wait / seconds:.0f}%" + (f"  {self.skipped} skipped" if self.skipped else "")
                 wait, since, counted = 0.0, time.perf_counter(), 0
+                if whole:
+                    self._watch(means)
             pause = time.perf_counter()  # neither saves nor sheets count as time of training
             if self._due(plan.save_every, previous) and self.images < plan.total:
                 self.save()
@@ -416,6 +435,22 @@ class Loop:
                 self.team.lead(self._show)
             since += time.perf_counter() - pause
             bar.update(plan.batch, note)
+
+    def _watch(self, means: dict[str, float]) -> None:
+        """Look whether the watched scalar explodes; the same in all processes.
+
+        Raises:
+            FloatingPointError: it does.
+        """
+        name = self.system.watched
+        if name is None or name not in means:
+            return
+        value = means[name]
+        if len(self._past) >= self.LEAST and value > self.TOO_LARGE * (usual := statistics.median(self._past)):
+            raise FloatingPointError(
+                f"the loss {name} is {value:.4g}, more than {self.TOO_LARGE:g} times its median of late, {usual:.4g}"
+            )
+        self._past = [*self._past, value][-self.ROWS :]
 
     def _must_stop(self, deadline: float) -> bool:
         """Whether any process was told to stop, or the time is over: all of them end at the same step; collective."""

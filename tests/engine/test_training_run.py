@@ -711,6 +711,38 @@ def test_a_single_bad_step_is_skipped_and_counted(
     assert "nan" not in (tmp_path / "run" / "metrics.jsonl").read_text().lower()
 
 
+def test_an_exploding_loss_ends_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """At the same image whether the run was interrupted or not: the rows before count."""
+    words = ("--images", 16, "--log-every", 1, "--save-every", 5)
+
+    def exploding(image: int) -> Callable[..., Tensor]:
+        """l1, called four times in a step, too large by far from this image on."""
+        return after(4 * (image - 1) + 1, training.l1, lambda loss: loss * 1e4)
+
+    def ends(out: Path, code: int) -> None:
+        assert code == 1
+        error = the_error(capsys.readouterr().err)
+        for wanted in ("stopped at image 13", "loss generators is", "more than 20 times", "image 10", "--resume"):
+            assert wanted in error
+        assert read(out / "checkpoint.pt")["images"] == 10 and len(read(out / "checkpoint.pt")["watched"]) == 10
+        assert learnt(out)[-1]["images"] == 13
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "l1", exploding(13))
+        ends(tmp_path / "one", train(data, tmp_path / "one", *words))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        assert train(data, tmp_path / "other", *words) == 130
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "l1", exploding(13 - 8))
+        ends(tmp_path / "other", resume(data, tmp_path / "other"))
+    assert learnt(tmp_path / "other") == learnt(tmp_path / "one")
+    assert resume(data, tmp_path / "one") == 0  # from the good checkpoint
+
+
 def test_ctrl_c_after_bad_steps_keeps_the_good_checkpoint(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

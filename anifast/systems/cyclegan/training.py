@@ -238,6 +238,7 @@ class CycleGAN:
         self.config, self.device, self.epoch_length, self._shown = config, device, epoch_length, shown
         self.team = team or alone(device)
         self.panels = PANELS
+        self.watched = None if config.gan == "wgangp" else "generators"  # a critic's scores have no bounds in health
         self.nets = {name: net.to(device) for name, net in networks(config).items()}
         generators = {name: self.nets[name] for name in ("G_AB", "G_BA")}
         self.ema = EMA(generators, config.ema) if config.ema else None
