@@ -438,7 +438,7 @@ def first_writes(team: Team, data: str, out: str) -> None:
                 open(out + "/x", "w")
             with pytest.raises(AnifastError, match="first"), atomic_path(Path(out, "x")):
                 pass
-            assert len(tried) == 2
+            assert len(tried) >= 2
             tried.clear()
         assert run_of(team, data, out, 8)
     assert tried == []
