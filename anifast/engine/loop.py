@@ -352,7 +352,7 @@ class Loop:
 
         Raises:
             AnifastError: losses, gradients or weights are no longer finite, or the watched loss explodes; the last
-            checkpoint is intact.
+                checkpoint is intact.
         """
         try:
             return self._run()
