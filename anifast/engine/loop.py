@@ -281,7 +281,7 @@ class Loop:
                 self.system.ema.load_state_dict(state["ema"])
             self.data.load_state_dict(state["data"])
             self.meter.load_state_dict(state["meter"], self.device)
-            self._past = list(state.get("watched", []))
+            self._past = state["watched"].tolist() if "watched" in state else []
             checkpoint.set_random_state(state["rng"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
@@ -337,7 +337,7 @@ class Loop:
             **({} if self.system.ema is None else {"ema": self.system.ema.state_dict()}),
             "data": self.data.state_dict(),
             "meter": meter,
-            "watched": list(self._past),
+            "watched": torch.tensor(self._past, dtype=torch.float64),
             "rng": checkpoint.random_state(),
         }
         checkpoint.save(self.folder / checkpoint.NAME, state)
