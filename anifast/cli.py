@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import anifast
 from anifast.errors import AnifastError, ToldElsewhere
+from anifast.progress import to_nowhere
 from anifast.systems import SYSTEMS
 
 
@@ -259,7 +259,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code: 0 well, 1 an error that is told, 2 wrong usage, 130 Ctrl-C.
 
-    141: nobody reads the output any more (`anifast ... | head`).
+    141: nobody reads the output any more (`anifast ... | head`), which training does not mind.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
@@ -267,7 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         code = COMMANDS[args.command].run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a process may have none (>&-)
+            sys.stdout.flush()
         return code
     except ToldElsewhere:
         return 1
@@ -281,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("anifast: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written at exit
+        to_nowhere(sys.stdout)
         return 141
 
 

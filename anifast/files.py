@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from anifast.errors import AnifastError
+
+# What `atomic_path` puts between stem and suffix.
+_TEMPORARY = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}\.tmp(?P<suffix>\.[^.]+)?")
+
+
+def remove_temporaries(folder: Path, names: str) -> None:
+    """Remove what `atomic_path` had begun in a folder for the files `names`, a pattern, when its process was killed.
+
+    Nobody else may be writing these files.
+    """
+    for path in folder.glob(".*.tmp*"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and fnmatchcase(match["stem"] + (match["suffix"] or ""), names):
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager

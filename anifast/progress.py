@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import TracebackType
 from typing import TextIO
 
@@ -17,6 +22,64 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
 
 
+class Nowhere(io.StringIO):
+    """A stream that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        """Forget it."""
+        return len(text)
+
+
+class _Lasting(Nowhere):
+    """Hands on to another stream for as long as somebody reads that."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._target = stream
+
+    def write(self, text: str) -> int:
+        """Hand on, or forget."""
+        with self._giving_up():
+            self._target.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on, or forget."""
+        with self._giving_up():
+            self._target.flush()
+
+    def isatty(self) -> bool:
+        """Whether the other stream is a terminal."""
+        return self._target.isatty()
+
+    def fileno(self) -> int:
+        """Of the other stream."""
+        return self._target.fileno()
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # a pipe without a reader, a terminal that was closed
+                raise
+            to_nowhere(self._target)
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Forget what is written to a stream of the process from now on, also what waits in it to be written at exit."""
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """Work in here does not end because nobody reads its output any more (`anifast train ... | head`)."""
+    streams = [_Lasting(stream) if stream is not None else Nowhere() for stream in (sys.stdout, sys.stderr)]
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        yield
+
+
 class Progress:
     """Draws `label [#####     ] 120/800  41.2 img/s  ETA 0:16  note` on a terminal, or a line every 10 s elsewhere.
 
@@ -25,7 +88,8 @@ class Progress:
         label: what is going on, in a word or two.
         unit: what is counted.
         done: units that were finished before (a resumed run); they do not count towards the rate.
-        stream: where to draw; standard error by default, so that standard output stays machine-readable.
+        stream: where to draw; standard error by default, so that standard output stays machine-readable. A process
+            without one (2>&-) draws nowhere.
     """
 
     def __init__(
@@ -33,7 +97,7 @@ class Progress:
     ) -> None:
         self.total, self.label, self.unit = total, label, unit
         self.done = self._first = done
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = stream or sys.stderr or Nowhere()
         self._terminal = self._stream.isatty()
         self._every = 0.1 if self._terminal else 10.0
         self._start = time.perf_counter()

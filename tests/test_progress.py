@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import sys
 
 import pytest
 
-from anifast.progress import Progress
+from anifast.progress import Progress, lasting_output
 
 
 class Terminal(io.StringIO):
@@ -40,3 +42,41 @@ def test_elsewhere_lines_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     with Progress(8, "train", stream=stream) as bar:
         bar.update(2, "the note")
     assert stream.getvalue().endswith("the note\n")
+
+
+class Broken(io.StringIO):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, "gone")
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO])
+def test_output_that_nobody_reads(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Broken(number))
+    with pytest.raises(OSError, match="gone"), Progress(8, "train"):  # elsewhere it ends the work
+        pass
+    with lasting_output():
+        print("lost", flush=True)
+        with Progress(8, "train") as bar:
+            bar.print("lost")
+    with pytest.raises(OSError, match="gone"):
+        print("lost")
+
+
+def test_a_full_disk_under_the_output_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken(errno.ENOSPC))
+    with lasting_output(), pytest.raises(OSError, match="gone"):
+        print("lost")
+
+
+def test_a_process_without_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with Progress(8, "train") as bar:
+        bar.update()
+    with lasting_output(), Progress(8, "train") as bar:
+        bar.print("nowhere")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,10 @@ class EMA:
         self.half_life = half_life
         self._live = dict(nets)
         self.nets = {name: copy.deepcopy(net).eval().requires_grad_(False) for name, net in nets.items()}
+
+    def averages(self, nets: Iterable[nn.Module]) -> bool:
+        """Whether any of `nets` is one of those averaged."""
+        return any(net is live for net in nets for live in self._live.values())
 
     @torch.no_grad()
     def update(self, batch: int) -> None:

@@ -90,9 +90,18 @@ class Meter:
             self._sums[name] = value.clone() if known is None else known.add_(value)
             self._counts[name] = self._counts.get(name, 0) + 1
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has been added since the last `take`."""
+        return not self._counts
+
+    def means(self, team: Team | None = None) -> dict[str, float]:
+        """The means since the last `take`; this is where the host waits for the device, once. Collective."""
+        return {name: float(value) / self._counts[name] for name, value in self._joined(team).items()}
+
     def take(self, team: Team | None = None) -> dict[str, float]:
-        """The means since the last call; this is where the host waits for the device, once. Collective."""
-        means = {name: float(value) / self._counts[name] for name, value in self._joined(team).items()}
+        """`means`, and begin anew."""
+        means = self.means(team)
         self._sums, self._counts = {}, {}
         return means
 

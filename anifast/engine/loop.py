@@ -7,9 +7,9 @@ processes of a run go through this loop side by side; the first one alone writes
 
 from __future__ import annotations
 
-import io
 import math
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ from anifast.engine.plots import Panel, plot_losses
 from anifast.engine.precision import autocast
 from anifast.errors import AnifastError, CheckpointError
 from anifast.files import atomic_path
-from anifast.progress import Progress
+from anifast.progress import Nowhere, Progress
 
 
 @dataclass
@@ -63,11 +63,19 @@ class Phase:
 
 
 class System(Protocol):
-    """What the loop asks of a system."""
+    """What the loop asks of a system.
+
+    Attributes:
+        phases: of a step, in order.
+        panels: of the figure of losses.
+        ema: averages of networks, if any.
+        watched: the scalar, positive in health, whose explosion ends the run, if any.
+    """
 
     phases: Sequence[Phase]
     panels: Sequence[Panel]
     ema: EMA | None
+    watched: str | None
 
     def begin(self, batch: Any, images: int) -> None:
         """Take the batch of the next step; `images` were seen before it (sets learning rates)."""
@@ -132,6 +140,20 @@ class Plan:
     cuda_graphs: bool = False
 
 
+class NotFinite(FloatingPointError):
+    """A loss or gradient is not finite.
+
+    Attributes:
+        phase: the phase at fault; it has changed no weight.
+        done: the phases before it in the step, which have run as always.
+        last: whether no phase is behind it.
+    """
+
+    def __init__(self, message: str, phase: Phase, done: Sequence[Phase], last: bool) -> None:
+        super().__init__(message)
+        self.phase, self.done, self.last = phase, tuple(done), last
+
+
 def run_step(
     phases: Sequence[Phase],
     index: int,
@@ -151,14 +173,13 @@ def run_step(
         graphs: records and repeats phases; None: they run as they are.
 
     Raises:
-        FloatingPointError: a loss or gradient is not finite, in any process; the weights of that phase have not
-            changed and the phases behind it have not run. Looking costs a GPU a wait of some microseconds in a phase
-            of milliseconds; without it a bad step would already be in the weights and in what outlives a step.
+        NotFinite: a loss or gradient is not finite, in any process; the weights of that phase have not changed and
+            the phases behind it have not run, those before it have. Looking costs a GPU a wait of some microseconds
+            in a phase of milliseconds; without it a bad step would already be in the weights and in what outlives it.
     """
     scalars: dict[str, Tensor] = {}
-    for phase in phases:
-        if index % phase.interval:
-            continue
+    due = [phase for phase in phases if index % phase.interval == 0]
+    for place, phase in enumerate(due):
         for other in phases:
             for net in other.nets:
                 net.requires_grad_(other is phase)
@@ -172,9 +193,9 @@ def run_step(
         norm = torch.nn.utils.get_total_norm(gradients)
         if not bool(torch.isfinite(loss + norm)):
             wrong = f"a gradient of phase {phase.name} is not finite"
-            raise FloatingPointError(
-                wrong if bool(torch.isfinite(loss)) else f"the loss of phase {phase.name} is {loss.item()}"
-            )
+            if not bool(torch.isfinite(loss)):
+                wrong = f"the loss of phase {phase.name} is {loss.item()}"
+            raise NotFinite(wrong, phase, due[:place], phase is due[-1])
         phase.optimizer.step()
         scalars.update(values)
     return scalars
@@ -189,14 +210,6 @@ def _forward_backward(
     phase.optimizer.zero_grad(set_to_none=True)
     (loss if phase.gain == 1.0 else loss * phase.gain).backward()
     return loss.detach(), values
-
-
-class _Nowhere(io.StringIO):
-    """Where the progress bar of a process that does not talk is drawn."""
-
-    def write(self, text: str) -> int:
-        """Forget it."""
-        return len(text)
 
 
 class Loop:
@@ -218,6 +231,10 @@ class Loop:
 
     #: So many steps that are not finite are told one by one; metrics.jsonl counts them all.
     SAID = 10
+    #: The run ends where the mean of the watched scalar in a row of metrics.jsonl is above so many times the median of
+    #: the last `ROWS` rows, once there are `LEAST` (the guard of the CycleGAN specification, proposed there).
+    TOO_LARGE = 20.0
+    ROWS, LEAST = 100, 10
 
     def __init__(
         self,
@@ -237,6 +254,7 @@ class Loop:
         self.skipped = 0  # steps that were not finite, and how many of them are the latest
         self.in_a_row = 0
         self.meter = Meter()
+        self._past: list[float] = []  # of the watched scalar, the last rows
         self.metrics = Metrics(folder / "metrics.jsonl")
         self.board: Board | None = None
         self.graphs = Graphs(device) if plan.cuda_graphs else None
@@ -263,12 +281,14 @@ class Loop:
                 self.system.ema.load_state_dict(state["ema"])
             self.data.load_state_dict(state["data"])
             self.meter.load_state_dict(state["meter"], self.device)
+            self._past = state["watched"].tolist() if "watched" in state else []
             checkpoint.set_random_state(state["rng"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
             raise CheckpointError(f"the checkpoint cannot be resumed from: {reason}") from error
         if self.team.first:
-            self.metrics.cut(self.images)
+            # A row of these very images that left its sums in the meter was the last of a shorter run.
+            self.metrics.cut(self.images if self.meter.empty else self.images - 1)
 
     def begin(self) -> None:
         """Let all processes start from the same weights and random state; collective.
@@ -317,6 +337,7 @@ class Loop:
             **({} if self.system.ema is None else {"ema": self.system.ema.state_dict()}),
             "data": self.data.state_dict(),
             "meter": meter,
+            "watched": torch.tensor(self._past, dtype=torch.float64),
             "rng": checkpoint.random_state(),
         }
         checkpoint.save(self.folder / checkpoint.NAME, state)
@@ -330,7 +351,8 @@ class Loop:
             processes, ended the run; the state is saved either way.
 
         Raises:
-            AnifastError: losses, gradients or weights are no longer finite; the last checkpoint is intact.
+            AnifastError: losses, gradients or weights are no longer finite, or the watched loss explodes; the last
+                checkpoint is intact.
         """
         try:
             return self._run()
@@ -340,13 +362,13 @@ class Loop:
 
     def _run(self) -> bool:
         self.team.lead(self._begin)
-        bar = Progress(self.plan.total, "train", done=self.images, stream=None if self.team.first else _Nowhere())
+        bar = Progress(self.plan.total, "train", done=self.images, stream=None if self.team.first else Nowhere())
         self.log.bar = bar
         try:
             with self._signals(), compiling(self.plan.compile):
                 self._train(bar)
-            if self._saved != self.images:
-                self.save()
+                if self._saved != self.images:
+                    self.save()  # under torchrun a second signal must not end it
             if self.in_a_row and not self._stop:
                 raise FloatingPointError(f"the last {self.in_a_row} steps were not finite")
         except FloatingPointError as error:
@@ -381,18 +403,22 @@ class Loop:
             self.system.begin(batch, self.images)
             try:
                 scalars = run_step(self.system.phases, self.steps, self.device, plan.precision, self.team, self.graphs)
-            except FloatingPointError as error:
-                self._skip(str(error))
+            except NotFinite as error:
+                self._skip(error)
+                moved = [net for phase in error.done for net in phase.nets]
             else:
                 self.in_a_row = 0
                 self.meter.add(scalars)
-                if self.system.ema is not None:
-                    self.system.ema.update(plan.batch)
+                moved = self._nets
+            if self.system.ema is not None and self.system.ema.averages(moved):
+                self.system.ema.update(plan.batch)
             previous, self.images, self.steps = self.images, self.images + plan.batch, self.steps + 1
             counted += plan.batch
             note = None
-            if self._due(plan.log_every, previous) or self.images >= plan.total:
-                means = self.meter.take(self.team)
+            whole = self._due(plan.log_every, previous)
+            if whole or self.images >= plan.total:
+                # The last row may be one of a part: its sums are kept for the row of a run that goes on from here.
+                means = self.meter.take(self.team) if whole else self.meter.means(self.team)
                 seconds = time.perf_counter() - since
                 speed = {"images_per_second": counted / seconds, "data_wait": wait / seconds}
                 row = {"images": self.images, **self.system.row(previous), **means, "skipped": self.skipped, **speed}
@@ -400,13 +426,31 @@ class Loop:
                 note = f"{self.system.note(means)}  " if means else "no finite step  "
                 note += f"data wait {100 * wait / seconds:.0f}%" + (f"  {self.skipped} skipped" if self.skipped else "")
                 wait, since, counted = 0.0, time.perf_counter(), 0
+                if whole:
+                    self._watch(means)
+            pause = time.perf_counter()  # neither saves nor sheets count as time of training
             if self._due(plan.save_every, previous) and self.images < plan.total:
                 self.save()
             if self._due(plan.sheet_every, previous) and self.images < plan.total:
-                pause = time.perf_counter()
                 self.team.lead(self._show)
-                since += time.perf_counter() - pause
+            since += time.perf_counter() - pause
             bar.update(plan.batch, note)
+
+    def _watch(self, means: dict[str, float]) -> None:
+        """Look whether the watched scalar explodes; the same in all processes.
+
+        Raises:
+            FloatingPointError: it does.
+        """
+        name = self.system.watched
+        if name is None or name not in means:
+            return
+        value = means[name]
+        if len(self._past) >= self.LEAST and value > self.TOO_LARGE * (usual := statistics.median(self._past)):
+            raise FloatingPointError(
+                f"the loss {name} is {value:.4g}, more than {self.TOO_LARGE:g} times its median of late, {usual:.4g}"
+            )
+        self._past = [*self._past, value][-self.ROWS :]
 
     def _must_stop(self, deadline: float) -> bool:
         """Whether any process was told to stop, or the time is over: all of them end at the same step; collective."""
@@ -415,15 +459,17 @@ class Loop:
             self._stop = signal.Signals(wish // 2).name
         return wish > 0
 
-    def _skip(self, what: str) -> None:
+    def _skip(self, error: NotFinite) -> None:
         self.skipped, self.in_a_row, limit = self.skipped + 1, self.in_a_row + 1, self.plan.bad_steps
         if self.in_a_row >= limit:
-            raise FloatingPointError(what + (f", the {limit}th step in a row that is not finite" if limit > 1 else ""))
+            many = f", the {limit}th step in a row that is not finite" if limit > 1 else ""
+            raise FloatingPointError(f"{error}{many}")
         if self.skipped <= self.SAID:
+            behind = "is" if error.last else "and what is behind it are"
             more = "; more are only counted, in metrics.jsonl" if self.skipped == self.SAID else ""
             self.log.say(
-                f"image {self.images}: {what}, the step is skipped; {limit} in a row end the run"
-                f" ({self.in_a_row} so far){more}"
+                f"image {self.images}: {error}, phase {error.phase.name} of this step {behind} skipped; "
+                f"{limit} in a row end the run ({self.in_a_row} so far){more}"
             )
 
     def _due(self, every: int, previous: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from anifast.errors import AnifastError, CheckpointError
-from anifast.files import atomic_path
+from anifast.files import atomic_path, remove_temporaries
 
 #: The checkpoint of a run folder.
 NAME = "checkpoint.pt"
@@ -58,11 +58,11 @@ def load(path: str | Path) -> dict[str, Any]:
                 "so it is refused"
             ) from error
         raise CheckpointError(f"{path}: not a checkpoint") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        reason = str(error).partition("\n")[0] or "it ends too early"
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # what a damaged pickle makes torch raise has no bounds: struct.error, TypeError, ...
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds a {type(found).__name__}, not the dict of a checkpoint")
     return found
@@ -103,12 +103,11 @@ def keep_last(folder: Path, images: int, count: int) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove checkpoints that a killed process has begun and not finished."""
+    """Remove the files of a run that a killed process has begun and not finished."""
     name = Path(NAME)
-    for pattern in (f".{name.stem}.*.tmp{name.suffix}", f".{name.stem}-*.tmp{name.suffix}"):
-        for path in folder.glob(pattern):
-            with suppress(OSError):
-                path.unlink()
+    for own in (NAME, f"{name.stem}-*{name.suffix}", "config.json", "metrics.jsonl", "losses.png"):
+        remove_temporaries(folder, own)
+    remove_temporaries(folder / "samples", "*.png")
 
 
 @contextmanager

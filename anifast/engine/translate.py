@@ -20,6 +20,8 @@ from anifast.errors import AnifastError, DataError, ImageError
 from anifast.files import write_text
 from anifast.progress import Progress
 
+_NOT_FINITE = "the model's result is not finite (NaN); its weights may be damaged, or try --precision fp32"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -158,6 +160,8 @@ def translate_files(
 ) -> Outcome:
     """Translate pictures and write the results; a picture that cannot be read is noted and the others go on.
 
+    So is one whose result is not finite.
+
     Args:
         translate: N,3,H,W in [-1, 1] -> the same shape.
         jobs: from `collect`.
@@ -195,10 +199,14 @@ def translate_files(
             with enough_memory(batch, f" of side {size}" if size else "", "--batch or --size"):
                 for group in _batches(jobs, read, batch, 2 * batch + workers, outcome):
                     results = translate(torch.stack([pixels for _, pixels, _ in group]))
-                    for (job, _, (height, width)), result in zip(group, results, strict=True):
-                        writing.append((job.target, pool.submit(save_png, result[:, :height, :width], job.target)))
+                    finite = torch.isfinite(results).flatten(1).all(1).tolist()
+                    for (job, _, (height, width)), result, good in zip(group, results, finite, strict=True):
+                        if good:
+                            writing.append((job.target, pool.submit(save_png, result[:, :height, :width], job.target)))
+                        else:
+                            outcome.failed[printable(job.source)] = f"{printable(job.source)}: {_NOT_FINITE}"
                     written(2 * batch)
-                    count(len(group))
+                    count(sum(finite))
                 written(0)
                 count(0)
         finally:

@@ -20,7 +20,7 @@ from anifast.engine.loop import Loop
 from anifast.engine.plots import plot_losses
 from anifast.errors import AnifastError
 from anifast.files import atomic_path, write_text
-from anifast.progress import duration
+from anifast.progress import duration, lasting_output
 
 # Files that only a run leaves behind.
 _MARKS = (state.NAME, "config.json", "metrics.jsonl")
@@ -38,6 +38,8 @@ def train(
 ) -> bool:
     """Train a system into a run folder; started by torchrun, as one of several processes (engine/distributed.py).
 
+    Where nobody reads standard output or error any more, the run goes on without them; log.txt has all lines.
+
     Args:
         system: its name.
         data: the data folder, in the system's layout.
@@ -53,7 +55,7 @@ def train(
     Raises:
         AnifastError: data, settings, folder or checkpoint cannot be used; the message says why and what to do.
     """
-    with distributed.team(device) as team, ExitStack() as held:
+    with lasting_output(), distributed.team(device) as team, ExitStack() as held:
         team.lead(lambda: held.enter_context(lock.hold(Path(out))))
         return _train(team, system, Path(data), Path(out), preset, dict(values or {}), resume)
 

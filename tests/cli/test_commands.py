@@ -19,6 +19,7 @@ import anifast
 from anifast import cli, systems
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.cyclegan.config import PRESETS, Config
+from anifast.systems.cyclegan.inference import Translator
 from anifast.systems.cyclegan.networks import Generator
 
 Capture = pytest.CaptureFixture[str]
@@ -313,6 +314,27 @@ def test_damaged_pictures_are_named_and_the_others_translated(
     assert len(failed) == 2 and str(broken / "2.png") in failed[0] and str(broken / "note.jpg") in failed[1]
     assert files(tmp_path / "out") == ["0.png", "1.png", "3.png", "4.png"]
     assert not leftovers(tmp_path / "out")
+
+
+def test_results_that_are_not_finite_are_not_written(
+    run: Path, data: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Translator.translate
+
+    def spoilt(self: Translator, images: torch.Tensor, to: str = "B") -> torch.Tensor:
+        results = original(self, images, to)
+        results[-1, 0, 0, 0] = float("nan")
+        return results
+
+    monkeypatch.setattr(Translator, "translate", spoilt)
+    assert translate(run, data / "trainA", "--out", tmp_path / "out", "--batch", 3) == 1
+    said = capsys.readouterr()
+    assert "2 of 5" in the_error(said.err) and "3 pictures in" in said.out
+    failed = [line for line in said.err.splitlines() if line.startswith("anifast: failed: ")]
+    for name, line in zip(("2.png", "4.png"), failed, strict=True):
+        assert str(data / "trainA" / name) in line and "not finite" in line
+    assert "5/5" in said.err
+    assert files(tmp_path / "out") == ["0.png", "1.png", "3.png"]
 
 
 def test_a_single_damaged_picture(run: Path, broken: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -27,6 +27,8 @@ from anifast.engine.distributed import Team, alone
 from anifast.engine.log import Meter
 from anifast.engine.loop import Phase, run_step
 from anifast.errors import AnifastError, ToldElsewhere
+from anifast.files import atomic_path
+from anifast.systems import runs
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.training import CycleGAN, Pictures
 
@@ -364,6 +366,90 @@ def test_sigterm_to_one_ends_all_at_the_same_step(data: Path, tmp_path: Path) ->
     assert "SIGTERM: stopped at image" in said[0][0] and said[1] == ("", "")
     images = read(out / "checkpoint.pt")["images"]
     assert images < 1000 and f"stopped at image {images} of 1000; saved" in said[0][0]
+
+
+def run_of(team: Team, data: str, out: str, images: int) -> bool:
+    """A training run in a process that is one of a team already."""
+    values = {key: value for key, value in SMALL.items() if key != "batch"}
+    values |= {"images": images, "batch": 2, "log_every": 2, "save_every": 4, "sheet_every": 4}
+    return runs._train(team, "cyclegan", Path(data), Path(out), None, values, resume=False)
+
+
+def signalled_twice(team: Team, data: str, out: str) -> None:
+    """Each process gets SIGTERM in its third step and again in the last save."""
+    pictures, meter = Pictures.next, Meter.state_dict
+    seen: list[int] = []
+
+    def next_one(self: Pictures) -> Any:
+        seen.append(1)
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return pictures(self)
+
+    def again(self: Meter, team: Team | None = None) -> dict[str, Any]:
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return meter(self, team)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pictures, "next", next_one)
+        patch.setattr(Meter, "state_dict", again)
+        assert not run_of(team, data, out, 100)
+
+
+def test_a_second_signal_does_not_end_the_last_save(data: Path, tmp_path: Path) -> None:
+    """One Ctrl-C comes to the processes of torchrun from the terminal and from torchrun."""
+    out = tmp_path / "run"
+    for process in several(f"tests.signalled_twice(team, {str(data)!r}, {str(out)!r})"):
+        assert process.returncode == 0, process.stderr
+    assert read(out / "checkpoint.pt")["images"] == 6 and not leftovers(out)
+
+
+def forbid_writing(folder: str) -> list[str]:
+    """From now on this process cannot write below a folder; gives the list of what it has tried."""
+    tried: list[str] = []
+
+    def look(event: str, words: tuple[Any, ...]) -> None:
+        if event == "open":
+            mode, flags = words[1:3]
+            writes = any(letter in mode for letter in "wax+") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
+        else:
+            writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
+        if writes and any(isinstance(word, str | os.PathLike) and os.fspath(word).startswith(folder) for word in words):
+            tried.append(f"{event} {words}")
+            raise PermissionError(f"only the first process writes: {event} {words}")
+
+    sys.addaudithook(look)
+    return tried
+
+
+def first_writes(team: Team, data: str, out: str) -> None:
+    """A run in which the second process cannot write into the run folder, and does not try to."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("only the first process writes")
+
+    tried: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        if team.rank > 0:
+            patch.setattr(torch, "save", refuse)  # it opens files without asking Python
+            tried = forbid_writing(out)
+            with pytest.raises(PermissionError, match="first"):  # the check can see
+                open(out + "/x", "w")
+            with pytest.raises(AnifastError, match="first"), atomic_path(Path(out, "x")):
+                pass
+            assert len(tried) >= 2
+            tried.clear()
+        assert run_of(team, data, out, 8)
+    assert tried == []
+
+
+def test_only_the_first_process_writes(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for process in several(f"tests.first_writes(team, {str(data)!r}, {str(out)!r})"):
+        assert process.returncode == 0, process.stderr
+    assert read(out / "checkpoint.pt")["images"] == 8
+    assert sorted(path.name for path in (out / "samples").iterdir()) == ["0000000.png", "0000004.png", "0000008.png"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc on this system")

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -20,14 +21,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_cyclegan import command, leftovers, picture, read, resume, start, the_error, train
+from tiny_cyclegan import TINY, command, data_folder, leftovers, picture, read, resume, start, the_error, train
 from torch import Tensor
 
 from anifast import cli, systems
-from anifast.engine import lock, plots
+from anifast.engine import lock, loop, plots, state
 from anifast.engine.log import Meter
 from anifast.engine.loop import Loop
-from anifast.errors import AnifastError
+from anifast.errors import AnifastError, CheckpointError
 from anifast.systems import runs
 from anifast.systems.cyclegan import training
 
@@ -205,9 +206,35 @@ def test_a_resumed_run_is_the_run_uninterrupted(
 def test_a_finished_run_goes_on_with_more_images(data: Path, straight: Path, eight: Path) -> None:
     assert resume(data, eight, "--images", 16) == 0
     one, other = read(eight / "checkpoint.pt"), read(straight / "checkpoint.pt")
-    for part in ("images", "steps", "nets", "optim", "pools", "pool_rng", "data"):
+    for part in ("images", "steps", "nets", "optim", "pools", "pool_rng", "data", "meter"):
         assert_same(one[part], other[part], part)
     assert one["config"] == other["config"]
+    assert learnt(eight) == learnt(straight)  # the row of image 8, off the grid of 3, made room for that of image 9
+
+
+def test_the_rate_is_of_training_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that moves by 2 in reading, by 3 in a step, and by much in saves and sheets."""
+    now = [0.0]
+
+    def taking(seconds: float, original: Callable[..., Any]) -> Callable[..., Any]:
+        def replaced(*words: Any) -> Any:
+            now[0] += seconds
+            return original(*words)
+
+        return replaced
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for name, seconds in (("_write", 100.0), ("_show", 1000.0)):
+        monkeypatch.setattr(Loop, name, taking(seconds, getattr(Loop, name)))
+    monkeypatch.setattr(training.Pictures, "next", taking(2.0, training.Pictures.next))
+    monkeypatch.setattr(training.CycleGAN, "begin", taking(3.0, training.CycleGAN.begin))
+    every = ("--log-every", 2, "--save-every", 1, "--sheet-every", 1)
+    assert train(data, tmp_path / "run", "--images", 4, *every) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["images"], row["images_per_second"], row["data_wait"]) for row in rows] == [
+        (2, 0.2, 0.4),
+        (4, 0.2, 0.4),
+    ]
 
 
 def test_a_run_ends_after_its_minutes(data: Path, straight: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -240,10 +267,24 @@ def test_ctrl_c_saves_and_says_so(
     assert "3 of 50" in said.out and "--resume" in said.out and "Traceback" not in said.err
 
 
+def test_ctrl_c_in_the_last_save(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing left to end."""
+    write = Loop._write
+
+    def press(*words: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write(*words)
+
+    monkeypatch.setattr(Loop, "_write", press)
+    assert train(data, tmp_path / "run", "--images", 2) == 0
+    assert read(tmp_path / "run" / "checkpoint.pt")["images"] == 2
+
+
 def running(data: Path, out: Path, *options: object) -> subprocess.Popen[str]:
     """A long run in its own process, given back when it has saved its first checkpoint."""
-    sizes = ("--size", 32, "--blocks", 1, "--width", 8, "--d-width", 8, "--device", "cpu")
-    process = start("train", "cyclegan", "--data", data, "--out", out, *sizes, *options)
+    # As many threads as here: how they share a sum decides its last bits.
+    threads = str(torch.get_num_threads())
+    process = start("train", "cyclegan", "--data", data, "--out", out, *TINY, *options, OMP_NUM_THREADS=threads)
     deadline = time.monotonic() + 120
     while not (out / "checkpoint.pt").exists():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -255,21 +296,32 @@ def running(data: Path, out: Path, *options: object) -> subprocess.Popen[str]:
 
 def test_a_killed_run_goes_on(data: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "run"
-    process = running(data, out, "--images", 900, "--save-every", 1, "--log-every", 1)
+    words = ("--save-every", 1, "--log-every", 1, "--pool-size", 3)
+    process = running(data, out, "--images", 900, *words)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     killed = read(out / "checkpoint.pt")["images"]
     assert 1 <= killed < 900
     # What a process leaves that is killed in the middle of a checkpoint, and in the middle of a line.
-    (out / ".checkpoint.01234567.tmp.pt").write_bytes(b"PK")
+    for name in ("checkpoint.01234567.tmp.pt", "losses.89abcdef.tmp.png", "metrics.00000000.tmp.jsonl"):
+        (out / f".{name}").write_bytes(b"PK")
+    (out / ".config.01234567.tmp.json").touch()
+    (out / "samples" / ".0000900.01234567.tmp.png").touch()
+    (out / "samples" / ".mine.png").touch()
     with open(out / "metrics.jsonl", "a") as handle:
         handle.write('{"images": 9')
     assert resume(data, out, "--images", killed + 3) == 0
     assert read(out / "checkpoint.pt")["images"] == killed + 3
     assert [row["images"] for row in learnt(out)] == list(range(1, killed + 4))
-    assert not leftovers(out)
+    assert leftovers(out) == [".mine.png"]
     assert f"resumed at image {killed}" in capsys.readouterr().out
+    # Not killed it would have come to the same numbers.
+    assert train(data, tmp_path / "straight", "--images", killed + 3, *words) == 0
+    one, other = read(out / "checkpoint.pt"), read(tmp_path / "straight" / "checkpoint.pt")
+    for part in ("nets", "optim", "pools", "pool_rng", "data", "meter"):
+        assert_same(one[part], other[part], part)
+    assert learnt(out) == learnt(tmp_path / "straight")
 
 
 def test_ctrl_c_in_the_terminal(data: Path, tmp_path: Path) -> None:
@@ -280,6 +332,21 @@ def test_ctrl_c_in_the_terminal(data: Path, tmp_path: Path) -> None:
     assert process.returncode == 130 and "Traceback" not in errors
     assert "SIGINT: stopped at image" in said and "--resume" in said
     assert read(out / "checkpoint.pt")["images"] < 900
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_run_goes_on_when_nobody_reads_it(data: Path, tmp_path: Path, closed: str) -> None:
+    out = tmp_path / "run"
+    process = start("train", "cyclegan", "--data", data, "--out", out, *TINY, "--images", 4)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith("anifast")
+    gone, kept = (process.stdout, process.stderr) if closed == "stdout" else (process.stderr, process.stdout)
+    gone.close()
+    rest = kept.read()
+    kept.close()
+    assert process.wait(timeout=120) == 0 and "Traceback" not in rest and "BrokenPipe" not in rest
+    assert read(out / "checkpoint.pt")["images"] == 4
+    assert "4 images in" in (out / "log.txt").read_text()
 
 
 # --- past checkpoints, plots
@@ -455,7 +522,7 @@ def test_damaged_metrics_are_left_out(data: Path, eight: Path, line: str) -> Non
     metrics.write_text(line + "\n" + metrics.read_text() + line)
     assert resume(data, eight, "--images", 9) == 0
     after = learnt(eight)
-    assert after[: len(before)] == before and [row["images"] for row in after[len(before) :]] == [9]
+    assert after[:-1] == before[:-1] and [row["images"] for row in before[-1:] + after[-1:]] == [8, 9]
 
 
 def test_resuming_on_other_pictures_is_refused(data: Path, eight: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -470,6 +537,31 @@ def test_resuming_on_other_pictures_is_refused(data: Path, eight: Path, tmp_path
     # The same pictures in another place are the same data.
     (other / "trainB" / "new.png").unlink()
     assert resume(other, eight, "--images", 9) == 0
+
+
+@pytest.mark.parametrize("count", [5, 70])
+def test_resuming_on_pictures_that_were_overwritten_is_refused(
+    data: Path, tmp_path: Path, capsys: Capture, count: int
+) -> None:
+    """Few pictures are all looked at, of many the first one is."""
+    faces, out = data_folder(tmp_path / "faces", count), tmp_path / "run"
+    assert train(faces, out, "--images", 2) == 0
+    before = (out / "checkpoint.pt").read_bytes()
+    changed = faces / "trainA" / ("3.png" if count == 5 else "0.png")
+    old = changed.read_bytes()
+    picture(changed, 12345)
+    assert resume(faces, out, "--images", 4) == 1
+    error = the_error(capsys.readouterr().err)
+    assert "trainA holds other pictures under the same names" in error and "start a new run" in error
+    assert (out / "checkpoint.pt").read_bytes() == before
+    changed.write_bytes(old)  # at another time
+    assert resume(faces, out, "--images", 3) == 0
+    # A checkpoint that knows the names only is still resumed from.
+    found = read(out / "checkpoint.pt")
+    del found["data"]["pixels"]
+    torch.save(found, out / "checkpoint.pt")
+    picture(changed, 12345)
+    assert resume(faces, out, "--images", 4) == 0
 
 
 @pytest.mark.parametrize("missing", ["images", "data", "optim", "pools", "pool_rng", "rng", "meter", "config"])
@@ -519,6 +611,20 @@ def test_a_truncated_checkpoint(data: Path, eight: Path, capsys: Capture) -> Non
     assert str(eight / "checkpoint.pt") in error and "damaged" in error
 
 
+@pytest.mark.parametrize(
+    "error", [TypeError, AttributeError, struct.error, OverflowError, MemoryError, AssertionError, UnicodeError]
+)
+def test_whatever_a_damaged_checkpoint_raises_is_one_error(
+    eight: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error()
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CheckpointError, match=f"checkpoint.pt: damaged or not a checkpoint .{error.__name__}.$"):
+        state.load(eight)
+
+
 # --- runs that fail
 
 
@@ -535,7 +641,8 @@ def test_losses_that_are_not_finite_end_the_run(
     error = the_error(said.err)
     for words in (f"image {6 + limit}", "generators is nan", "image 5", str(out / "checkpoint.pt"), "--resume"):
         assert words in error
-    assert said.err.count("step is skipped") == (out / "log.txt").read_text().count("step is skipped") == limit - 1
+    skipped = "phase generators of this step and what is behind it are skipped"
+    assert said.err.count(skipped) == (out / "log.txt").read_text().count(skipped) == limit - 1
     assert read(out / "checkpoint.pt")["images"] == 5
     assert resume(data, out, "--bad-steps", 10) == 0
     one, other = read(out / "checkpoint.pt"), read(straight / "checkpoint.pt")
@@ -561,33 +668,80 @@ class Spoilt(torch.autograd.Function):
 def test_a_single_bad_step_is_skipped_and_counted(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, phase: str, what: str
 ) -> None:
-    """The weights of the phase, and what comes behind it in the step, stay as they were."""
+    """The weights of the phase, and what comes behind it in the step, stay as they were.
+
+    The averages follow where the generators had moved before.
+    """
     calls, snapshots, original = itertools.count(1), {}, getattr(training.CycleGAN, phase)
+    averages: dict[str, Any] = {}
 
     def spoilt(self: training.CycleGAN, *inputs: Tensor) -> Any:
         loss, values = original(self, *inputs)
         if next(calls) == 3:
             snapshots["before"] = copy.deepcopy(self.state_dict())
+            assert self.ema is not None
+            averages["before"] = copy.deepcopy(self.ema.nets)
             loss = Spoilt.apply(loss) if what == "gradient" else loss / 0
         return loss, values
 
     def begun(self: training.CycleGAN, batch: Any, images: int) -> None:
         if images == 3:
             snapshots["after"] = copy.deepcopy(self.state_dict())
+            assert self.ema is not None
+            averages["after"] = copy.deepcopy(self.ema.nets)
         begin(self, batch, images)
 
     begin = training.CycleGAN.begin
     monkeypatch.setattr(training.CycleGAN, phase, spoilt)
     monkeypatch.setattr(training.CycleGAN, "begin", begun)
-    assert train(data, tmp_path / "run", "--images", 5, "--log-every", 1, "--bad-steps", 2) == 0
+    assert train(data, tmp_path / "run", "--images", 5, "--log-every", 1, "--bad-steps", 2, "--ema", 1) == 0
     assert_same(snapshots["after"], snapshots["before"])
+    for name, net in averages["before"].items():
+        for key, mean in net.named_parameters():
+            weight, now = snapshots["after"]["nets"][name][key], averages["after"][name].get_parameter(key)
+            wanted = mean if phase == "generators" else 0.5 * (mean + weight)  # the half-life is one image
+            torch.testing.assert_close(now, wanted, msg=f"{name}.{key}")
+            assert phase == "generators" or not torch.equal(mean, weight)
     rows = learnt(tmp_path / "run")
     assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 1] and "d_a" not in rows[2] and "d_a" in rows[3]
     assert read(tmp_path / "run" / "checkpoint.pt")["skipped"] == 1
     log = (tmp_path / "run" / "log.txt").read_text()
     named = f"a gradient of phase {phase} is not finite" if what == "gradient" else f"the loss of phase {phase} is inf"
-    assert f"image 2: {named}, the step is skipped" in log
+    skipped = {"generators": "and what is behind it are skipped", "discriminators": "is skipped"}[phase]
+    assert f"image 2: {named}, phase {phase} of this step {skipped}; 2 in a row" in log
     assert "nan" not in (tmp_path / "run" / "metrics.jsonl").read_text().lower()
+
+
+def test_an_exploding_loss_ends_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """At the same image whether the run was interrupted or not: the rows before count."""
+    words = ("--images", 16, "--log-every", 1, "--save-every", 5)
+
+    def exploding(image: int) -> Callable[..., Tensor]:
+        """l1, called four times in a step, too large by far from this image on."""
+        return after(4 * (image - 1) + 1, training.l1, lambda loss: loss * 1e4)
+
+    def ends(out: Path, code: int) -> None:
+        assert code == 1
+        error = the_error(capsys.readouterr().err)
+        for wanted in ("stopped at image 13", "loss generators is", "more than 20 times", "image 10", "--resume"):
+            assert wanted in error
+        assert read(out / "checkpoint.pt")["images"] == 10 and len(read(out / "checkpoint.pt")["watched"]) == 10
+        assert learnt(out)[-1]["images"] == 13
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "l1", exploding(13))
+        ends(tmp_path / "one", train(data, tmp_path / "one", *words))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        assert train(data, tmp_path / "other", *words) == 130
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "l1", exploding(13 - 8))
+        ends(tmp_path / "other", resume(data, tmp_path / "other"))
+    assert learnt(tmp_path / "other") == learnt(tmp_path / "one")
+    assert resume(data, tmp_path / "one") == 0  # from the good checkpoint
 
 
 def test_ctrl_c_after_bad_steps_keeps_the_good_checkpoint(

@@ -346,6 +346,16 @@ def test_pool_gives_copies_and_size_zero_gives_all_back() -> None:
     assert ImagePool(0, random.Random(0)).query(images) is images
 
 
+def test_pool_states_hold_what_is_in_the_pool_and_stay_as_they_are() -> None:
+    pool = ImagePool(50, random.Random(0))
+    pool.query(torch.ones(2, 3, 4, 4))
+    state = pool.state_dict()
+    assert state["images"].shape == (2, 3, 4, 4)
+    assert state["images"].untyped_storage().nbytes() == 2 * 3 * 4 * 4 * 4
+    pool.held.zero_()
+    assert bool((state["images"] == 1).all())
+
+
 def test_pool_refuses_a_state_that_does_not_fit() -> None:
     full = ImagePool(4, random.Random(0))
     full.query(torch.zeros(4, 3, 2, 2))

@@ -80,7 +80,8 @@ class ImagePool:
 
     def state_dict(self) -> dict[str, Any]:
         """The stored images and how many there are; the generator of decisions belongs to the run."""
-        return {"count": self.count, "images": self.held.cpu()}
+        # A copy: of a view torch.save would write the whole storage, also the part that nothing was put into yet.
+        return {"count": self.count, "images": self.held.to("cpu", copy=True)}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Take over stored images.

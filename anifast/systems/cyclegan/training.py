@@ -38,6 +38,8 @@ PANELS = (
     Panel("discriminator of A", ("d_a",)),
     Panel("discriminator of B", ("d_b",)),
 )
+#: Pictures per domain that a resumed run looks at to know its data again: some MB, read once.
+SAMPLED = 64
 #: Pictures per domain on a sample sheet.
 SHOWN = 6
 
@@ -125,6 +127,8 @@ class Pictures:
         sampler = UnalignedSampler if config.pairing == "unaligned" else PairedSampler
         self._sampler = sampler(len(self.a), len(self.b), self._share, config.seed, team.rank, team.world)
         self._first = team.rank * self._share  # in the joined batch
+        self._names = [_names(packed) for packed in (self.a, self.b)]
+        self._pixels = [_pixels(packed) for packed in (self.a, self.b)]
         self._drawn = 0
 
     @property
@@ -162,7 +166,8 @@ class Pictures:
         return {
             "sampler": self._sampler.state_dict(),
             "drawn": self._drawn,
-            "names": [_digest(self.a), _digest(self.b)],
+            "names": list(self._names),
+            "pixels": list(self._pixels),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -171,12 +176,16 @@ class Pictures:
         Raises:
             DataError: the folders hold other pictures than then.
         """
-        for name, then, packed in zip(("trainA", "trainB"), state["names"], (self.a, self.b), strict=True):
-            if then != _digest(packed):
-                raise DataError(
-                    f"{name} holds other pictures than when this run began, so it cannot go on as if nothing had "
-                    "happened. Put the old pictures back, or start a new run"
-                )
+        known = [("", state["names"], self._names)]
+        if "pixels" in state:  # checkpoints from before it was kept know the names only
+            known.append((" under the same names", state["pixels"], self._pixels))
+        for how, then, now in known:
+            for name, one, other in zip(("trainA", "trainB"), then, now, strict=True):
+                if one != other:
+                    raise DataError(
+                        f"{name} holds other pictures{how} than when this run began, so it cannot go on as if nothing "
+                        "had happened. Put the old pictures back, or start a new run"
+                    )
         self._sampler.load_state_dict(state["sampler"])
         self._drawn = int(state["drawn"])
 
@@ -187,8 +196,20 @@ def _spread(count: int, wanted: int) -> list[int]:
     return [i * count // wanted for i in range(wanted)]
 
 
-def _digest(packed: PackedImages) -> str:
+def _names(packed: PackedImages) -> str:
+    """Digest of the pictures' names."""
     return hashlib.sha256("\n".join(packed.paths).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _pixels(packed: PackedImages) -> str:
+    """Digest of the pixels of up to `SAMPLED` pictures, and of how many there are.
+
+    Of the pixels and not of the files' times, so that a copy of a folder is the same data.
+    """
+    digest = hashlib.sha256(str(packed.images.shape).encode())
+    for i in _spread(len(packed), SAMPLED):
+        digest.update(packed.images[i].tobytes())
+    return digest.hexdigest()[:16]
 
 
 class CycleGAN:
@@ -217,6 +238,7 @@ class CycleGAN:
         self.config, self.device, self.epoch_length, self._shown = config, device, epoch_length, shown
         self.team = team or alone(device)
         self.panels = PANELS
+        self.watched = None if config.gan == "wgangp" else "generators"  # a critic's scores have no bounds in health
         self.nets = {name: net.to(device) for name, net in networks(config).items()}
         generators = {name: self.nets[name] for name in ("G_AB", "G_BA")}
         self.ema = EMA(generators, config.ema) if config.ema else None
