@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import anifast
 from anifast import backends, systems
 from anifast.engine import config as settings
@@ -94,6 +96,8 @@ def _train(
     """`train` in a folder that is held."""
     config, found = team.together(lambda: _settings(system, out, preset, values, resume))
     team.check_same(config.as_dict(), "its settings")
+    if found is None:
+        torch.manual_seed(config.seed)  # torch seeds itself by chance
     training = systems.module(system, "training")
     model, batches, plan = team.in_turn(lambda: training.assemble(config, data, team.device, team))
     team.check_same(batches.state_dict(), "its pictures")

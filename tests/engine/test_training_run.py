@@ -206,7 +206,7 @@ def test_a_resumed_run_is_the_run_uninterrupted(
 def test_a_finished_run_goes_on_with_more_images(data: Path, straight: Path, eight: Path) -> None:
     assert resume(data, eight, "--images", 16) == 0
     one, other = read(eight / "checkpoint.pt"), read(straight / "checkpoint.pt")
-    for part in ("images", "steps", "nets", "optim", "pools", "pool_rng", "data", "meter"):
+    for part in ("images", "steps", "nets", "optim", "pools", "pool_rng", "data", "meter", "rng"):
         assert_same(one[part], other[part], part)
     assert one["config"] == other["config"]
     assert learnt(eight) == learnt(straight)  # the row of image 8, off the grid of 3, made room for that of image 9
@@ -319,7 +319,7 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path, capsys: Capture) -> No
     # Not killed it would have come to the same numbers.
     assert train(data, tmp_path / "straight", "--images", killed + 3, *words) == 0
     one, other = read(out / "checkpoint.pt"), read(tmp_path / "straight" / "checkpoint.pt")
-    for part in ("nets", "optim", "pools", "pool_rng", "data", "meter"):
+    for part in ("nets", "optim", "pools", "pool_rng", "data", "meter", "rng"):
         assert_same(one[part], other[part], part)
     assert learnt(out) == learnt(tmp_path / "straight")
 
