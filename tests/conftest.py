@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,22 +10,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from shared_data import need_shared
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Real data and golden numbers travel apart from the repository; tests that need them skip without.
-SHARED = Path(os.environ.get("ANIFAST_SHARED", ROOT.parent / "shared")).expanduser().resolve()
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
-
-
-def need_shared(*parts: str) -> Path:
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"{'/'.join(parts) or 'shared data'} is not at {SHARED} (set ANIFAST_SHARED)")
-    return path
 
 
 @pytest.fixture(scope="session")

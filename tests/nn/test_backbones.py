@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import need_shared
+from shared_data import need_shared
 from torch import Tensor, nn
 
 from anifast.data.folders import read_image, resize, scan, to_float, to_tensor
