@@ -129,6 +129,15 @@ def our_backends(op: str, device: str, call: Callable[[str], Callable[..., Tenso
     return variants
 
 
+def in_layout(tensors: Tensors, case: Case, *names: str) -> Tensors:
+    """`tensors`, those called `names` in the memory layout of the case."""
+    if case.layout == "channels_last":
+        for name in names:
+            tensor = tensors[name]
+            tensors[name] = None if tensor is None else tensor.contiguous(memory_format=torch.channels_last)
+    return tensors
+
+
 def compiled(function: Callable[..., Tensor]) -> Variant:
     """torch.compile of `function` for exactly the shapes of the case."""
     return Variant(function, {"double_backward": "torch.compile has no double backward"}, compiled=True)

@@ -1,6 +1,5 @@
 // The Python module anifast._C: loading it registers the kernels with the dispatcher. It tells what it is, and has the
 // short ways to ops that are called often on small tensors.
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
@@ -8,6 +7,7 @@
 #include <torch/version.h>
 
 #include "autograd/bias_lrelu.h"
+#include "autograd/gradients.h"
 
 #ifndef ANIFAST_CUDA
 #define ANIFAST_CUDA 0
@@ -38,17 +38,13 @@ pybind11::dict build_info() {
     return info;
 }
 
-bool transforms_are_active() {
-    return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
     module.doc() = "Compiled kernels of anifast; importing this registers them with PyTorch's dispatcher.";
     module.def("build_info", &build_info,
                "What this extension was built with: torch, isa, compiler, cuda, cuda_archs.");
-    module.def("transforms_are_active", &transforms_are_active,
+    module.def("transforms_are_active", &anifast::transforms_are_active,
                "Whether a transform of torch.func (grad, vjp, jvp, vmap) is going on in this thread.");
     module.def("bias_lrelu_if_plain", torch::wrap_pybind_function_no_gil(&anifast::bias_lrelu_if_plain),
                "bias_lrelu(x, bias, dim, noise, strength, slope, gain, clamp, residual, residual_gain), or None where "

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anifast.ops import bias_lrelu
-from benchmarks.bench import DTYPES, Aim, Case, OpBench, Tensors, Variant, compiled, our_backends
+from benchmarks.bench import DTYPES, Aim, Case, OpBench, Tensors, Variant, compiled, in_layout, our_backends
 from benchmarks.shapes import BIAS_LRELU, SQRT2
 from benchmarks.shapes import BiasLrelu as Use
 
@@ -114,11 +114,7 @@ class BiasLreluBench(OpBench):
         x = torch.where(before.abs() < margin, x + 3 * margin, x).to(dtype)
         residual = normal(*use.shape).to(dtype) if use.residual else None
         made: Tensors = {"x": x, "bias": bias, "noise": noise, "strength": strength, "residual": residual}
-        if case.layout == "channels_last":
-            for name in ("x", "noise", "residual"):
-                tensor = made[name]
-                made[name] = None if tensor is None else tensor.contiguous(memory_format=torch.channels_last)
-        return made
+        return in_layout(made, case, "x", "noise", "residual")
 
     def reference(self, case: Case) -> Callable[..., Tensor]:
         """The op's own plain PyTorch form."""

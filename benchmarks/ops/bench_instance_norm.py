@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anifast.ops import instance_norm
-from benchmarks.bench import DTYPES, Aim, Case, OpBench, Tensors, Variant, compiled, our_backends
+from benchmarks.bench import DTYPES, Aim, Case, OpBench, Tensors, Variant, compiled, in_layout, our_backends
 from benchmarks.shapes import INSTANCE_NORM
 from benchmarks.shapes import InstanceNorm as Use
 
@@ -77,10 +77,7 @@ class InstanceNormBench(OpBench):
             x = torch.where(near, x + 3 * margin, x)
         residual = torch.randn(use.shape, generator=generator, device=device).to(dtype) if use.residual else None
         made: Tensors = {"x": x.to(dtype), "residual": residual}
-        if case.layout == "channels_last":
-            for name, tensor in made.items():
-                made[name] = None if tensor is None else tensor.contiguous(memory_format=torch.channels_last)
-        return made
+        return in_layout(made, case, "x", "residual")
 
     def reference(self, case: Case) -> Callable[..., Tensor]:
         """The op's own plain PyTorch form."""

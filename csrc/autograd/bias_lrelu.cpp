@@ -4,24 +4,17 @@
 // chain of plain PyTorch operations on a small tensor.
 #include "bias_lrelu.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/zeros_like.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <optional>
 #include <tuple>
 
 #include "../common/layout.h"
+#include "gradients.h"
 
 namespace anifast {
 namespace {
-
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
 
 using ForwardOp = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&, const OptionalTensor&,
                                              const OptionalTensor&, const OptionalTensor&, int64_t, double, double,
@@ -31,10 +24,6 @@ using BackwardOp = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Optio
 using MaskedOp = Tensor(const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
                         const OptionalTensor&, int64_t, bool, double, double);
 
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 const auto& forward_op() {
     static const auto op = find<ForwardOp>("anifast::bias_lrelu");
     return op;
@@ -50,17 +39,6 @@ const auto& masked_op() {
 
 OptionalTensor defined(const Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
 Tensor or_undefined(const OptionalTensor& x) { return x.value_or(Tensor()); }
-bool needs_grad(const OptionalTensor& x) { return x && x->requires_grad(); }
-
-// Whether a gradient has to be recorded. Forward-mode tangents have no formula here and must not be dropped silently.
-template <class... Tensors>
-bool any_needs_grad(const Tensors&... tensors) {
-    const bool tangent = ((tensors && tensors->_fw_grad(/*level=*/0).defined()) || ...);
-    TORCH_CHECK_NOT_IMPLEMENTED(!tangent,
-                                "bias_lrelu: the native backend has no forward-mode differentiation (jvp); "
-                                "backend=\"reference\" has it");
-    return at::GradMode::is_enabled() && (needs_grad(tensors) || ...);
-}
 
 // What backward has to know beside the tensors: where the channels are, what the factor f of an element is made of, and
 // which gradients somebody wants.
@@ -214,7 +192,7 @@ std::tuple<Tensor, Tensor> forward_autograd(const Tensor& x, const OptionalTenso
                                             const OptionalTensor& strength, const OptionalTensor& residual, int64_t dim,
                                             double slope, double gain, std::optional<double> clamp,
                                             double residual_gain, bool save_mask) {
-    if (!any_needs_grad(OptionalTensor(x), bias, noise, strength, residual)) {
+    if (!any_needs_grad("bias_lrelu", OptionalTensor(x), bias, noise, strength, residual)) {
         at::AutoDispatchBelowADInplaceOrView below;
         return forward_op().call(x, bias, noise, strength, residual, dim, slope, gain, clamp, residual_gain, save_mask);
     }
@@ -226,7 +204,7 @@ std::tuple<Tensor, Tensor> forward_autograd(const Tensor& x, const OptionalTenso
 std::tuple<Tensor, Tensor, Tensor> backward_autograd(const Tensor& grad, const OptionalTensor& mask,
                                                      const OptionalTensor& noise, int64_t dim, bool channels_last,
                                                      double slope, double gain, bool want_bias, bool want_strength) {
-    if (!any_needs_grad(OptionalTensor(grad), noise)) {
+    if (!any_needs_grad("bias_lrelu", OptionalTensor(grad), noise)) {
         at::AutoDispatchBelowADInplaceOrView below;
         return backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
     }
@@ -237,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_autograd(const Tensor& grad, const O
 Tensor masked_autograd(const Tensor& x, const OptionalTensor& mask, const OptionalTensor& bias,
                        const OptionalTensor& noise, const OptionalTensor& strength, int64_t dim, bool channels_last,
                        double slope, double gain) {
-    if (!any_needs_grad(OptionalTensor(x), bias, noise, strength)) {
+    if (!any_needs_grad("bias_lrelu", OptionalTensor(x), bias, noise, strength)) {
         at::AutoDispatchBelowADInplaceOrView below;
         return masked_op().call(x, mask, bias, noise, strength, dim, channels_last, slope, gain);
     }
@@ -271,8 +249,7 @@ OptionalTensor bias_lrelu_if_plain(const Tensor& x, const OptionalTensor& bias, 
     const int64_t rank = x.dim();
     const auto type = x.scalar_type();
     // a transform of torch.func sees other sizes than the tensor has
-    const bool plain = !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) &&
-                       rank >= 2 && dim >= 0 && dim < rank &&
+    const bool plain = !transforms_are_active() && rank >= 2 && dim >= 0 && dim < rank &&
                        (is_half(type) || type == at::kFloat || type == at::kDouble) &&
                        (x.is_contiguous() || (dim == 1 && is_channels_last(x))) && !(clamp && !(*clamp >= 0.0)) &&
                        (!bias || (bias->dim() == 1 && bias->size(0) == x.size(dim) && fits(*bias, x, true))) &&

@@ -1,36 +1,26 @@
 // The gradient of the native instance_norm: anifast/ops/instance_norm.py tells the formulas. In C++ for the reason that
 // bias_lrelu.cpp gives.
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <optional>
 #include <tuple>
 
+#include "gradients.h"
+
 namespace anifast {
 namespace {
-
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
 
 using ForwardOp = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&, double, double);
 using BackwardOp = Tensor(const Tensor&, const Tensor&, const Tensor&, double);
 
 const auto& forward_op() {
-    static const auto op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("anifast::instance_norm", "").typed<ForwardOp>();
+    static const auto op = find<ForwardOp>("anifast::instance_norm");
     return op;
 }
 const auto& backward_op() {
-    static const auto op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("anifast::instance_norm_backward", "").typed<BackwardOp>();
+    static const auto op = find<BackwardOp>("anifast::instance_norm_backward");
     return op;
 }
-
-bool has_tangent(const Tensor& x) { return x._fw_grad(/*level=*/0).defined(); }
 
 struct Forward : Function<Forward> {
     static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& residual, double slope,
@@ -40,7 +30,7 @@ struct Forward : Function<Forward> {
         ctx->save_for_backward({x, stats});
         ctx->saved_data["slope"] = slope;
         ctx->saved_data["want_x"] = x.requires_grad();
-        ctx->saved_data["want_residual"] = residual && residual->requires_grad();
+        ctx->saved_data["want_residual"] = needs_grad(residual);
         ctx->mark_non_differentiable({stats});
         ctx->set_materialize_grads(false);
         return {out, stats};
@@ -71,10 +61,7 @@ struct Backward : Function<Backward> {
 };
 
 std::tuple<Tensor, Tensor> forward_autograd(const Tensor& x, const OptionalTensor& residual, double slope, double eps) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!has_tangent(x) && !(residual && has_tangent(*residual)),
-                                "instance_norm: the native backend has no forward-mode differentiation (jvp); "
-                                "backend=\"reference\" has it");
-    if (!at::GradMode::is_enabled() || !(x.requires_grad() || (residual && residual->requires_grad()))) {
+    if (!any_needs_grad("instance_norm", OptionalTensor(x), residual)) {
         at::AutoDispatchBelowADInplaceOrView below;
         return forward_op().call(x, residual, slope, eps);
     }

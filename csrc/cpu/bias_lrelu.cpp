@@ -4,7 +4,6 @@
 // channel (they share a bias), or, where inner is 1 (channels last), the channels of one pixel (they share a noise
 // value). Work is cut into tasks whose borders depend on the sizes alone and whose sums are added in order, so that a
 // gradient is the same whatever the number of threads.
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -17,6 +16,7 @@
 
 #include "../common/layout.h"
 #include "../common/vec.h"
+#include "dispatch.h"
 #include "memory.h"
 
 namespace anifast {
@@ -357,7 +357,6 @@ void with_bools(const Function& function, bool value, Rest... rest) {
     const auto bind = [&](auto constant) { with_bools([&](auto... more) { function(constant, more...); }, rest...); };
     value ? bind(std::true_type{}) : bind(std::false_type{});
 }
-#define DISPATCH(TYPE, NAME, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, NAME, __VA_ARGS__)
 
 std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_any, const OptionalTensor& bias, const OptionalTensor& noise,
                                        const OptionalTensor& strength, const OptionalTensor& residual, int64_t dim,
@@ -372,7 +371,7 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_any, const OptionalTensor
     Tensor mask = save_mask ? at::empty({clamp ? 2 : 1, shape.rows, shape.mask_stride}, x.options().dtype(at::kByte))
                             : at::empty({0}, x.options().dtype(at::kByte));
     if (x.numel() == 0) return {out, mask};
-    DISPATCH(x.scalar_type(), "bias_lrelu", [&] {
+    ANIFAST_DISPATCH(x.scalar_type(), "bias_lrelu", [&] {
         std::vector<Tensor> keep;
         auto in = gather<scalar_t>(x, bias, noise, strength, slope, gain, shape, keep);
         if (residual) {
@@ -405,7 +404,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_any, const Op
     Tensor gbias = at::empty({want_bias ? shape.channels : 0}, sums);
     Tensor gstrength = want_strength ? at::empty({}, sums) : at::empty({0}, sums);
     if (grad.numel() == 0) return {gx, gbias.zero_(), gstrength.zero_()};
-    DISPATCH(grad.scalar_type(), "bias_lrelu_backward", [&] {
+    ANIFAST_DISPATCH(grad.scalar_type(), "bias_lrelu_backward", [&] {
         using A = Accumulate<scalar_t>;
         std::vector<Tensor> keep;
         auto in = gather<scalar_t>(grad, {}, want_strength ? noise : OptionalTensor{}, {}, slope, gain, shape, keep);
@@ -430,7 +429,7 @@ Tensor masked_cpu(const Tensor& x_any, const OptionalTensor& mask, const Optiona
     Shape shape(x.sizes(), dim, channels_last);
     Tensor out = empty_like(x, format);
     if (x.numel() == 0) return out;
-    DISPATCH(x.scalar_type(), "bias_lrelu_masked", [&] {
+    ANIFAST_DISPATCH(x.scalar_type(), "bias_lrelu_masked", [&] {
         std::vector<Tensor> keep;
         auto in = gather<scalar_t>(x, bias, noise, strength, slope, gain, shape, keep);
         attach_mask(in, mask, slope, shape);

@@ -3,7 +3,6 @@
 // A statistic belongs to one (image, channel). In N,C,H,W its values are one run of memory; in channels last they are a
 // lane of every pixel's run. Work is cut into tasks whose borders depend on the sizes alone, each leaves its sums in
 // slots of its own, and slots are added in order, so that results are the same whatever the number of threads.
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -17,6 +16,7 @@
 
 #include "../common/layout.h"
 #include "../common/vec.h"
+#include "dispatch.h"
 #include "memory.h"
 
 namespace anifast {
@@ -284,8 +284,6 @@ void backward(const T* grad, const T* x, const Accumulate<T>* stats, double slop
     });
 }
 
-#define DISPATCH(TYPE, NAME, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, NAME, __VA_ARGS__)
-
 void check_like(const Tensor& value, const Tensor& x, const char* name) {
     TORCH_CHECK(value.sizes() == x.sizes() && value.scalar_type() == x.scalar_type() && value.device() == x.device(),
                 "instance_norm: ", name, " is ", value.scalar_type(), " of shape ", value.sizes(), " on ",
@@ -307,7 +305,7 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_any, const OptionalTensor
     Tensor stats = at::empty({2, x.size(0), x.size(1)}, x.options().dtype(wide));
     if (x.numel() == 0) return {out, stats.zero_()};
     const Plan plan(x, channels_last);
-    DISPATCH(x.scalar_type(), "instance_norm", [&] {
+    ANIFAST_DISPATCH(x.scalar_type(), "instance_norm", [&] {
         const auto run = [&](auto pixels) {
             auto* numbers = stats.mutable_data_ptr<Accumulate<scalar_t>>();
             const auto* from = x.const_data_ptr<scalar_t>();
@@ -333,7 +331,7 @@ Tensor backward_cpu(const Tensor& grad_any, const Tensor& x_any, const Tensor& s
     Tensor gx = empty_like(x, format);
     if (x.numel() == 0) return gx;
     const Plan plan(x, channels_last);
-    DISPATCH(x.scalar_type(), "instance_norm_backward", [&] {
+    ANIFAST_DISPATCH(x.scalar_type(), "instance_norm_backward", [&] {
         const auto run = [&](auto pixels) {
             backward<scalar_t, pixels>(grad.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(),
                                        stats.const_data_ptr<Accumulate<scalar_t>>(), slope,

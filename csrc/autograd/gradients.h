@@ -1,0 +1,42 @@
+// What the gradients of all native ops share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <optional>
+
+namespace anifast {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+// The dispatcher's op of that name; looking it up takes long, so callers keep it.
+template <class Signature>
+c10::TypedOperatorHandle<Signature> find(const char* name) {
+    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+inline bool needs_grad(const OptionalTensor& x) { return x && x->requires_grad(); }
+
+// Whether a gradient has to be recorded. Forward-mode tangents have no formula here and must not be dropped silently.
+template <class... Tensors>
+bool any_needs_grad(const char* op, const Tensors&... tensors) {
+    const bool tangent = ((tensors && tensors->_fw_grad(/*level=*/0).defined()) || ...);
+    TORCH_CHECK_NOT_IMPLEMENTED(!tangent, op,
+                                ": the native backend has no forward-mode differentiation (jvp); "
+                                "backend=\"reference\" has it");
+    return at::GradMode::is_enabled() && (needs_grad(tensors) || ...);
+}
+
+// Whether a transform of torch.func (grad, vjp, jvp, vmap) is going on in this thread.
+inline bool transforms_are_active() {
+    return c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+}  // namespace anifast
