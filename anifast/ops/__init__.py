@@ -2,5 +2,6 @@
 
 from anifast.ops.bias_lrelu import bias_lrelu
 from anifast.ops.instance_norm import instance_norm
+from anifast.ops.upfirdn2d import upfirdn2d
 
-__all__ = ["bias_lrelu", "instance_norm"]
+__all__ = ["bias_lrelu", "instance_norm", "upfirdn2d"]

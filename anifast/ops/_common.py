@@ -121,6 +121,28 @@ def like(op: str, name: str, value: Tensor, x: Tensor, *, float32_too: bool) -> 
     raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {expected}")
 
 
+def strength_tensor(op: str, strength: Tensor | float, noise: Tensor | None, x: Tensor) -> Tensor:
+    """`noise_strength`, number or tensor, as a tensor of one element.
+
+    Raises:
+        ValueError: there is no noise, or more than one element.
+    """
+    if noise is None:
+        raise ValueError(f"{op}: noise_strength is given without noise")
+    if not isinstance(strength, Tensor):
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        return torch.full((), float(strength), dtype=wide, device=x.device)
+    if strength.numel() != 1:
+        raise ValueError(f"{op}: noise_strength has shape {tuple(strength.shape)}, expected one element")
+    return strength
+
+
+def check_clamp(op: str, clamp: float | None) -> None:
+    """Raise ValueError for a limit that is negative or NaN."""
+    if clamp is not None and not clamp >= 0.0:
+        raise ValueError(f"{op}: clamp must not be negative, got {clamp}")
+
+
 def refuse_tangents(op: str, tensors: Sequence[Tensor | None]) -> None:
     """Raise NotImplementedError where a tensor carries a forward-mode tangent, which an op without jvp would drop."""
     for value in tensors:

@@ -384,15 +384,8 @@ def _check(
                 f"bias_lrelu: noise has shape {tuple(noise.shape)}, expected {tuple(wanted)}, or 1 at axis 0"
             )
     if strength is not None:
-        if noise is None:
-            raise ValueError("bias_lrelu: noise_strength is given without noise")
-        if not isinstance(strength, Tensor):
-            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-            strength = torch.full((), float(strength), dtype=wide, device=x.device)
-        elif strength.numel() != 1:
-            raise ValueError(f"bias_lrelu: noise_strength has shape {tuple(strength.shape)}, expected one element")
-    if clamp is not None and not clamp >= 0.0:
-        raise ValueError(f"bias_lrelu: clamp must not be negative, got {clamp}")
+        strength = _common.strength_tensor("bias_lrelu", strength, noise, x)
+    _common.check_clamp("bias_lrelu", clamp)
     if residual is not None and isinstance(residual, Tensor) and residual.shape != x.shape:
         raise ValueError(f"bias_lrelu: residual has shape {tuple(residual.shape)}, expected {tuple(x.shape)} as x")
     return dim, strength
