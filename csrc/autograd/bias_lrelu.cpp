@@ -19,8 +19,6 @@ namespace {
 using ForwardOp = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&, const OptionalTensor&,
                                              const OptionalTensor&, const OptionalTensor&, int64_t, double, double,
                                              std::optional<double>, double, bool);
-using BackwardOp = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                                      int64_t, bool, double, double, bool, bool);
 using MaskedOp = Tensor(const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
                         const OptionalTensor&, int64_t, bool, double, double);
 
@@ -28,17 +26,10 @@ const auto& forward_op() {
     static const auto op = find<ForwardOp>("anifast::bias_lrelu");
     return op;
 }
-const auto& backward_op() {
-    static const auto op = find<BackwardOp>("anifast::bias_lrelu_backward");
-    return op;
-}
 const auto& masked_op() {
     static const auto op = find<MaskedOp>("anifast::bias_lrelu_masked");
     return op;
 }
-
-OptionalTensor defined(const Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
-Tensor or_undefined(const OptionalTensor& x) { return x.value_or(Tensor()); }
 
 // What backward has to know beside the tensors: where the channels are, what the factor f of an element is made of, and
 // which gradients somebody wants.
@@ -87,9 +78,9 @@ struct Linear {
         if (!(want_bias || want_strength || form.want(Form::kX) || form.want(Form::kNoise))) return out;
         const auto saved = ctx->get_saved_variables();
         const Tensor &noise = saved[1], &strength = saved[2];
-        auto [gx, gbias, gstrength] =
-            backward_op().call(grad, defined(saved[0]), want_strength ? defined(noise) : std::nullopt, form.dim,
-                               form.channels_last, form.slope, form.gain, want_bias, want_strength);
+        auto [gx, gbias, gstrength] = bias_lrelu_backward_op().call(
+            grad, defined(saved[0]), want_strength ? defined(noise) : std::nullopt, form.dim, form.channels_last,
+            form.slope, form.gain, want_bias, want_strength);
         if (form.want(Form::kX)) out[0] = gx;
         if (want_bias) out[1] = gbias.to(form.bias_dtype);
         if (form.want(Form::kNoise)) {
@@ -138,7 +129,7 @@ struct Backward : Function<Backward> {
                                  double gain, bool want_bias, bool want_strength) {
         at::AutoDispatchBelowADInplaceOrView below;
         auto [gx, gbias, gstrength] =
-            backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
+            bias_lrelu_backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
         Form form{dim, channels_last, slope, gain};
         form.wants = (grad.requires_grad() ? Form::kX : 0) | (needs_grad(noise) ? Form::kNoise : 0) |
                      (want_bias ? Form::kBias : 0) | (want_strength ? Form::kStrength : 0);
@@ -206,7 +197,8 @@ std::tuple<Tensor, Tensor, Tensor> backward_autograd(const Tensor& grad, const O
                                                      double slope, double gain, bool want_bias, bool want_strength) {
     if (!any_needs_grad("bias_lrelu", OptionalTensor(grad), noise)) {
         at::AutoDispatchBelowADInplaceOrView below;
-        return backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
+        return bias_lrelu_backward_op().call(grad, mask, noise, dim, channels_last, slope, gain, want_bias,
+                                             want_strength);
     }
     const auto out = Backward::apply(grad, mask, noise, dim, channels_last, slope, gain, want_bias, want_strength);
     return {out[0], out[1], out[2]};

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
+#include <tuple>
 
 namespace anifast {
 
@@ -22,7 +23,19 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
     return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
+inline OptionalTensor defined(const Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
+inline Tensor or_undefined(const OptionalTensor& x) { return x.value_or(Tensor()); }
+
 inline bool needs_grad(const OptionalTensor& x) { return x && x->requires_grad(); }
+
+// The gradient of an activation, of whatever op: anifast/ops/bias_lrelu.py.
+using BiasLreluBackwardOp = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&,
+                                                               const OptionalTensor&, int64_t, bool, double, double,
+                                                               bool, bool);
+inline const auto& bias_lrelu_backward_op() {
+    static const auto op = find<BiasLreluBackwardOp>("anifast::bias_lrelu_backward");
+    return op;
+}
 
 // Whether a gradient has to be recorded. Forward-mode tangents have no formula here and must not be dropped silently.
 template <class... Tensors>
