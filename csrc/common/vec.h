@@ -135,19 +135,81 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
     }
 }
 
-// The first `count` values (fewer than a full vector); the lanes beyond are 0.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define ANIFAST_MASKED_MEMORY 1
+inline __mmask16 first_of_16(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+inline __mmask8 first_of_8(int64_t count) { return static_cast<__mmask8>((1u << count) - 1); }
+#endif
+
+// The first `count` values, 0 .. a full vector; the lanes beyond are 0.
 template <class T>
 inline Vec<Accumulate<T>> load_first(const T* from, int64_t count) {
+#if defined(ANIFAST_MASKED_MEMORY)
+    if constexpr (std::is_same_v<T, float>) {
+        return (Vec<float>)_mm512_maskz_loadu_ps(first_of_16(count), from);
+    } else if constexpr (std::is_same_v<T, double>) {
+        return (Vec<double>)_mm512_maskz_loadu_pd(first_of_8(count), from);
+    } else {
+        T buffer[16];
+        const __m256i bits = _mm256_maskz_loadu_epi16(first_of_16(count), from);
+        std::memcpy(buffer, &bits, sizeof(bits));
+        return load(buffer);
+    }
+#else
     T buffer[kWidth<Accumulate<T>>] = {};
     std::memcpy(buffer, from, count * sizeof(T));
     return load(buffer);
+#endif
 }
 
 template <class T>
 inline void store_first(T* to, Vec<Accumulate<T>> value, int64_t count) {
+#if defined(ANIFAST_MASKED_MEMORY)
+    if constexpr (std::is_same_v<T, float>) {
+        _mm512_mask_storeu_ps(to, first_of_16(count), (__m512)value);
+    } else if constexpr (std::is_same_v<T, double>) {
+        _mm512_mask_storeu_pd(to, first_of_8(count), (__m512d)value);
+    } else {
+        T buffer[16];
+        store(buffer, value);
+        __m256i bits;
+        std::memcpy(&bits, buffer, sizeof(bits));
+        _mm256_mask_storeu_epi16(to, first_of_16(count), bits);
+    }
+#else
     T buffer[kWidth<Accumulate<T>>];
     store(buffer, value);
     std::memcpy(to, buffer, count * sizeof(T));
+#endif
+}
+
+// load_first for a run that ends before `end`, up to which may be read.
+template <class T>
+inline Vec<Accumulate<T>> load_until(const T* from, [[maybe_unused]] const T* end, int64_t count) {
+#if !defined(ANIFAST_MASKED_MEMORY)
+    if (from + kWidth<Accumulate<T>> <= end) return load(from);
+#endif
+    return load_first(from, count);
+}
+
+// All ones in the first `count` lanes.
+template <class A>
+inline LaneMask<A> first_lanes(int64_t count) {
+    LaneMask<A> lane;
+    for (int i = 0; i < kWidth<A>; ++i) lane[i] = i;
+    return lane < static_cast<typename Lanes<A>::Int>(count);
+}
+
+// load_first; with kWhole a whole vector may be read.
+template <bool kWhole, class T>
+inline Vec<Accumulate<T>> load_lanes(const T* from, int64_t count) {
+#if !defined(ANIFAST_MASKED_MEMORY)
+    if constexpr (kWhole) {
+        using A = Accumulate<T>;
+        return (Vec<A>)((LaneMask<A>)load(from) & first_lanes<A>(count));
+    }
+#endif
+    return load_first(from, count);
 }
 
 template <class A>
@@ -194,6 +256,66 @@ inline A sum_lanes(Vec<A> value) {
     return lanes[0];
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+inline void split(const Vec<float>& v, __m256& low, __m256& high) {
+    std::memcpy(&low, &v, 32);
+    std::memcpy(&high, reinterpret_cast<const char*>(&v) + 32, 32);
+}
+inline Vec<float> join(__m256 low, __m256 high) {
+    Vec<float> v;
+    std::memcpy(&v, &low, 32);
+    std::memcpy(reinterpret_cast<char*>(&v) + 32, &high, 32);
+    return v;
+}
+#endif
+
+// The even and the odd of 32 neighbours.
+inline void unzip(Vec<float> low, Vec<float> high, Vec<float>& even, Vec<float>& odd) {
+#if defined(__AVX512F__)
+    const __m512i first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i second = _mm512_or_si512(first, _mm512_set1_epi32(1));
+    even = (Vec<float>)_mm512_permutex2var_ps((__m512)low, first, (__m512)high);
+    odd = (Vec<float>)_mm512_permutex2var_ps((__m512)low, second, (__m512)high);
+#elif defined(__AVX2__)
+    const auto sorted = [](__m256 v) {
+        return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), _MM_SHUFFLE(3, 1, 2, 0)));
+    };
+    __m256 a[2], b[2];
+    split(low, a[0], a[1]);
+    split(high, b[0], b[1]);
+    even = join(sorted(_mm256_shuffle_ps(a[0], a[1], _MM_SHUFFLE(2, 0, 2, 0))),
+                sorted(_mm256_shuffle_ps(b[0], b[1], _MM_SHUFFLE(2, 0, 2, 0))));
+    odd = join(sorted(_mm256_shuffle_ps(a[0], a[1], _MM_SHUFFLE(3, 1, 3, 1))),
+               sorted(_mm256_shuffle_ps(b[0], b[1], _MM_SHUFFLE(3, 1, 3, 1))));
+#else
+    for (int i = 0; i < 8; ++i) even[i] = low[2 * i], odd[i] = low[2 * i + 1];
+    for (int i = 0; i < 8; ++i) even[8 + i] = high[2 * i], odd[8 + i] = high[2 * i + 1];
+#endif
+}
+
+// The reverse: even[0] odd[0] even[1] odd[1] ... as 32 neighbours.
+inline void zip(Vec<float> even, Vec<float> odd, Vec<float>& low, Vec<float>& high) {
+#if defined(__AVX512F__)
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    low = (Vec<float>)_mm512_permutex2var_ps((__m512)even, first, (__m512)odd);
+    high = (Vec<float>)_mm512_permutex2var_ps((__m512)even, second, (__m512)odd);
+#elif defined(__AVX2__)
+    const auto of_half = [](__m256 x, __m256 y) {
+        const __m256 l = _mm256_unpacklo_ps(x, y), h = _mm256_unpackhi_ps(x, y);
+        return join(_mm256_permute2f128_ps(l, h, 0x20), _mm256_permute2f128_ps(l, h, 0x31));
+    };
+    __m256 e[2], o[2];
+    split(even, e[0], e[1]);
+    split(odd, o[0], o[1]);
+    low = of_half(e[0], o[0]);
+    high = of_half(e[1], o[1]);
+#else
+    for (int i = 0; i < 8; ++i) low[2 * i] = even[i], low[2 * i + 1] = odd[i];
+    for (int i = 0; i < 8; ++i) high[2 * i] = even[8 + i], high[2 * i + 1] = odd[8 + i];
+#endif
+}
+
 // One bit a lane, lane 0 lowest.
 template <class A>
 inline uint32_t to_bits(LaneMask<A> mask) {
@@ -202,6 +324,19 @@ inline uint32_t to_bits(LaneMask<A> mask) {
         return _mm512_movepi32_mask((__m512i)mask);
     } else {
         return _mm512_movepi64_mask((__m512i)mask);
+    }
+#elif defined(__AVX2__)
+    const char* halves = reinterpret_cast<const char*>(&mask);
+    if constexpr (std::is_same_v<A, float>) {
+        __m256 low, high;
+        std::memcpy(&low, halves, 32);
+        std::memcpy(&high, halves + 32, 32);
+        return _mm256_movemask_ps(low) | _mm256_movemask_ps(high) << 8;
+    } else {
+        __m256d low, high;
+        std::memcpy(&low, halves, 32);
+        std::memcpy(&high, halves + 32, 32);
+        return _mm256_movemask_pd(low) | _mm256_movemask_pd(high) << 4;
     }
 #else
     uint32_t bits = 0;

@@ -1,0 +1,310 @@
+// upfirdn2d with any kernel and factors, and all of it on channels-last tensors: see upfirdn2d.cpp.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "upfirdn2d_plan.h"
+
+namespace anifast {
+namespace {
+
+// sums[0 .. length) = the rows under the weights, `stride` apart; length is rounded up to whole vectors, and `end` is
+// where x ends.
+template <int kCount, class T>
+inline void weigh_rows(const T* x, int64_t stride, int64_t count, const Accumulate<T>* weights, int64_t length,
+                       const T* end, Accumulate<T>* sums) {
+    using A = Accumulate<T>;
+    constexpr int W = kWidth<A>;
+    const int64_t n = kCount ? kCount : count;
+    A w[kCount ? kCount : 1];
+    for (int r = 0; r < kCount; ++r) w[r] = weights[r];
+    int64_t i = 0;
+    const auto one = [&](auto full, int64_t lanes) {
+        constexpr bool kFull = decltype(full)::value;
+        Vec<A> sum{};
+        if constexpr (kCount > 0) {
+#pragma GCC unroll 8
+            for (int r = 0; r < kCount; ++r) sum += w[r] * load_n<kFull>(x + r * stride + i, lanes);
+        } else {
+            for (int64_t r = 0; r < n; ++r) sum += weights[r] * load_n<kFull>(x + r * stride + i, lanes);
+        }
+        store(sums + i, sum);
+    };
+    const int64_t readable = end - (x + (n - 1) * stride);  // from the last row's start
+    for (; i < length && i + W <= readable; i += W) one(std::true_type{}, W);
+    if (i < length) one(std::false_type{}, std::min<int64_t>(length, readable) - i);
+}
+
+template <class T>
+inline void weigh_rows(const T* x, int64_t stride, const Reach& reach, const Accumulate<T>* weights, int64_t length,
+                       const T* end, Accumulate<T>* sums) {
+    const T* rows = x + reach.first * stride;
+    const Accumulate<T>* w = weights + reach.weights;
+    switch (reach.count) {
+        case 0:
+            std::fill(sums, sums + (length + kWidth<Accumulate<T>> - 1) / kWidth<Accumulate<T>> * kWidth<Accumulate<T>>,
+                      Accumulate<T>(0));
+            return;
+        case 1:
+            return weigh_rows<1>(rows, stride, 1, w, length, end, sums);
+        case 2:
+            return weigh_rows<2>(rows, stride, 2, w, length, end, sums);
+        case 3:
+            return weigh_rows<3>(rows, stride, 3, w, length, end, sums);
+        case 4:
+            return weigh_rows<4>(rows, stride, 4, w, length, end, sums);
+        default:
+            return weigh_rows<0>(rows, stride, reach.count, w, length, end, sums);
+    }
+}
+
+// Contiguous maps. kEven: up and down are 1, so that vectors go along the line there too.
+template <bool kEven, Behind kBehind, class T>
+class AnyPlanes {
+    using A = Accumulate<T>;
+    static constexpr int W = kWidth<A>;
+
+    const Plan<A>& plan_;
+    const T* end_;  // of x
+    const std::vector<Reach>&rows_, &columns_;
+    int64_t left_;      // zeros before a line
+    int64_t right_;     // zeros that a line needs behind it
+    int64_t stride_;    // of a line in the buffer
+    int64_t together_;  // lines of output whose buffers are filled before they are read
+    std::vector<A> buffer_;
+
+  public:
+    AnyPlanes(const Plan<A>& plan, const std::vector<Reach>& rows, const std::vector<Reach>& columns, const T* x_end)
+        : plan_(plan), end_(x_end), rows_(rows), columns_(columns) {
+        const Axis& x = plan.x;
+        left_ = std::max<int64_t>(0, x.pad);
+        right_ = std::max<int64_t>(0, x.first(x.out - 1) + x.longest() - x.in);
+        stride_ = left_ + x.in + right_ + 4 * W;
+        together_ = std::clamp<int64_t>(kBuffer / (stride_ * plan.terms), 1, 16);
+        buffer_.assign(together_ * plan.terms * stride_, A(0));
+    }
+
+    // Rows [from, until) of the output of one plane.
+    void run(const T* plane, int64_t from, int64_t until, LineWriter<T, kBehind>& to) {
+        const int64_t in = plan_.x.in, terms = plan_.terms;
+        for (int64_t row = from; row < until; row += together_) {
+            const int64_t n = std::min(together_, until - row);
+            for (int64_t k = 0; k < n; ++k) {
+                for (int64_t r = 0; r < terms; ++r) {
+                    A* line = buffer_.data() + (k * terms + r) * stride_ + left_;
+                    weigh_rows(plane, in, rows_[r * plan_.y.out + row + k], plan_.column.data(), in, end_, line);
+                    // what was read beyond the row
+                    for (int64_t i = 0; i <= right_; i += W) store(line + in + i, Vec<A>{});
+                }
+            }
+            for (int64_t k = 0; k < n; ++k) {
+                to.start(row + k);
+                sum_line(buffer_.data() + k * terms * stride_, to);
+            }
+        }
+    }
+
+  private:
+    void sum_line(const A* buffer, const LineWriter<T, kBehind>& to) const {
+        const int64_t columns = plan_.x.out, terms = plan_.terms, taps = plan_.x.taps;
+        const A* weights = plan_.rows.data();
+        const auto sum = [&](int64_t i, int64_t n) {
+            if constexpr (kEven) {
+                const A* from = buffer + left_ - plan_.x.pad + i;
+                Vec<A> v{};
+                for (int64_t r = 0; r < terms; ++r) {
+                    const A *at = from + r * stride_, *w = weights + r * plan_.row_size;
+                    for (int64_t t = 0; t < taps; ++t) v += w[t] * load(at + t);
+                }
+                return v;
+            } else {
+                A lanes[W] = {};
+                for (int64_t r = 0; r < terms; ++r) {
+                    const A *line = buffer + left_ + r * stride_, *w = weights + r * plan_.row_size;
+                    for (int64_t lane = 0; lane < n; ++lane) {
+                        const Reach& reach = columns_[i + lane];
+                        for (int64_t t = 0; t < reach.count; ++t) {
+                            lanes[lane] += w[reach.weights + t] * line[reach.first + t];
+                        }
+                    }
+                }
+                return load(lanes);
+            }
+        };
+        int64_t i = 0;
+        for (; i + W <= columns; i += W) to.template write<true>(i, sum(i, W), W);
+        if (i < columns) to.template write<false>(i, sum(i, columns - i), columns - i);
+    }
+};
+
+// Writes the channels of one pixel after the other.
+template <class T, Behind kBehind>
+class PixelWriter {
+    using A = Accumulate<T>;
+    const Epilogue<T> to_;
+    const A *scale_, *bias_;
+    A noise_ = A(0);
+    T* pixel_ = nullptr;
+    const T* add_ = nullptr;
+    uint8_t* bits_ = nullptr;
+
+  public:
+    // For channels from `channel` on.
+    PixelWriter(const Epilogue<T>& epilogue, int64_t image, int64_t channels, int64_t channel)
+        : to_(epilogue),
+          scale_(to_.scale ? to_.scale + image * channels + channel : nullptr),
+          bias_(to_.bias ? to_.bias + channel : nullptr) {}
+    // `at` counts pixels of the output, `in_noise` those of the noise.
+    void start(int64_t at, int64_t in_noise, int64_t channels, int64_t channel) {
+        pixel_ = to_.out + at * channels + channel;
+        if constexpr (kBehind != Behind::kNothing) add_ = to_.add ? to_.add + at * channels + channel : nullptr;
+        if constexpr (kBehind == Behind::kAll) {
+            if (to_.noise) noise_ = to_.strength * static_cast<A>(to_.noise[in_noise]);
+            bits_ = to_.bits ? to_.bits + at * ((channels + 7) / 8) + channel / 8 : nullptr;
+        }
+    }
+    template <bool kFull>
+    __attribute__((always_inline)) void write(int64_t i, Vec<A> v, int64_t n) const {
+        if constexpr (kBehind == Behind::kAll) {
+            if (scale_) v *= load_n<kFull>(scale_ + i, n);
+            v += noise_;
+            if (bias_) v += load_n<kFull>(bias_ + i, n);
+            v = activate<kFull>(v, to_, bits_ ? bits_ + i / 8 : nullptr, n);
+        }
+        if constexpr (kBehind != Behind::kNothing) {
+            if (add_) v += load_n<kFull>(add_ + i, n);
+        }
+        store_n<kFull>(pixel_ + i, v, n);
+    }
+};
+
+// Channels last: vectors along the channels of a pixel, in blocks of pixels and channels.
+template <Behind kBehind, class T>
+class Pixels {
+    using A = Accumulate<T>;
+    static constexpr int W = kWidth<A>;
+
+    const Plan<A>& plan_;
+    const T *x_, *end_;
+    const Epilogue<T>& epilogue_;
+    const int64_t batch_, channels_;
+    const std::vector<Reach> rows_, columns_;
+    int64_t block_, blocks_;  // channels of a block, whole vectors if there are several
+    int64_t across_;          // columns of output of a block
+    int64_t stride_;          // of a term in the buffer
+
+  public:
+    Pixels(const Plan<A>& plan, const T* x, const T* x_end, int64_t batch, int64_t channels,
+           const Epilogue<T>& epilogue)
+        : plan_(plan),
+          x_(x),
+          end_(x_end),
+          epilogue_(epilogue),
+          batch_(batch),
+          channels_(channels),
+          rows_(plan.reach_of_rows()),
+          columns_(plan.reach_of_columns()) {
+        block_ = std::min<int64_t>(128, channels);
+        blocks_ = (channels + block_ - 1) / block_;
+        across_ = std::max<int64_t>(4, kBuffer / (block_ * plan.terms) * plan.x.up / plan.x.down);
+        // columns of input that a block of output columns may reach
+        const int64_t reached = (across_ * plan.x.down + plan.x.taps) / plan.x.up + 2;
+        stride_ = std::min(plan.x.in, reached) * block_ + W;
+    }
+
+    void run() const {
+        const int64_t columns = plan_.x.out, rows = plan_.y.out;
+        const int64_t band = std::clamp<int64_t>(kTask / (columns * block_), 1, rows);  // rows
+        const int64_t bands = (rows + band - 1) / band;
+        at::parallel_for(0, batch_ * bands * blocks_, 1, [&](int64_t begin, int64_t finish) {
+            std::vector<A> buffer(plan_.terms * stride_);
+            for (int64_t task = begin; task < finish; ++task) {
+                const int64_t channel = task % blocks_ * block_, rest = task / blocks_;
+                const int64_t image = rest / bands, from = rest % bands * band, until = std::min(from + band, rows);
+                for (int64_t first = 0; first < columns; first += across_) {
+                    run_block(image, from, until, first, std::min(first + across_, columns), channel, buffer.data());
+                }
+            }
+        });
+    }
+
+  private:
+    void run_block(int64_t image, int64_t from, int64_t until, int64_t first, int64_t behind, int64_t channel,
+                   A* buffer) const {
+        const int64_t n = std::min(block_, channels_ - channel), width = plan_.x.in, rows = plan_.y.out;
+        const int64_t columns = plan_.x.out, line = width * channels_;
+        // the columns of input under this block
+        int64_t low = width, high = 0;
+        for (int64_t o = first; o < behind; ++o) {
+            if (columns_[o].count == 0) continue;
+            low = std::min(low, columns_[o].first);
+            high = std::max(high, columns_[o].first + columns_[o].count);
+        }
+        const T* source = x_ + image * plan_.y.in * line + channel;
+        const int64_t noise_image = image % epilogue_.noise_planes;
+        PixelWriter<T, kBehind> to(epilogue_, image, channels_, channel);
+        for (int64_t row = from; row < until; ++row) {
+            for (int64_t r = 0; r < plan_.terms; ++r) {
+                const Reach& reach = rows_[r * rows + row];
+                A* sums = buffer + r * stride_;
+                if (blocks_ == 1 && low < high) {  // the pixels are one run
+                    weigh_rows(source + low * channels_, line, reach, plan_.column.data(), (high - low) * channels_,
+                               end_, sums);
+                } else {
+                    for (int64_t column = low; column < high; ++column) {
+                        weigh_rows(source + column * channels_, line, reach, plan_.column.data(), n, end_,
+                                   sums + (column - low) * block_);
+                    }
+                }
+            }
+            for (int64_t o = first; o < behind; ++o) {
+                to.start((image * rows + row) * columns + o, (noise_image * rows + row) * columns + o, channels_,
+                         channel);
+                const Reach& reach = columns_[o];
+                const A* at = reach.count > 0 ? buffer + (reach.first - low) * block_ : buffer;
+                const A* weights = plan_.rows.data() + reach.weights;
+                if (plan_.terms > 1 || reach.count > 4 || reach.count == 0) {
+                    sum_pixel<0>(at, weights, reach.count, n, to);
+                } else if (reach.count == 4) {
+                    sum_pixel<4>(at, weights, 4, n, to);
+                } else if (reach.count == 3) {
+                    sum_pixel<3>(at, weights, 3, n, to);
+                } else if (reach.count == 2) {
+                    sum_pixel<2>(at, weights, 2, n, to);
+                } else {
+                    sum_pixel<1>(at, weights, 1, n, to);
+                }
+            }
+        }
+    }
+
+    // The sum along the row for one pixel; kCount: one term of so many taps, 0: any.
+    template <int kCount>
+    void sum_pixel(const A* at, const A* weights, int64_t count, int64_t n, const PixelWriter<T, kBehind>& to) const {
+        A w[kCount ? kCount : 1];
+        for (int t = 0; t < kCount; ++t) w[t] = weights[t];
+        const auto sum = [&](int64_t i) {
+            Vec<A> v{};
+            if constexpr (kCount > 0) {
+#pragma GCC unroll 4
+                for (int t = 0; t < kCount; ++t) v += w[t] * load(at + t * block_ + i);
+            } else {
+                for (int64_t r = 0; r < plan_.terms; ++r) {
+                    for (int64_t t = 0; t < count; ++t) {
+                        v += weights[r * plan_.row_size + t] * load(at + r * stride_ + t * block_ + i);
+                    }
+                }
+            }
+            return v;
+        };
+        int64_t i = 0;
+        for (; i + W <= n; i += W) to.template write<true>(i, sum(i), W);
+        if (i < n) to.template write<false>(i, sum(i), n - i);
+    }
+};
+
+}  // namespace
+}  // namespace anifast
