@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-AGAINST = {"clone": "share of `clone`'s bandwidth", "compile": "`torch.compile` of the chain"}
+AGAINST = {"clone": "share of `clone`'s bandwidth", "compile": "`torch.compile` of plain PyTorch"}
 
 
 def _use_repository() -> None:

@@ -217,3 +217,97 @@ def _cyclegan() -> list[InstanceNorm]:
 
 #: instance_norm in all systems.
 INSTANCE_NORM: tuple[InstanceNorm, ...] = tuple(_cyclegan())
+
+
+@dataclass(frozen=True)
+class Upfirdn2d:
+    """One use of upfirdn2d, under the kernel (1, 3, 3, 1) along both axes.
+
+    Attributes:
+        name: form, system, network and side in pixels; unique.
+        shape: N,C,H,W of the tensor.
+        where: the layers that it stands for.
+        up: samples for each one.
+        down: every how manyth sample is kept.
+        padding: (before, behind) along both axes.
+        gain: factor of the filter.
+        epilogue: a scale a map (demodulation), bias, leaky ReLU and gain follow.
+        noise: noise of shape N,1,H,W of the output, times one learned strength, is in the epilogue.
+        add: a tensor like the output is added.
+        quick: part of the small selection that stands for the rest.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int]
+    where: str
+    up: int = 1
+    down: int = 1
+    padding: tuple[int, int] = (2, 2)
+    gain: float = 1.0
+    epilogue: bool = False
+    noise: bool = False
+    add: bool = False
+    quick: bool = False
+
+    @property
+    def form(self) -> str:
+        """What it does: "blur", "down", "up" or "epilogue"."""
+        return "epilogue" if self.epilogue else "up" if self.up > 1 else "down" if self.down > 1 else "blur"
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """N,C,H,W of the output."""
+        rows, columns = ((side * self.up + sum(self.padding) - 4) // self.down + 1 for side in self.shape[2:])
+        return (*self.shape[:2], rows, columns)
+
+
+def _stylegan2(
+    system: str, batch: int, channels: dict[int, int], *, encoder: str, noise: bool, quick: tuple[int, ...]
+) -> list[Upfirdn2d]:
+    """The uses of a StyleGAN2-type generator and discriminator; `channels` by side in pixels, from the smallest."""
+    found = []
+    for side, count in channels.items():
+        if side > min(channels):  # a discriminator halves every side but the smallest
+            shape = (batch, count, side, side)
+            found += [
+                Upfirdn2d(f"blur.{system}.{side}", shape, f"{encoder} before the stride-2 conv2", quick=side in quick),
+                Upfirdn2d(
+                    f"down.{system}.{side}", shape, f"{encoder} skip", down=2, padding=(1, 1), quick=side in quick
+                ),
+                Upfirdn2d(
+                    f"epilogue.{system}.{side}",
+                    (batch, count, side + 1, side + 1),
+                    "generator, behind the transposed convolution",
+                    padding=(1, 1),
+                    gain=4.0,
+                    epilogue=True,
+                    noise=noise,
+                    quick=side in quick,
+                ),
+                Upfirdn2d(
+                    f"up.{system}.{side}",
+                    (batch, 3, side // 2, side // 2),
+                    "generator, RGB skip",
+                    up=2,
+                    padding=(2, 1),
+                    gain=4.0,
+                    add=True,
+                    quick=side in quick,
+                ),
+            ]
+    return found
+
+
+#: upfirdn2d in the two StyleGAN2-type systems: GANs N' Roses at 256 px, batch 7 (decoder, encoder and both trunks of D;
+#: its content is 16 px), and BlendGAN at 1024 px, batch 8 on four GPUs.
+UPFIRDN2D: tuple[Upfirdn2d, ...] = (
+    *_stylegan2(
+        "gnr", 7, {16: 512, 32: 512, 64: 256, 128: 128, 256: 64}, encoder="encoder and D block", noise=False,
+        quick=(64,),
+    ),
+    *_stylegan2(
+        "blendgan", 2,
+        {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}, encoder="D block",
+        noise=True, quick=(16, 256),
+    ),
+)  # fmt: skip

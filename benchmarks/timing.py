@@ -111,7 +111,7 @@ def interleave(
         calls: name -> call; results are fresh in each call and freed alike.
         clock: see `clock_for`.
         seconds: for all rounds together, within the limits of `rounds`.
-        rounds: fewest and most samples of each call.
+        rounds: fewest and most samples of each call; 3 are enough where a round takes over a second.
     """
     for call in calls.values():
         warm = time.perf_counter() + 0.2
@@ -121,8 +121,9 @@ def interleave(
                 break
     once = {name: clock(call, 1) for name, call in calls.items()}
     repeat = min(1000, max(1, math.ceil(clock.shortest / max(min(once.values()), 1e-9))))
-    count = int(seconds / max(sum(once.values()) * repeat, 1e-9))
-    count = min(max(count, rounds[0]), rounds[1])
+    round_seconds = max(sum(once.values()) * repeat, 1e-9)
+    fewest = min(3, rounds[0]) if round_seconds > 1.0 else rounds[0]
+    count = min(max(int(seconds / round_seconds), fewest), rounds[1])
     names, orders = list(calls), random.Random(0)
     samples: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()

@@ -97,10 +97,11 @@ class _Op:
         x, kernel, up, down, padding, flip, gain, scale, bias, noise, strength, add, *rest = inputs
         slope, act_gain, clamp, save_mask = rest
         linear = _is_linear(slope, act_gain, clamp)
-        if not (linear or save_mask):
+        masked = not linear and any(ctx.needs_input_grad[at] for at in (0, 7, 8, 9, 10))
+        if masked and not save_mask:
             raise RuntimeError("upfirdn2d: save_mask must be true where a gradient is needed")
         needs_scale = ctx.needs_input_grad[7]
-        ctx.save_for_backward(kernel, None if linear else output[1], noise, strength, scale, x if needs_scale else None)
+        ctx.save_for_backward(kernel, output[1] if masked else None, noise, strength, scale, x if needs_scale else None)
         ctx.linear, ctx.factor = linear, (slope, act_gain)
         ctx.channels_last = _common.is_channels_last(x)
         size, out = (x.shape[2], x.shape[3]), (output[0].shape[2], output[0].shape[3])
@@ -155,7 +156,12 @@ def _is_linear(slope: float, act_gain: float, clamp: float | None) -> bool:
 
 _NATIVE = _Op("", _NATIVE_ACTIVATION)
 _TRITON = _Op("_triton", _TRITON_ACTIVATION)
-_common.implement(_TRITON.name, "anifast.kernels.upfirdn2d", "forward", lambda *given: given)
+_common.implement(
+    _TRITON.name,
+    "anifast.kernels.upfirdn2d",
+    "forward",
+    lambda x, *rest: (x, *rest, _common.memory_format(4, _common.is_channels_last(x))),
+)
 backends.register("upfirdn2d", "native", "triton")
 
 

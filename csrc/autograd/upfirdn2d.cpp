@@ -81,7 +81,11 @@ struct Forward : Function<Forward> {
                                  double act_gain, std::optional<double> clamp, bool save_mask) {
         at::AutoDispatchBelowADInplaceOrView below;
         const bool linear = slope == 1.0 && act_gain == 1.0 && !clamp;
-        TORCH_CHECK(linear || save_mask, "upfirdn2d: save_mask must be true where a gradient is needed");
+        const int64_t wants = (x.requires_grad() ? Form::kX : 0) | (needs_grad(scale) ? Form::kScale : 0) |
+                              (needs_grad(bias) ? Form::kBias : 0) | (needs_grad(noise) ? Form::kNoise : 0) |
+                              (needs_grad(strength) ? Form::kStrength : 0) | (needs_grad(add) ? Form::kAdd : 0);
+        const bool masked = !linear && wants != Form::kAdd;
+        TORCH_CHECK(!masked || save_mask, "upfirdn2d: save_mask must be true where a gradient is needed");
         auto [out, mask] = op().call(x, kernel, up, down, padding, flip, gain, scale, bias, noise, strength, add, slope,
                                      act_gain, clamp, save_mask);
         Form form{down.vec(), up.vec(), {}, !flip, gain, is_channels_last(x), linear, slope, act_gain};
@@ -89,13 +93,11 @@ struct Forward : Function<Forward> {
         push_adjoint_padding(form.padding, x.sym_size(3), out.sym_size(3), kernel.size(rank - 1), up[0], down[0],
                              padding[0]);
         push_adjoint_padding(form.padding, x.sym_size(2), out.sym_size(2), kernel.size(0), up[1], down[1], padding[2]);
-        form.wants = (x.requires_grad() ? Form::kX : 0) | (needs_grad(scale) ? Form::kScale : 0) |
-                     (needs_grad(bias) ? Form::kBias : 0) | (needs_grad(noise) ? Form::kNoise : 0) |
-                     (needs_grad(strength) ? Form::kStrength : 0) | (needs_grad(add) ? Form::kAdd : 0);
+        form.wants = wants;
         form.bias_dtype = bias ? bias->scalar_type() : at::kFloat;
         form.save(ctx);
         const bool of_noise = form.want(Form::kNoise) || form.want(Form::kStrength);
-        ctx->save_for_backward({kernel, linear ? Tensor() : mask, of_noise ? or_undefined(noise) : Tensor(),
+        ctx->save_for_backward({kernel, masked ? mask : Tensor(), of_noise ? or_undefined(noise) : Tensor(),
                                 of_noise ? or_undefined(strength) : Tensor(), or_undefined(scale),
                                 form.want(Form::kScale) ? x : Tensor()});
         ctx->mark_non_differentiable({mask});

@@ -121,13 +121,13 @@ std::tuple<Tensor, Tensor> upfirdn2d_cpu(const Tensor& x_any, const Tensor& kern
             return value ? keep.emplace_back(accumulate_copy<scalar_t>(*value)).template const_data_ptr<A>() : nullptr;
         };
         Epilogue<scalar_t> epilogue{};
+        epilogue.noise_planes = noise_planes;
         epilogue.scale = wide(scale);
         epilogue.bias = wide(bias);
         epilogue.strength = strength ? wide(strength)[0] : A(1);
         if (noise) {
             epilogue.noise = keep.emplace_back(noise->contiguous()).template const_data_ptr<scalar_t>();
             epilogue.noise_end = epilogue.noise + noise->numel();
-            epilogue.noise_planes = noise_planes;
         }
         if (add) {
             epilogue.add = keep.emplace_back(add->contiguous(format)).template const_data_ptr<scalar_t>();
