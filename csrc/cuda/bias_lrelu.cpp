@@ -5,53 +5,25 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <optional>
 #include <tuple>
-#include <vector>
 
-#include "../common/layout.h"
+#include "host.h"
 
 namespace anifast {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-void check(cudaError_t error) { TORCH_CHECK(error == cudaSuccess, "bias_lrelu: ", cudaGetErrorString(error)); }
-
-DType type_of(const Tensor& x) {
-    switch (x.scalar_type()) {
-        case at::kFloat:
-            return DType::float32;
-        case at::kDouble:
-            return DType::float64;
-        case at::kHalf:
-            return DType::float16;
-        case at::kBFloat16:
-            return DType::bfloat16;
-        default:
-            TORCH_CHECK(false, "bias_lrelu: x must be float32, float64, float16 or bfloat16, got ", x.scalar_type());
-    }
-}
-
-at::ScalarType sum_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
-// The arguments of one launch, and the tensors that had to be copied for it.
-struct Call {
+// The arguments of one launch.
+struct Call : DeviceCall {
     BiasLreluParams params{};
-    at::MemoryFormat format;
-    Tensor x;
-    std::vector<Tensor> keep;
 
     Call(const Tensor& any, int64_t dim, bool channels_last, double slope, double gain)
-        : format(memory_format(any.dim(), channels_last)), x(any.contiguous(format)) {
+        : DeviceCall("bias_lrelu", any, channels_last) {
         TORCH_CHECK(dim >= 0 && dim < x.dim(), "bias_lrelu: dim must lie in [0, ", x.dim() - 1, "], got ", dim);
-        params.dtype = type_of(x);
+        params.dtype = dtype();
         params.outer = params.inner = 1;
         params.channels = x.size(dim);
         for (int64_t axis = 0; axis < x.dim(); ++axis) {
@@ -65,21 +37,6 @@ struct Call {
 
     int64_t row_bytes() const { return ((params.inner == 1 ? params.channels : params.inner) + 7) / 8; }
     int64_t rows() const { return params.inner == 1 ? params.outer : params.outer * params.channels; }
-
-    // The pointer of an operand with `numel` elements; `wide` lets float32 stand beside a half x.
-    const void* operand(const OptionalTensor& value, const char* name, int64_t numel, bool* wide = nullptr) {
-        if (!value) return nullptr;
-        TORCH_CHECK(value->device() == x.device(), "bias_lrelu: ", name, " is on ", value->device(), ", expected ",
-                    x.device());
-        TORCH_CHECK(value->numel() == numel, "bias_lrelu: ", name, " has ", value->numel(), " elements, expected ",
-                    numel);
-        const bool same = value->scalar_type() == x.scalar_type();
-        TORCH_CHECK(same || (wide && value->scalar_type() == sum_type(x)), "bias_lrelu: ", name, " has dtype ",
-                    value->scalar_type(), ", expected ", x.scalar_type());
-        if (wide) *wide = !same;
-        return keep.emplace_back(value->dim() == x.dim() ? value->contiguous(format) : value->contiguous())
-            .const_data_ptr();
-    }
 
     void set_bias(const OptionalTensor& bias) {
         params.bias = operand(bias, "bias", params.channels, &params.bias_wide);
@@ -115,10 +72,7 @@ struct Call {
     }
 
     // To be called last before a launch, with the device of x current.
-    cudaStream_t stream() {
-        check(cudaDeviceGetAttribute(&params.processors, cudaDevAttrMultiProcessorCount, x.get_device()));
-        return c10::cuda::getCurrentCUDAStream().stream();
-    }
+    cudaStream_t stream() { return DeviceCall::stream(params.processors); }
 };
 
 std::tuple<Tensor, Tensor> bias_lrelu_cuda(const Tensor& x, const OptionalTensor& bias, const OptionalTensor& noise,
@@ -139,7 +93,7 @@ std::tuple<Tensor, Tensor> bias_lrelu_cuda(const Tensor& x, const OptionalTensor
     params.clamped = clamp.has_value();
     params.clamp = clamp.value_or(0.0);
     params.mask = save_mask ? mask.mutable_data_ptr<uint8_t>() : nullptr;
-    check(bias_lrelu_launch(params, call.stream()));
+    call.check(bias_lrelu_launch(params, call.stream()));
     return {out, mask};
 }
 
@@ -166,7 +120,7 @@ std::tuple<Tensor, Tensor, Tensor> bias_lrelu_backward_cuda(const Tensor& grad, 
     const cudaStream_t stream = call.stream();
     const Tensor partials = at::empty({bias_lrelu_partials(params)}, sums);
     params.partials = partials.mutable_data_ptr();
-    check(bias_lrelu_backward_launch(params, stream));
+    call.check(bias_lrelu_backward_launch(params, stream));
     return {gx, gbias, gstrength};
 }
 
@@ -180,7 +134,7 @@ Tensor bias_lrelu_masked_cuda(const Tensor& x, const OptionalTensor& mask, const
     call.set_mask(mask);
     call.set_bias(bias);
     call.set_noise(noise, strength);
-    check(bias_lrelu_masked_launch(call.params, call.stream()));
+    call.check(bias_lrelu_masked_launch(call.params, call.stream()));
     return out;
 }
 

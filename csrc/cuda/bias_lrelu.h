@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-namespace anifast {
+#include "dtype.h"
 
-enum class DType : int { float32, float64, float16, bfloat16 };
+namespace anifast {
 
 // Memory is [outer, channels, inner], inner 1 for channels last. Absent operands are null pointers.
 struct BiasLreluParams {

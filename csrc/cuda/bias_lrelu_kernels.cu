@@ -39,8 +39,9 @@ struct Task {
     Index row_steps;                // planes: steps along a row
     Index steps_per_split, steps;
     int lanes, lanes_log2, groups;
-    bool clamped, bias_wide, strength_wide;
-    A gain, negative_gain, clamp, residual_gain;
+    bool bias_wide, strength_wide;
+    Activation<A> act;
+    A residual_gain;
 };
 
 // The position of a thread, from step to step.
@@ -132,7 +133,7 @@ struct Saved {
     template <typename A, typename Index>
     __device__ __forceinline__ void load(const Task<A, Index>& task, Index byte) {
         positive = task.saved ? task.saved[byte] : kFullWarp;
-        kept = task.clamped ? task.saved[task.mask_plane + byte] : kFullWarp;
+        kept = task.act.clamped ? task.saved[task.mask_plane + byte] : kFullWarp;
     }
 
     // `shift` is the first element's bit in a byte of the mask.
@@ -141,20 +142,11 @@ struct Saved {
         const unsigned up = positive >> shift, in = kept >> shift;
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-            const A scaled = value[i] * ((up >> i) & 1 ? task.gain : task.negative_gain);
+            const A scaled = value[i] * ((up >> i) & 1 ? task.act.gain : task.act.negative_gain);
             value[i] = (in >> i) & 1 ? scaled : A(0);  // also where the value is inf or NaN, as torch.clamp has it
         }
     }
 };
-
-// Write the bits of a chunk. Threads whose chunks share a byte are neighbours; all threads of a warp must call it.
-template <int V>
-__device__ __forceinline__ void store_bits(uint8_t* to, unsigned bits, int shift, bool active) {
-    bits <<= shift;
-#pragma unroll
-    for (int offset = 1; offset < 8 / V; offset *= 2) bits |= __shfl_xor_sync(kFullWarp, bits, offset);
-    if (active && shift == 0) *to = static_cast<uint8_t>(bits);
-}
 
 // forward (kMasked false) and masked: f * (x + strength * noise + bias), f from the value itself or from what was
 // saved.
@@ -214,19 +206,7 @@ __global__ void __launch_bounds__(kThreads) bias_lrelu_kernel(const Task<Accumul
                 if (kMasked) {
                     saved[u].apply(task, shift, value);
                 } else {
-#pragma unroll
-                    for (int i = 0; i < V; ++i) {
-                        positive |= static_cast<unsigned>(value[i] > 0) << i;
-                        value[i] *= value[i] > 0 ? task.gain : task.negative_gain;
-                    }
-                    if (task.clamped) {
-#pragma unroll
-                        for (int i = 0; i < V; ++i) {
-                            kept |= static_cast<unsigned>(value[i] >= -task.clamp && value[i] <= task.clamp) << i;
-                            value[i] = value[i] < -task.clamp ? -task.clamp : value[i];  // comparisons let NaN through
-                            value[i] = value[i] > task.clamp ? task.clamp : value[i];
-                        }
-                    }
+                    task.act.apply(value, positive, kept);
                     if (task.residual) {
 #pragma unroll
                         for (int i = 0; i < V; ++i) value[i] += task.residual_gain * element(residual[u], i);
@@ -239,7 +219,7 @@ __global__ void __launch_bounds__(kThreads) bias_lrelu_kernel(const Task<Accumul
             }
             if (!kMasked && task.mask) {
                 store_bits<V>(task.mask + batch.byte[u], positive, shift, batch.active[u]);
-                if (task.clamped) {
+                if (task.act.clamped) {
                     store_bits<V>(task.mask + task.mask_plane + batch.byte[u], kept, shift, batch.active[u]);
                 }
             }
@@ -369,20 +349,14 @@ struct Plan {
     int64_t length, row_steps, steps, steps_per_split, tiles, splits;
 };
 
-int element_size(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
-
-bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 Plan make_plan(const BiasLreluParams& params) {
     Plan plan;
     plan.pixels = params.inner == 1;
     plan.length = plan.pixels ? params.channels : params.inner;
     plan.wide_index = params.outer * params.channels * params.inner >= ANIFAST_WIDE_INDEX_FROM;
     const int vector = 16 / element_size(params.dtype);
-    const bool fits = plan.length % vector == 0 && aligned(params.x) && aligned(params.out) &&
-                      aligned(params.residual) && (plan.pixels || aligned(params.noise));
+    const bool fits = plan.length % vector == 0 && aligned(params.x, 16) && aligned(params.out, 16) &&
+                      aligned(params.residual, 16) && (plan.pixels || aligned(params.noise, 16));
     plan.vector = fits ? vector : 1;
     const int64_t chunks = divide_up(plan.length, plan.vector);
     plan.lanes = 8 / plan.vector;  // so that the threads that share a byte of the mask are neighbours in one row
@@ -432,35 +406,14 @@ Task<A, Index> make_task(const BiasLreluParams& params, const Plan& plan) {
     task.lanes = plan.lanes;
     while (1 << task.lanes_log2 < plan.lanes) ++task.lanes_log2;
     task.groups = plan.groups;
-    task.clamped = params.clamped;
+    task.act.clamped = params.clamped;
     task.bias_wide = params.bias_wide;
     task.strength_wide = params.strength_wide;
-    task.gain = static_cast<A>(params.gain);
-    task.negative_gain = static_cast<A>(params.gain * params.slope);
-    task.clamp = static_cast<A>(params.clamp);
+    task.act.gain = static_cast<A>(params.gain);
+    task.act.negative_gain = static_cast<A>(params.gain * params.slope);
+    task.act.clamp = static_cast<A>(params.clamp);
     task.residual_gain = static_cast<A>(params.residual_gain);
     return task;
-}
-
-// Calls `function` with run-time facts as compile-time constants.
-template <typename Function>
-cudaError_t with_bool(bool value, const Function& function) {
-    return value ? function(std::true_type{}) : function(std::false_type{});
-}
-
-template <typename Function>
-cudaError_t with_type(DType dtype, const Function& function) {
-    switch (dtype) {
-        case DType::float32:
-            return function(float{});
-        case DType::float64:
-            return function(double{});
-        case DType::float16:
-            return function(__half{});
-        case DType::bfloat16:
-            return function(__nv_bfloat16{});
-    }
-    return cudaErrorInvalidValue;
 }
 
 enum class Op { forward, masked, backward };

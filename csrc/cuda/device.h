@@ -1,4 +1,5 @@
-// What device code of every op uses: types and their conversions, chunks of memory, sums over a thread block, launches.
+// What device code of every op uses: types and their conversions, chunks of memory, the leaky ReLU with its mask, sums
+// over a thread block, launches.
 //
 // Nothing here needs torch. The tests compile the same code as C++ and play it on the CPU: they define the macros that
 // are only set here if they are not set yet.
@@ -11,6 +12,8 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+
+#include "dtype.h"
 
 #ifndef ANIFAST_LAUNCH
 #define ANIFAST_LAUNCH(kernel, grid, block, stream, ...) kernel<<<(grid), (block), 0, (stream)>>>(__VA_ARGS__)
@@ -75,6 +78,41 @@ __device__ __forceinline__ Accumulate<T> load_widened(const void* from, bool wid
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
+// The leaky ReLU with gain and clamp, and the bits that its gradient needs.
+template <typename A>
+struct Activation {
+    A gain, negative_gain, clamp;
+    bool clamped;
+
+    // Bit i of `positive` and (with a clamp) of `kept` tells that value i is above 0, and not clamped.
+    template <int V>
+    __device__ __forceinline__ void apply(A (&value)[V], unsigned& positive, unsigned& kept) const {
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+            positive |= static_cast<unsigned>(value[i] > 0) << i;
+            value[i] *= value[i] > 0 ? gain : negative_gain;
+        }
+        if (clamped) {
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                kept |= static_cast<unsigned>(value[i] >= -clamp && value[i] <= clamp) << i;
+                value[i] = value[i] < -clamp ? -clamp : value[i];  // comparisons let NaN through
+                value[i] = value[i] > clamp ? clamp : value[i];
+            }
+        }
+    }
+};
+
+// Write the bits of a chunk. Threads whose chunks share a byte are neighbours; all threads of a warp must call it.
+// `shift` is the chunk's first bit in the byte.
+template <int V>
+__device__ __forceinline__ void store_bits(uint8_t* to, unsigned bits, int shift, bool active) {
+    bits <<= shift;
+#pragma unroll
+    for (int offset = 1; offset < 8 / V; offset *= 2) bits |= __shfl_xor_sync(kFullWarp, bits, offset);
+    if (active && shift == 0) *to = static_cast<uint8_t>(bits);
+}
+
 // Sum of `value` over each run of `lanes` neighbouring threads (a power of two), for the first thread of the run.
 // Always the same order. All threads of the block must call it; `shared` holds one value a thread.
 template <typename A>
@@ -95,6 +133,30 @@ __device__ __forceinline__ A sum_over_lanes(A value, int lanes, A* shared) {
         value += __shfl_xor_sync(kFullWarp, value, offset);
     }
     return value;
+}
+
+// For launches: the cut of the work, and run-time facts as compile-time constants of `function`.
+
+inline bool aligned(const void* pointer, int64_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
+
+template <typename Function>
+cudaError_t with_bool(bool value, const Function& function) {
+    return value ? function(std::true_type{}) : function(std::false_type{});
+}
+
+template <typename Function>
+cudaError_t with_type(DType dtype, const Function& function) {
+    switch (dtype) {
+        case DType::float32:
+            return function(float{});
+        case DType::float64:
+            return function(double{});
+        case DType::float16:
+            return function(__half{});
+        case DType::bfloat16:
+            return function(__nv_bfloat16{});
+    }
+    return cudaErrorInvalidValue;
 }
 
 }  // namespace anifast

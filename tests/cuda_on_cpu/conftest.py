@@ -3,6 +3,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,16 +28,19 @@ def library() -> Player:
 
 
 @pytest.fixture(scope="session")
-def played_ops(library: Player) -> object:
-    """The dispatcher ops of bias_lrelu whose implementation is the played CUDA code."""
-    return importlib.import_module("anifast.ops.bias_lrelu")._Ops("_played")
+def played_ops(library: Player) -> dict[str, Any]:
+    """By the names of ops, the dispatcher ops whose implementation is the played CUDA code."""
+    bias_lrelu = importlib.import_module("anifast.ops.bias_lrelu")._Ops("_played")
+    upfirdn2d = importlib.import_module("anifast.ops.upfirdn2d")._Op("_played", bias_lrelu)
+    return {"bias_lrelu": bias_lrelu, "upfirdn2d": upfirdn2d}
 
 
 @pytest.fixture
-def played(library: Player, played_ops: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Player]:
+def played(library: Player, played_ops: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Player]:
     """The played CUDA code as backend "native" of CPU tensors; fresh memory is NaN."""
-    monkeypatch.setattr(importlib.import_module("anifast.ops.bias_lrelu"), "_NATIVE", played_ops)
-    monkeypatch.setitem(backends._reasons, ("bias_lrelu", "native", "cpu"), "")
+    for name, ops in played_ops.items():
+        monkeypatch.setattr(importlib.import_module(f"anifast.ops.{name}"), "_NATIVE", ops)
+        monkeypatch.setitem(backends._reasons, (name, "native", "cpu"), "")
     library.set()
     with nan_filled_allocations():
         yield library

@@ -42,6 +42,7 @@ struct Fiber {
 int processors = 4;
 unsigned order_seed = 0;
 int64_t launches = 0;
+int64_t blocks_played = 0;
 bool fail_next = false;
 std::string failure;       // of the launch that plays now, or of the last one until it is asked for
 std::string last_message;  // what cudaGetErrorString tells
@@ -179,6 +180,7 @@ void launch(dim3 grid, dim3 block, const std::function<void()>& kernel) {
         fibers.back()->stack = stack;
     }
     ++launches;
+    blocks_played += blocks;
     blockDim = block;
     gridDim = grid;
     playing = &kernel;
@@ -241,5 +243,6 @@ __attribute__((visibility("default"))) void cuda_on_cpu_set(int64_t wide_index_f
 }
 
 __attribute__((visibility("default"))) int64_t cuda_on_cpu_launches(void) { return cuda_on_cpu::launches; }
+__attribute__((visibility("default"))) int64_t cuda_on_cpu_blocks(void) { return cuda_on_cpu::blocks_played; }
 __attribute__((visibility("default"))) void cuda_on_cpu_fail_next(void) { cuda_on_cpu::fail_next = true; }
 }

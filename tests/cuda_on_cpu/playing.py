@@ -111,6 +111,8 @@ class Player:
         self._set.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_uint]
         self._launches = handles.cuda_on_cpu_launches
         self._launches.restype = ctypes.c_int64
+        self._blocks = handles.cuda_on_cpu_blocks
+        self._blocks.restype = ctypes.c_int64
         self.fail_next = handles.cuda_on_cpu_fail_next  # the next launch does not happen and is an error
         self._toy = handles.toy
         self._toy.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_float)]
@@ -127,6 +129,11 @@ class Player:
     def launches(self) -> int:
         """Kernels launched so far."""
         return self._launches()
+
+    @property
+    def blocks(self) -> int:
+        """Thread blocks of all launches so far."""
+        return self._blocks()
 
     def toy(self, kernel: int) -> tuple[float, str]:
         """What a kernel of toy_kernels.cu wrote, and the error of its launch."""

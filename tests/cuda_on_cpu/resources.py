@@ -85,7 +85,7 @@ def readable(mangled: str) -> str:
         names.append(rest[start : start + int(found[0])])
         rest = rest[start + int(found[0]) :]
     types = {"f": "float", "d": "double", "j": "uint32", "l": "int64", "6__half": "half", "13__nv_bfloat16": "bfloat16"}
-    arguments = re.match(r"I(.*?)EE", rest)
+    arguments = re.match(r"I(.*?E)E", rest)
     words = re.findall(r"13__nv_bfloat16|6__half|L[ib]\d+E|[fdjl]", arguments[1]) if arguments else []
     return f"{names[-1]}<{', '.join(types.get(word, word[2:-1]) for word in words)}>" if names else mangled
 

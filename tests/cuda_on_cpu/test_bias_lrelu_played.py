@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -130,11 +131,11 @@ def test_the_error_of_a_launch_is_raised_where_it_happens(played: Player) -> Non
     ],
     ids=["bias size", "bias type", "noise size", "noise type", "residual size", "dim"],
 )
-def test_host_code_refuses_wrong_arguments(played_ops: object, change: dict[str, object], message: str) -> None:
+def test_host_code_refuses_wrong_arguments(played_ops: dict[str, Any], change: dict[str, object], message: str) -> None:
     arguments = dict(x=torch.zeros(2, 3, 4, 4), bias=None, noise=None, noise_strength=None, residual=None, dim=1)
     arguments |= dict(slope=0.2, gain=1.0, clamp=None, residual_gain=1.0, save_mask=False) | change
     with pytest.raises(RuntimeError, match=f"bias_lrelu: {message}"):
-        played_ops.forward(*arguments.values())
+        played_ops["bias_lrelu"].forward(*arguments.values())
 
 
 @pytest.mark.parametrize(
@@ -149,9 +150,9 @@ def test_host_code_refuses_wrong_arguments(played_ops: object, change: dict[str,
     ],
     ids=["missing", "size", "type"],
 )
-def test_host_code_refuses_a_wrong_mask(played_ops: object, mask: torch.Tensor | None, message: str) -> None:
+def test_host_code_refuses_a_wrong_mask(played_ops: dict[str, Any], mask: torch.Tensor | None, message: str) -> None:
     x = torch.zeros(2, 3, 4, 4)
     with pytest.raises(RuntimeError, match=f"bias_lrelu: {message}"):
-        played_ops.backward(x, mask, None, 1, False, 0.2, 1.0, True, False)
+        played_ops["bias_lrelu"].backward(x, mask, None, 1, False, 0.2, 1.0, True, False)
     with pytest.raises(RuntimeError, match=f"bias_lrelu: {message}"):
-        played_ops.masked(x, mask, None, None, None, 1, False, 0.2, 1.0)
+        played_ops["bias_lrelu"].masked(x, mask, None, None, None, 1, False, 0.2, 1.0)

@@ -7,12 +7,17 @@ that cannot run fails the tests instead of skipping them.
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from op_checks import nan_filled_allocations
 
 import anifast.ops
 from anifast import backends
+
+sys.path.insert(0, str(Path(__file__).parent))  # gpu_checks
 
 TARGET = os.environ.get("ANIFAST_GPU_TARGET")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms ask for it
@@ -26,8 +31,14 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(params=["native", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """The name of each compiled backend."""
-    reason = backends.why_not("bias_lrelu", request.param, "cuda")
+    """The name of each compiled backend of the op that the module names as OP."""
+    reason = backends.why_not(request.module.OP, request.param, "cuda")
     if reason:
         (pytest.fail if TARGET else pytest.skip)(f"{request.param}: {reason}")
     return request.param
+
+
+@pytest.fixture
+def fresh_memory_is_nan() -> Iterator[None]:
+    with nan_filled_allocations():
+        yield

@@ -1,11 +1,13 @@
 // One write behind the end of an array, to show that compute-sanitizer finds such on this machine.
 #include <cuda_runtime.h>
 
-__global__ void bias_lrelu_planted_kernel(float* out) { out[threadIdx.x] = 1.0f; }
+namespace anifast {
+__global__ void planted_kernel(float* out) { out[threadIdx.x] = 1.0f; }
+}  // namespace anifast
 
 int main() {
     float* out = nullptr;
     if (cudaMalloc(&out, 31 * sizeof(float)) != cudaSuccess) return 1;
-    bias_lrelu_planted_kernel<<<1, 32>>>(out);
+    anifast::planted_kernel<<<1, 32>>>(out);
     return cudaDeviceSynchronize() == cudaSuccess ? 0 : 2;
 }

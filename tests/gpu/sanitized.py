@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from bias_lrelu_cases import CASE, results
-from bias_lrelu_cases import make as make_bias_lrelu
 
-NAMES = ["odd_full", "even_full", "half_a_byte", "long_rows", "nhwc_full", "nhwc_odd", "matrix_odd", "middle_dim"]
+NAMES = {
+    "bias_lrelu": (
+        ["odd_full", "even_full", "half_a_byte", "long_rows", "nhwc_full", "nhwc_odd", "matrix_odd", "middle_dim"]
+    ),
+    "upfirdn2d": (
+        ["epilogue_full", "epilogue_down", "epilogue_up", "blur2_wide", "nhwc_epilogue_full", "nhwc_down", "nhwc_up"]
+        + ["nhwc_epilogue_up", "mixed", "long_line"]
+    ),
+}  # fmt: skip
 
-for name in NAMES:
-    for dtype in (torch.float32, torch.bfloat16):
-        results(CASE[name], make_bias_lrelu(CASE[name], dtype, "cuda"), "native")
+for op, names in NAMES.items():
+    cases = importlib.import_module(f"{op}_cases")
+    for name in names:
+        for dtype in (torch.float32, torch.bfloat16):
+            cases.results(cases.CASE[name], cases.make(cases.CASE[name], dtype, "cuda"), "native")
 torch.cuda.synchronize()
 print("sanitized cases ran")

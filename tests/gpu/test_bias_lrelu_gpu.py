@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import bias_lrelu_cases as cases
+import gpu_checks
 import pytest
 import torch
-from bias_lrelu_cases import CASE, CASES, Case, call, check, golden_results, layout, make, results
-from op_checks import nan_filled_allocations
+from bias_lrelu_cases import CASE, CASES, Case, call, check, make, results
 
 import anifast
 
 if not torch.cuda.is_available():
     pytest.skip("torch sees no GPU here", allow_module_level=True)
 
+OP = "bias_lrelu"
+pytestmark = pytest.mark.usefixtures("fresh_memory_is_nan")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # Triton compiles anew for almost each of these, so it gets a part of the other types
 TYPES = [
@@ -39,12 +42,6 @@ LARGE = [
 LIMIT = 2**31
 
 
-@pytest.fixture(autouse=True)
-def fresh_memory_is_nan() -> Iterator[None]:
-    with nan_filled_allocations():
-        yield
-
-
 @pytest.mark.parametrize(("backend", "case", "dtype"), TYPES, indirect=["backend"], ids=str)
 def test_agrees_with_the_reference(backend: str, case: Case, dtype: torch.dtype) -> None:
     check(case, dtype, backend, "cuda")
@@ -58,34 +55,17 @@ def test_large_shapes_agree_with_the_reference(backend: str, case: Case, dtype: 
 
 @pytest.mark.parametrize("case", LARGE, ids=str)
 def test_sums_are_the_same_bits_each_time(backend: str, case: Case) -> None:
-    tensors = make(case, torch.float32, "cuda")
-    first, second = results(case, tensors, backend), results(case, tensors, backend)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    gpu_checks.same_bits_each_time(cases, case, backend)
 
 
 @pytest.mark.parametrize("name", ["odd_full", "nhwc_odd", "linear", "negative_gain", "middle_dim"])
 def test_gradcheck_and_gradgradcheck(backend: str, name: str) -> None:
     case = replace(CASE[name], shape=tuple(min(n, 3) for n in CASE[name].shape), clamp=CASE[name].clamp and 3.0)
-    tensors = make(case, torch.float64, "cuda")
-    del tensors["grad"]
-
-    def function(*values: torch.Tensor) -> torch.Tensor:
-        return call(case, dict(zip(tensors, values, strict=True)), backend)
-
-    assert torch.autograd.gradcheck(function, tuple(tensors.values()))
-    assert torch.autograd.gradgradcheck(function, tuple(tensors.values()), fast_mode=True)
+    gpu_checks.passes_gradcheck(cases, case, backend)
 
 
 def test_the_kernels_of_the_backend_run(backend: str) -> None:
-    tensors = make(CASE["even"], torch.float32, "cuda")
-    results(CASE["even"], tensors, backend)  # compiled before the profiler looks
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
-        results(CASE["even"], tensors, backend)
-        torch.cuda.synchronize()
-    names = [event.name for event in profile.events() if "kernel" in event.name]
-    if not names:
-        pytest.skip("the profiler reads no kernels on this machine")
+    names = gpu_checks.kernels_that_run(cases, CASE["even"], backend)
     for kernel in ("bias_lrelu_kernel", "bias_lrelu_backward_kernel", "bias_lrelu_sums_kernel"):
         ours = [name for name in names if kernel in name]
         assert ours and all(("anifast::" in name) == (backend == "native") for name in ours), names
@@ -96,21 +76,7 @@ def test_the_automatic_choice_is_a_compiled_backend() -> None:
 
 
 def test_another_stream_orders_the_kernels_after_its_own_work(backend: str) -> None:
-    case = replace(LARGE[0], shape=(4, 64, 256, 256))
-    tensors = make(case, torch.float32, "cuda")
-    expected = results(case, tensors, backend)
-    stream = torch.cuda.Stream()
-    slow = torch.randn(4096, 4096, device="cuda")
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        for _ in range(20):
-            slow = slow @ slow * 1e-3  # x is written only after this
-        nothing = 0.0 * slow[0, 0].nan_to_num()
-        late = {name: (value.detach() + nothing).requires_grad_() for name, value in tensors.items()}
-        late["x"] = layout(late["x"].detach(), case).requires_grad_()
-        got = results(case, late, backend)
-    stream.synchronize()
-    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    gpu_checks.stream_orders_kernels(cases, replace(LARGE[0], shape=(4, 64, 256, 256)), backend)
 
 
 def test_another_device_than_the_current_one(backend: str) -> None:
@@ -160,47 +126,11 @@ def test_more_than_two_to_the_31_elements(backend: str, channels_last: bool, cla
 
 
 def test_a_cuda_graph_replays_forward_and_backward(backend: str) -> None:
-    case = LARGE[0]
-    tensors = make(case, torch.float32, "cuda")
-    results(case, tensors, backend)
-    torch.use_deterministic_algorithms(False)
-    leaves = [tensors[name] for name in ("x", "bias", "noise_strength")]
-
-    def step() -> list[torch.Tensor]:
-        out = call(case, tensors, backend)
-        return [out, *torch.autograd.grad(out, leaves, tensors["grad"])]
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for seed in (5, 6):
-        fresh = make(case, torch.float32, "cuda", seed)
-        with torch.no_grad():
-            for name, value in tensors.items():
-                value.copy_(fresh[name])
-        graph.replay()
-        for got, expected in zip(captured, step(), strict=True):
-            assert torch.equal(got, expected)
+    gpu_checks.graph_replays(cases, LARGE[0], backend, ("x", "bias", "noise_strength"))
 
 
 def test_compiles_into_one_graph(backend: str) -> None:
-    case = LARGE[0]
-    tensors = make(case, torch.float32, "cuda")
-
-    def function(x: torch.Tensor) -> torch.Tensor:
-        return call(case, tensors | {"x": x}, None).sin()
-
-    with anifast.use_backend(backend):
-        out = torch.compile(function, fullgraph=True)(tensors["x"])
-        gx = torch.autograd.grad(out, tensors["x"], tensors["grad"])[0]
-    expected = call(case, tensors, "reference").sin()
-    torch.testing.assert_close(out, expected)
-    torch.testing.assert_close(gx, torch.autograd.grad(expected, tensors["x"], tensors["grad"])[0])
+    gpu_checks.compiles_into_one_graph(cases, LARGE[0], backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -214,16 +144,7 @@ def test_autocast_takes_float32_parameters(backend: str, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("name", ["even_full", "nhwc_full"])
 def test_memory_that_is_not_aligned(backend: str, name: str) -> None:
-    case = CASE[name]
-    tensors = make(case, torch.float32, "cuda")
-    expected = results(case, tensors, backend)
-    for key in ("x", "noise", "residual", "grad"):
-        value = tensors[key].detach()
-        storage = torch.empty(value.numel() + 1, dtype=value.dtype, device="cuda")
-        tensors[key] = storage[1:].as_strided(value.shape, value.stride(), 1).copy_(value).requires_grad_()
-    got = results(case, tensors, backend)
-    for key in expected:
-        torch.testing.assert_close(got[key], expected[key])
+    gpu_checks.unaligned_memory_agrees(cases, CASE[name], backend)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -256,8 +177,4 @@ def test_opcheck(backend: str, name: str) -> None:
 
 
 def test_golden_ops_lrelu(backend: str, golden: Callable[[str], Any]) -> None:
-    case = golden("ops_lrelu_a")
-    found = golden_results(case, backend, "cuda")
-    assert set(found) == set(case.outputs), "every stored output is compared"
-    errors = case.compare({name: value.detach().cpu().numpy() for name, value in found.items()})
-    assert max(errors.values()) < 3e-7, errors
+    gpu_checks.golden_case_agrees(cases, golden("ops_lrelu_a"), backend, 3e-7)
