@@ -8,6 +8,7 @@
 
 #include "autograd/bias_lrelu.h"
 #include "autograd/gradients.h"
+#include "autograd/upfirdn2d.h"
 
 #ifndef ANIFAST_CUDA
 #define ANIFAST_CUDA 0
@@ -49,4 +50,8 @@ PYBIND11_MODULE(_C, module) {
     module.def("bias_lrelu_if_plain", torch::wrap_pybind_function_no_gil(&anifast::bias_lrelu_if_plain),
                "bias_lrelu(x, bias, dim, noise, strength, slope, gain, clamp, residual, residual_gain), or None where "
                "an argument needs a cast or is wrong.");
+    module.def(
+        "upfirdn2d_if_plain", torch::wrap_pybind_function_no_gil(&anifast::upfirdn2d_if_plain),
+        "upfirdn2d(x, kernel, up, down, padding, flip, gain, add, scale, bias, noise, noise_strength, act, slope, "
+        "act_gain, clamp), or None where an argument needs a cast, a second pass, or is wrong.");
 }

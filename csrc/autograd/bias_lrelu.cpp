@@ -12,6 +12,7 @@
 
 #include "../common/layout.h"
 #include "gradients.h"
+#include "plain_calls.h"
 
 namespace anifast {
 namespace {
@@ -214,15 +215,6 @@ Tensor masked_autograd(const Tensor& x, const OptionalTensor& mask, const Option
     return Masked::apply(x, mask, bias, noise, strength, dim, channels_last, slope, gain);
 }
 
-bool is_half(at::ScalarType type) { return type == at::kHalf || type == at::kBFloat16; }
-
-// Whether a parameter may stand beside x as it is: x's dtype, or float32 beside a half type.
-bool fits(const Tensor& value, const Tensor& x, bool float32_too) {
-    const auto type = value.scalar_type();
-    return value.device() == x.device() &&
-           (type == x.scalar_type() || (float32_too && type == at::kFloat && is_half(x.scalar_type())));
-}
-
 bool is_noise_of(at::IntArrayRef noise, at::IntArrayRef x, int64_t dim) {
     if (noise.size() != x.size()) return false;
     for (int64_t axis = 0; axis < static_cast<int64_t>(x.size()); ++axis) {
@@ -241,8 +233,7 @@ OptionalTensor bias_lrelu_if_plain(const Tensor& x, const OptionalTensor& bias, 
     const int64_t rank = x.dim();
     const auto type = x.scalar_type();
     // a transform of torch.func sees other sizes than the tensor has
-    const bool plain = !transforms_are_active() && rank >= 2 && dim >= 0 && dim < rank &&
-                       (is_half(type) || type == at::kFloat || type == at::kDouble) &&
+    const bool plain = !transforms_are_active() && rank >= 2 && dim >= 0 && dim < rank && is_supported(type) &&
                        (x.is_contiguous() || (dim == 1 && is_channels_last(x))) && !(clamp && !(*clamp >= 0.0)) &&
                        (!bias || (bias->dim() == 1 && bias->size(0) == x.size(dim) && fits(*bias, x, true))) &&
                        (!noise || (is_noise_of(noise->sizes(), x.sizes(), dim) && fits(*noise, x, false))) &&

@@ -1,14 +1,17 @@
 // The gradient of the native upfirdn2d, on any device: anifast/ops/upfirdn2d.py tells the formulas. In C++ for the
 // reason that bias_lrelu.cpp gives.
-#include <ATen/ops/empty.h>
+#include "upfirdn2d.h"
+
 #include <torch/library.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "../common/layout.h"
 #include "gradients.h"
+#include "plain_calls.h"
 
 namespace anifast {
 namespace {
@@ -162,7 +165,56 @@ std::tuple<Tensor, Tensor> autograd(const Tensor& x, const Tensor& kernel, at::I
     return {out[0], out[1]};
 }
 
+// `count` numbers out of one, of as many, or (padding) of one pair for both axes; empty if that is not what they are.
+std::vector<int64_t> spread(const Numbers& numbers, size_t count) {
+    if (const auto* one = std::get_if<int64_t>(&numbers)) return std::vector<int64_t>(count, *one);
+    std::vector<int64_t> all = std::get<std::vector<int64_t>>(numbers);
+    if (count == 4 && all.size() == 2) all.insert(all.end(), {all[0], all[1]});
+    return all.size() == count ? all : std::vector<int64_t>();
+}
+
 }  // namespace
+
+OptionalTensor upfirdn2d_if_plain(const Tensor& x, const Tensor& kernel, const Numbers& up_any, const Numbers& down_any,
+                                  const Numbers& padding_any, bool flip, double gain, const OptionalTensor& add,
+                                  const OptionalTensor& scale, const OptionalTensor& bias, const OptionalTensor& noise,
+                                  const OptionalTensor& strength, bool act, double slope, double act_gain,
+                                  std::optional<double> clamp) {
+    const auto type = x.scalar_type();
+    // a transform of torch.func sees other sizes than the tensor has
+    if (transforms_are_active() || x.dim() != 4 || !is_supported(type)) return std::nullopt;
+    const bool channels_last = is_channels_last(x), recording = at::GradMode::is_enabled();
+    const int64_t batch = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3), rank = kernel.dim();
+    if (!(x.is_contiguous() || channels_last) || height == 0 || width == 0 || (rank != 1 && rank != 2) ||
+        kernel.numel() == 0 || kernel.device() != x.device() || (recording && kernel.requires_grad()) ||
+        kernel.scalar_type() != (type == at::kDouble ? at::kDouble : at::kFloat) || (clamp && !(*clamp >= 0.0))) {
+        return std::nullopt;
+    }
+    const auto up = spread(up_any, 2), down = spread(down_any, 2), pads = spread(padding_any, 4);
+    if (up.empty() || down.empty() || pads.empty() || std::min({up[0], up[1], down[0], down[1]}) < 1) {
+        return std::nullopt;
+    }
+    const int64_t beyond_x = width * up[0] + pads[0] + pads[1] - kernel.size(rank - 1);
+    const int64_t beyond_y = height * up[1] + pads[2] + pads[3] - kernel.size(0);
+    if (beyond_x < 0 || beyond_y < 0) return std::nullopt;
+    const int64_t columns = beyond_x / down[0] + 1, rows = beyond_y / down[1] + 1;
+    const bool plain =
+        (!scale || (scale->sizes() == at::IntArrayRef{batch, channels} && fits(*scale, x, true))) &&
+        (!bias || (bias->sizes() == at::IntArrayRef{channels} && fits(*bias, x, true))) &&
+        (!noise || ((noise->sizes() == at::IntArrayRef{batch, 1, rows, columns} ||
+                     noise->sizes() == at::IntArrayRef{1, 1, rows, columns}) &&
+                    fits(*noise, x, false))) &&
+        (!strength || (noise && strength->numel() == 1 && fits(*strength, x, true))) &&
+        (!add || (add->sizes() == at::IntArrayRef{batch, channels, rows, columns} && fits(*add, x, false)));
+    if (!plain) return std::nullopt;
+    if (!act) slope = act_gain = 1.0;
+    const bool save_mask =
+        !(slope == 1.0 && act_gain == 1.0 && !clamp) && recording &&
+        (x.requires_grad() || needs_grad(scale) || needs_grad(bias) || needs_grad(noise) || needs_grad(strength));
+    if (save_mask && !channels_last && columns % 8 != 0) return std::nullopt;
+    return std::get<0>(op().call(x, kernel, up, down, c10::fromIntArrayRefSlow(pads), flip, gain, scale, bias, noise,
+                                 strength, add, slope, act_gain, clamp, save_mask));
+}
 
 TORCH_LIBRARY_IMPL(anifast, Autograd, m) { m.impl("upfirdn2d", &autograd); }
 
