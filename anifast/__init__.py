@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # public name -> the module that holds it
 _PUBLIC = {"load": "anifast.systems", "set_backend": "anifast.backends", "use_backend": "anifast.backends"}
-_MODULES = frozenset({"backends", "data", "engine", "metrics", "nn", "ops", "reference", "systems"})
+_MODULES = frozenset({"backends", "compat", "data", "engine", "metrics", "nn", "ops", "reference", "systems"})
 
 __all__ = ["__version__", "load", "set_backend", "use_backend"]
 
