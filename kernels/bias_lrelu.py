@@ -15,12 +15,12 @@ Prefixes: i_ index, o_ offsets, m_ mask, b_ block of values. Addresses are int64
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from anifast.kernels._common import accumulate, activate, contiguous, device
 from torch import Tensor
 
 # Elements of a tile: 8 for each thread of 4 warps. Programs that the grid is cut into, at most.
@@ -32,22 +32,23 @@ _SIZES = ["rows", "channels", "noise_rows", "row_steps", "steps_per_split", "str
 
 @triton.jit
 def _position(i_step, row_steps, rows, channels, length, G: tl.constexpr, L: tl.constexpr, PIXELS: tl.constexpr):
-    """Of one step: outer index or indices, offsets of columns, rows [G, 1], offsets and mask of the elements [G, L]."""
+    """Of one step: outer index or indices, first column and all, rows and their mask [G, 1], elements and theirs."""
     i_tile = tl.program_id(0).to(tl.int64)
     o_g = tl.arange(0, G).to(tl.int64)
-    o_l = tl.arange(0, L).to(tl.int64)
     if PIXELS:
-        o_column = i_tile * L + o_l
+        i_first = i_tile * L
         o_row = (i_step * G + o_g)[:, None]
-        m = (o_row < rows) & (o_column < length)[None, :]
+        m_row = o_row < rows
         i_outer = o_row
     else:
         i_outer = i_step // row_steps
-        o_column = (i_step - i_outer * row_steps) * L + o_l
+        i_first = (i_step - i_outer * row_steps) * L
         o_channel = i_tile * G + o_g
         o_row = (i_outer * channels + o_channel)[:, None]
-        m = (o_channel < channels)[:, None] & (o_row < rows) & (o_column < length)[None, :]
-    return i_outer, o_column, o_row, o_row * length + o_column[None, :], m
+        m_row = (o_channel < channels)[:, None] & (o_row < rows)
+    o_column = i_first + tl.arange(0, L).to(tl.int64)
+    o_element, m = o_row * length + o_column[None, :], m_row & (o_column < length)[None, :]
+    return i_outer, i_first, o_column, o_row, m_row, o_element, m
 
 
 @triton.jit
@@ -79,17 +80,6 @@ def _factor(
     return b_value
 
 
-@triton.jit
-def _store_bits(p_mask, m_bits, o_row, o_column, m, stride, G: tl.constexpr, L: tl.constexpr):
-    """Write [G, L] booleans as bytes of 8, low bit first; a row's last byte is filled with zeros."""
-    b_bits = tl.reshape((m_bits & m).to(tl.int32), (G, L // 8, 8))
-    b_bytes = tl.sum(b_bits << tl.arange(0, 8)[None, None, :], axis=2)
-    o_byte = tl.min(tl.reshape(o_column, (L // 8, 8)), axis=1) // 8
-    m_row = tl.sum(m.to(tl.int32), axis=1) > 0
-    m_byte = m_row[:, None] & (o_byte < stride)[None, :]
-    tl.store(p_mask + o_row * stride + o_byte[None, :], b_bytes.to(tl.uint8), mask=m_byte)
-
-
 @triton.jit(do_not_specialize=_SIZES)
 def bias_lrelu_kernel(
     p_x, p_bias, p_noise, p_strength, p_residual, p_saved, p_out, p_mask,
@@ -115,7 +105,9 @@ def bias_lrelu_kernel(
 
     i_first = tl.program_id(1).to(tl.int64) * steps_per_split
     for i_step in range(i_first, i_first + steps_per_split):
-        i_outer, o_column, o_row, o_element, m = _position(i_step, row_steps, rows, channels, length, G, L, PIXELS)
+        i_outer, i_first_column, o_column, o_row, m_row, o_element, m = _position(
+            i_step, row_steps, rows, channels, length, G, L, PIXELS
+        )
         b_value = tl.load(p_x + o_element, mask=m, other=0.0).to(ACC)
         if HAS_BIAS:
             b_value += b_bias
@@ -127,16 +119,10 @@ def bias_lrelu_kernel(
         if MASKED:
             b_value = _factor(b_value, p_saved, o_row, o_column, m, stride, plane, gain, negative, LINEAR, CLAMPED)
         else:
-            m_positive = b_value > 0
-            b_value *= tl.where(m_positive, gain, negative)
-            if SAVE_MASK:
-                _store_bits(p_mask, m_positive, o_row, o_column, m, stride, G, L)
-            if CLAMPED:
-                if SAVE_MASK:
-                    m_kept = (b_value >= -limit) & (b_value <= limit)
-                    _store_bits(p_mask + plane, m_kept, o_row, o_column, m, stride, G, L)
-                b_value = tl.where(b_value < -limit, -limit, b_value)  # comparisons let NaN through
-                b_value = tl.where(b_value > limit, limit, b_value)
+            b_value = activate(
+                b_value, p_mask, o_row, i_first_column // 8, m_row, m, stride, stride, plane, gain, negative, limit,
+                SAVE_MASK, CLAMPED, G, L,
+            )  # fmt: skip
             if HAS_RESIDUAL:
                 b_value += residual_gain * tl.load(p_residual + o_element, mask=m, other=0.0).to(ACC)
         tl.store(p_out + o_element, b_value.to(p_out.dtype.element_ty), mask=m)
@@ -157,7 +143,9 @@ def bias_lrelu_backward_kernel(
     i_split = tl.program_id(1).to(tl.int64)
     i_first = i_split * steps_per_split
     for i_step in range(i_first, i_first + steps_per_split):
-        i_outer, o_column, o_row, o_element, m = _position(i_step, row_steps, rows, channels, length, G, L, PIXELS)
+        i_outer, i_first_column, o_column, o_row, m_row, o_element, m = _position(
+            i_step, row_steps, rows, channels, length, G, L, PIXELS
+        )
         b_value = tl.load(p_grad + o_element, mask=m, other=0.0).to(ACC)
         b_value = _factor(b_value, p_saved, o_row, o_column, m, stride, plane, gain, negative, LINEAR, CLAMPED)
         tl.store(p_gx + o_element, b_value.to(p_gx.dtype.element_ty), mask=m)
@@ -246,19 +234,6 @@ def _plan(x: Tensor, dim: int, form: torch.memory_format) -> _Plan:
     return _Plan(outer, channels, length, pixels, (rows, columns), grid, row_steps, per_split)
 
 
-def _accumulate(x: Tensor) -> tuple[tl.dtype, torch.dtype]:
-    return (tl.float64, torch.float64) if x.dtype == torch.float64 else (tl.float32, torch.float32)
-
-
-def _contiguous(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.contiguous()
-
-
-def _device(x: Tensor) -> AbstractContextManager[object]:
-    """Makes the GPU of x the current one; does nothing for the interpreter's CPU tensors."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
 def forward(
     x: Tensor,
     bias: Tensor | None,
@@ -282,15 +257,15 @@ def forward(
     shape = (1 if clamp is None else 2, plan.rows, plan.stride) if save_mask else (0,)
     mask = x.new_empty(shape, dtype=torch.uint8)
     if x.numel():
-        x, noise = x.contiguous(memory_format=form), _contiguous(noise)
+        x, noise = x.contiguous(memory_format=form), contiguous(noise)
         residual = None if residual is None else residual.contiguous(memory_format=form)
-        with _device(x):
+        with device(x):
             bias_lrelu_kernel[plan.grid](
-                x, _contiguous(bias), noise, noise_strength, residual, None, out, mask, *plan.sizes(noise),
+                x, contiguous(bias), noise, noise_strength, residual, None, out, mask, *plan.sizes(noise),
                 float(gain), float(gain * slope), float(clamp or 0.0), float(residual_gain),
                 HAS_BIAS=bias is not None, HAS_NOISE=noise is not None,
                 HAS_STRENGTH=noise is not None and noise_strength is not None, HAS_RESIDUAL=residual is not None,
-                SAVE_MASK=save_mask, CLAMPED=clamp is not None, MASKED=False, LINEAR=False, ACC=_accumulate(x)[0],
+                SAVE_MASK=save_mask, CLAMPED=clamp is not None, MASKED=False, LINEAR=False, ACC=accumulate(x)[0],
                 PIXELS=plan.pixels, G=plan.tile[0], L=plan.tile[1],
             )  # fmt: skip
     return out, mask
@@ -311,14 +286,14 @@ def masked(
     plan = _plan(x, dim, form)
     out = torch.empty_like(x, memory_format=form)
     if x.numel():
-        x, noise, (mask, clamped) = x.contiguous(memory_format=form), _contiguous(noise), _mask(mask, slope)
-        with _device(x):
+        x, noise, (mask, clamped) = x.contiguous(memory_format=form), contiguous(noise), _mask(mask, slope)
+        with device(x):
             bias_lrelu_kernel[plan.grid](
-                x, _contiguous(bias), noise, noise_strength, None, mask, out, None, *plan.sizes(noise),
+                x, contiguous(bias), noise, noise_strength, None, mask, out, None, *plan.sizes(noise),
                 float(gain), float(gain * slope), 0.0, 0.0,
                 HAS_BIAS=bias is not None, HAS_NOISE=noise is not None,
                 HAS_STRENGTH=noise is not None and noise_strength is not None, HAS_RESIDUAL=False,
-                SAVE_MASK=False, CLAMPED=clamped, MASKED=True, LINEAR=mask is None, ACC=_accumulate(x)[0],
+                SAVE_MASK=False, CLAMPED=clamped, MASKED=True, LINEAR=mask is None, ACC=accumulate(x)[0],
                 PIXELS=plan.pixels, G=plan.tile[0], L=plan.tile[1],
             )  # fmt: skip
     return out
@@ -337,7 +312,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`anifast::bias_lrelu_backward`: gradients of the input, of the bias and of the noise strength."""
     plan = _plan(grad, dim, form)
-    acc, sums = _accumulate(grad)
+    acc, sums = accumulate(grad)
     gx = torch.empty_like(grad, memory_format=form)
     make = grad.new_empty if grad.numel() else grad.new_zeros
     gbias = make((plan.channels if want_bias else 0,), dtype=sums)
@@ -345,11 +320,11 @@ def backward(
     if grad.numel() == 0:
         return gx, gbias, gstrength
     grad, (mask, clamped) = grad.contiguous(memory_format=form), _mask(mask, slope)
-    noise = _contiguous(noise) if want_strength else None
+    noise = contiguous(noise) if want_strength else None
     tiles, splits = plan.grid
     bias_parts = grad.new_empty((splits, plan.channels), dtype=sums) if want_bias else None
     strength_parts = grad.new_empty((splits, tiles), dtype=sums) if want_strength else None
-    with _device(grad):
+    with device(grad):
         bias_lrelu_backward_kernel[plan.grid](
             grad, mask, noise, gx, bias_parts, strength_parts, *plan.sizes(noise), float(gain), float(gain * slope),
             WANT_BIAS=want_bias, WANT_STRENGTH=want_strength, CLAMPED=clamped, LINEAR=mask is None, ACC=acc,
@@ -367,4 +342,4 @@ def _mask(mask: Tensor | None, slope: float) -> tuple[Tensor | None, bool]:
     """Forward's mask as the kernels read it, and whether it has the plane of the clamp."""
     if mask is None and slope != 1.0:
         raise ValueError(f"bias_lrelu: the mask is missing, and slope {slope} needs it")
-    return _contiguous(mask), mask is not None and mask.shape[0] == 2
+    return contiguous(mask), mask is not None and mask.shape[0] == 2

@@ -6,15 +6,15 @@ A file of its own, because TRITON_INTERPRET must be set before Triton is importe
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 from bias_lrelu_cases import CASE, CASES, Case, call, check, make, results
-from op_checks import nan_filled_allocations
 
 import anifast
+
+pytestmark = pytest.mark.usefixtures("launched")
 
 TYPES = [
     *[(case, torch.float32) for case in CASES],
@@ -22,23 +22,6 @@ TYPES = [
 ]
 # What each kernel must have been launched for; a backend that fell back elsewhere launches none.
 KERNELS = {"bias_lrelu_kernel", "bias_lrelu_backward_kernel", "bias_lrelu_sums_kernel"}
-
-
-@pytest.fixture(autouse=True)
-def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Names of the kernels that the interpreter ran; fresh memory is NaN."""
-    from triton.runtime import interpreter
-
-    names: list[str] = []
-    run = interpreter.GridExecutor.__call__
-
-    def spy(self: object, *arguments: object, **options: object) -> object:
-        names.append(self.fn.__name__)
-        return run(self, *arguments, **options)
-
-    monkeypatch.setattr(interpreter.GridExecutor, "__call__", spy)
-    with nan_filled_allocations():
-        yield names
 
 
 @pytest.mark.parametrize(("case", "dtype"), TYPES, ids=lambda value: str(value).removeprefix("torch."))
