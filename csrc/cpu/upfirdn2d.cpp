@@ -54,12 +54,7 @@ void run(const T* x, at::IntArrayRef sizes, bool channels_last, const Plan<Accum
             if (along.up == 2 && along.down == 1) return go([&] { return FourTaps<2, 1, kBehind, T>(plan, x_end); });
         }
     }
-    const auto rows = plan.reach_of_rows(), columns = plan.reach_of_columns();
-    if (along.up == 1 && along.down == 1) {
-        go([&] { return AnyPlanes<true, kBehind, T>(plan, rows, columns, x_end); });
-    } else {
-        go([&] { return AnyPlanes<false, kBehind, T>(plan, rows, columns, x_end); });
-    }
+    go([&] { return AnyPlanes<kBehind, T>(plan, x_end); });
 }
 
 template <class T>

@@ -4,6 +4,9 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <numeric>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "upfirdn2d_plan.h"
@@ -34,6 +37,18 @@ inline void weigh_rows(const T* x, int64_t stride, int64_t count, const Accumula
         store(sums + i, sum);
     };
     const int64_t readable = end - (x + (n - 1) * stride);  // from the last row's start
+    if constexpr (kCount == 0) {                            // several sums that do not wait for each other
+        constexpr int kTogether = 4;
+        for (; i + kTogether * W <= std::min(length, readable); i += kTogether * W) {
+            Vec<A> v[kTogether] = {};
+            for (int64_t r = 0; r < n; ++r) {
+#pragma GCC unroll 4
+                for (int m = 0; m < kTogether; ++m) v[m] += weights[r] * load(x + r * stride + i + m * W);
+            }
+#pragma GCC unroll 4
+            for (int m = 0; m < kTogether; ++m) store(sums + i + m * W, v[m]);
+        }
+    }
     for (; i < length && i + W <= readable; i += W) one(std::true_type{}, W);
     if (i < length) one(std::false_type{}, std::min<int64_t>(length, readable) - i);
 }
@@ -61,82 +76,178 @@ inline void weigh_rows(const T* x, int64_t stride, const Reach& reach, const Acc
     }
 }
 
-// Contiguous maps. kEven: up and down are 1, so that vectors go along the line there too.
-template <bool kEven, Behind kBehind, class T>
+// Contiguous maps. With g the greatest common divisor of up and down, every (up / g)th output of a line is reached by
+// the same taps, from samples that lie down / g apart. So the outputs of a line are summed by phases, and the samples
+// of a line stand in as many parts: vectors then go along the line whatever the factors are.
+//
+// The buffer holds the lines that are summed: for a separable kernel the rows under the column, one for each line of
+// output; else the rows of the input themselves.
+template <Behind kBehind, class T>
 class AnyPlanes {
     using A = Accumulate<T>;
     static constexpr int W = kWidth<A>;
+    static constexpr int kTogether = 4;  // vectors: as many sums that do not wait for each other
+
+    // The taps that reach the outputs of one phase.
+    struct Phase {
+        int64_t outputs;          // of a line
+        int64_t weights;          // where they begin in a row's
+        std::vector<int64_t> at;  // of each tap: where its samples begin in a line of the buffer
+    };
 
     const Plan<A>& plan_;
     const T* end_;  // of x
-    const std::vector<Reach>&rows_, &columns_;
-    int64_t left_;      // zeros before a line
-    int64_t right_;     // zeros that a line needs behind it
-    int64_t stride_;    // of a line in the buffer
-    int64_t together_;  // lines of output whose buffers are filled before they are read
-    std::vector<A> buffer_;
+    int64_t parts_, margin_, part_, stride_;
+    int64_t together_;  // lines of output for which the buffer is filled at once
+    std::vector<Phase> phases_;
+    std::vector<A> buffer_, row_,
+        line_;  // lines; a row in the order of memory; a line of output where there are phases
+    std::vector<const A*> lines_, weights_;
 
   public:
-    AnyPlanes(const Plan<A>& plan, const std::vector<Reach>& rows, const std::vector<Reach>& columns, const T* x_end)
-        : plan_(plan), end_(x_end), rows_(rows), columns_(columns) {
-        const Axis& x = plan.x;
-        left_ = std::max<int64_t>(0, x.pad);
-        right_ = std::max<int64_t>(0, x.first(x.out - 1) + x.longest() - x.in);
-        stride_ = left_ + x.in + right_ + 4 * W;
-        together_ = std::clamp<int64_t>(kBuffer / (stride_ * plan.terms), 1, 16);
-        buffer_.assign(together_ * plan.terms * stride_, A(0));
+    AnyPlanes(const Plan<A>& plan, const T* x_end) : plan_(plan), end_(x_end) {
+        const Axis &x = plan.x, &y = plan.y;
+        const int64_t divisor = std::gcd(x.up, x.down);
+        parts_ = x.down / divisor;
+        margin_ = round_up(std::max<int64_t>(0, x.pad) + 1);
+        phases_.resize(std::min(x.up / divisor, x.out));
+        int64_t samples = (x.in + parts_ - 1) / parts_;
+        const auto count = static_cast<int64_t>(phases_.size());
+        std::vector<std::pair<int64_t, int64_t>> found;  // part and place of each tap's samples
+        for (int64_t e = 0; e < count; ++e) {
+            const int64_t start = x.phase(e);
+            phases_[e] = {(x.out - e + count - 1) / count, start * x.longest(), {}};
+            for (int64_t k = 0; start + k * x.up < x.taps; ++k) {
+                const int64_t sample = x.first(e) + k, part = (sample % parts_ + parts_) % parts_;
+                found.emplace_back(part, (sample - part) / parts_);
+                phases_[e].at.push_back(static_cast<int64_t>(found.size()) - 1);
+                samples = std::max(samples, found.back().second + phases_[e].outputs + kTogether * W);
+            }
+        }
+        part_ = margin_ + round_up(samples);
+        for (auto& phase : phases_) {
+            for (auto& at : phase.at) at = found[at].first * part_ + margin_ + found[at].second;
+        }
+        stride_ = parts_ * part_;
+        const int64_t most = plan.unit ? 8 * kBuffer : kBuffer, reached = plan.unit ? y.longest() : 0;
+        together_ = std::clamp<int64_t>((most / stride_ - reached) * y.up / y.down, 1, 16);
+        const int64_t lines = plan.unit ? (together_ - 1) * y.down / y.up + y.longest() + 1 : together_;
+        buffer_.assign(lines * stride_, A(0));
+        row_.resize(round_up(x.in));
+        line_.resize(count > 1 ? round_up(x.out) : 0);
+        lines_.resize(y.longest());
+        weights_.resize(y.longest());
     }
 
     // Rows [from, until) of the output of one plane.
     void run(const T* plane, int64_t from, int64_t until, LineWriter<T, kBehind>& to) {
-        const int64_t in = plan_.x.in, terms = plan_.terms;
+        const Axis& y = plan_.y;
         for (int64_t row = from; row < until; row += together_) {
             const int64_t n = std::min(together_, until - row);
-            for (int64_t k = 0; k < n; ++k) {
-                for (int64_t r = 0; r < terms; ++r) {
-                    A* line = buffer_.data() + (k * terms + r) * stride_ + left_;
-                    weigh_rows(plane, in, rows_[r * plan_.y.out + row + k], plan_.column.data(), in, end_, line);
-                    // what was read beyond the row
-                    for (int64_t i = 0; i <= right_; i += W) store(line + in + i, Vec<A>{});
+            if (!plan_.unit) {
+                for (int64_t k = 0; k < n; ++k) fill(plane, y.reach(row + k), plan_.column.data(), k);
+                for (int64_t k = 0; k < n; ++k) {
+                    lines_[0] = buffer_.data() + k * stride_;
+                    weights_[0] = plan_.rows.data();
+                    to.start(row + k);
+                    sum_line(1, to);
                 }
+                continue;
             }
+            const int64_t low = std::clamp<int64_t>(y.first(row), 0, y.in);
+            const int64_t high = std::clamp<int64_t>(y.first(row + n - 1) + y.longest(), low, y.in);
+            const A one = A(1);
+            for (int64_t i = low; i < high; ++i) fill(plane, {i, 1, 0}, &one, i - low);
             for (int64_t k = 0; k < n; ++k) {
+                const Reach reach = y.reach(row + k);
+                // the reach counts taps by phase; what they are in the matrix
+                const int64_t tap = reach.weights / y.longest() + reach.weights % y.longest() * y.up;
+                for (int64_t j = 0; j < reach.count; ++j) {
+                    lines_[j] = buffer_.data() + (reach.first + j - low) * stride_;
+                    weights_[j] = plan_.rows.data() + (tap + j * y.up) * plan_.row_size;
+                }
                 to.start(row + k);
-                sum_line(buffer_.data() + k * terms * stride_, to);
+                sum_line(reach.count, to);
             }
         }
     }
 
   private:
-    void sum_line(const A* buffer, const LineWriter<T, kBehind>& to) const {
-        const int64_t columns = plan_.x.out, terms = plan_.terms, taps = plan_.x.taps;
-        const A* weights = plan_.rows.data();
-        const auto sum = [&](int64_t i, int64_t n) {
-            if constexpr (kEven) {
-                const A* from = buffer + left_ - plan_.x.pad + i;
-                Vec<A> v{};
-                for (int64_t r = 0; r < terms; ++r) {
-                    const A *at = from + r * stride_, *w = weights + r * plan_.row_size;
-                    for (int64_t t = 0; t < taps; ++t) v += w[t] * load(at + t);
+    static int64_t round_up(int64_t n) { return (n + W - 1) / W * W; }
+
+    // A line of the buffer: the rows under the weights.
+    void fill(const T* plane, const Reach& reach, const A* weights, int64_t line) {
+        const int64_t in = plan_.x.in;
+        A* to = buffer_.data() + line * stride_ + margin_;
+        A* row = parts_ == 1 ? to : row_.data();
+        weigh_rows(plane, in, reach, weights, in, end_, row);
+        if (parts_ == 1) {  // what was read beyond the row
+            for (int64_t i = in; i < round_up(in); ++i) row[i] = A(0);
+            return;
+        }
+        for (int64_t part = 0; part < parts_; ++part) {
+            A* at = to + part * part_;
+            for (int64_t i = part; i < in; i += parts_) *at++ = row[i];
+        }
+    }
+
+    // The sum of the first `count` lines_ under weights_, and what stands behind it.
+    void sum_line(int64_t count, const LineWriter<T, kBehind>& to) {
+        const int64_t columns = plan_.x.out;
+        if (phases_.size() == 1) {
+            sum_phase(count, phases_[0], [&](int64_t i, Vec<A> v, int64_t n) __attribute__((always_inline)) {
+                if (n == W) {
+                    to.template write<true>(i, v, W);
+                } else {
+                    to.template write<false>(i, v, n);
                 }
-                return v;
-            } else {
-                A lanes[W] = {};
-                for (int64_t r = 0; r < terms; ++r) {
-                    const A *line = buffer + left_ + r * stride_, *w = weights + r * plan_.row_size;
-                    for (int64_t lane = 0; lane < n; ++lane) {
-                        const Reach& reach = columns_[i + lane];
-                        for (int64_t t = 0; t < reach.count; ++t) {
-                            lanes[lane] += w[reach.weights + t] * line[reach.first + t];
-                        }
+            });
+            return;
+        }
+        const auto step = static_cast<int64_t>(phases_.size());
+        for (int64_t e = 0; e < step; ++e) {
+            A* at = line_.data() + e;
+            sum_phase(count, phases_[e], [&](int64_t i, Vec<A> v, int64_t n) __attribute__((always_inline)) {
+                A lanes[W];
+                store(lanes, v);
+                for (int64_t lane = 0; lane < n; ++lane) at[(i + lane) * step] = lanes[lane];
+            });
+        }
+        int64_t i = 0;
+        for (; i + W <= columns; i += W) to.template write<true>(i, load(line_.data() + i), W);
+        if (i < columns) to.template write<false>(i, load(line_.data() + i), columns - i);
+    }
+
+    template <class Write>
+    void sum_phase(int64_t count, const Phase& phase, const Write& write) {
+        const auto taps = static_cast<int64_t>(phase.at.size());
+        const int64_t* at = phase.at.data();
+        for (int64_t i = 0; i < phase.outputs; i += kTogether * W) {
+            Vec<A> v[kTogether] = {};
+            const int64_t rest = phase.outputs - i;
+            const auto sum = [&](auto vectors) __attribute__((always_inline)) {
+                constexpr int kVectors = decltype(vectors)::value;
+                for (int64_t j = 0; j < count; ++j) {
+                    const A *line = lines_[j] + i, *w = weights_[j] + phase.weights;
+                    for (int64_t t = 0; t < taps; ++t) {
+                        const Vec<A> weight = broadcast<A>(w[t]);
+#pragma GCC unroll 4
+                        for (int m = 0; m < kVectors; ++m) v[m] += weight * load(line + at[t] + m * W);
                     }
                 }
-                return load(lanes);
+#pragma GCC unroll 4
+                for (int m = 0; m < kVectors; ++m) {
+                    if (m * W < rest) write(i + m * W, v[m], std::min<int64_t>(W, rest - m * W));
+                }
+            };
+            if (rest > 2 * W) {
+                sum(std::integral_constant<int, kTogether>{});
+            } else if (rest > W) {
+                sum(std::integral_constant<int, 2>{});
+            } else {
+                sum(std::integral_constant<int, 1>{});
             }
-        };
-        int64_t i = 0;
-        for (; i + W <= columns; i += W) to.template write<true>(i, sum(i, W), W);
-        if (i < columns) to.template write<false>(i, sum(i, columns - i), columns - i);
+        }
     }
 };
 

@@ -121,10 +121,10 @@ struct Terms {
         }
         unit = true;
         count = ky;
-        column.assign(1, factor);
+        column.assign(1, A(1));
         for (int64_t y = 0; y < ky; ++y) {
             auto& row = rows.emplace_back(kx);
-            for (int64_t x = 0; x < kx; ++x) row[x] = at(y, x);
+            for (int64_t x = 0; x < kx; ++x) row[x] = at(y, x) * factor;
         }
     }
 };
