@@ -32,6 +32,7 @@ from anifast.ops.bias_lrelu import mask_shape
 from anifast.reference.upfirdn2d import upfirdn2d as _reference
 
 _SQRT2 = math.sqrt(2.0)
+_MOST = (1 << 31) - 1  # for factors and pads, so that no backend's sums of positions overflow
 _SCHEMA = (
     "(Tensor x, Tensor kernel, int[] up, int[] down, SymInt[] padding, bool flip, float gain, Tensor? scale, "
     "Tensor? bias, Tensor? noise, Tensor? noise_strength, Tensor? add, float slope, float act_gain, float? clamp, "
@@ -297,8 +298,8 @@ def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else value
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
         raise TypeError(f"upfirdn2d: {name} must be an int or two ints (x, y), got {value!r}")
-    if min(pair) < 1:
-        raise ValueError(f"upfirdn2d: {name} must be 1 or more, got {value!r}")
+    if min(pair) < 1 or max(pair) > _MOST:
+        raise ValueError(f"upfirdn2d: {name} must be 1 or more and at most 2^31 - 1, got {value!r}")
     return (pair[0], pair[1])
 
 
@@ -311,6 +312,8 @@ def _pads(value: int | Sequence[int]) -> tuple[int, int, int, int]:
         or not all(isinstance(v, (int, torch.SymInt)) for v in pads)
     ):
         raise TypeError(f"upfirdn2d: padding must be an int, (before, behind) or (x0, x1, y0, y1), got {value!r}")
+    if max(pads) > _MOST or min(pads) < -_MOST:
+        raise ValueError(f"upfirdn2d: padding must lie within 2^31 - 1, got {value!r}")
     return (pads[0], pads[1], pads[0], pads[1]) if len(pads) == 2 else (pads[0], pads[1], pads[2], pads[3])
 
 

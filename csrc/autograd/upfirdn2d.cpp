@@ -191,7 +191,12 @@ OptionalTensor upfirdn2d_if_plain(const Tensor& x, const Tensor& kernel, const N
         return std::nullopt;
     }
     const auto up = spread(up_any, 2), down = spread(down_any, 2), pads = spread(padding_any, 4);
-    if (up.empty() || down.empty() || pads.empty() || std::min({up[0], up[1], down[0], down[1]}) < 1) {
+    const auto fits_in = [](const std::vector<int64_t>& values, int64_t least) {
+        constexpr int64_t kMost = (int64_t(1) << 31) - 1;
+        return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v >= least && v <= kMost; });
+    };
+    if (up.empty() || down.empty() || pads.empty() || !fits_in(up, 1) || !fits_in(down, 1) ||
+        !fits_in(pads, -(int64_t(1) << 31) + 1)) {
         return std::nullopt;
     }
     const int64_t beyond_x = width * up[0] + pads[0] + pads[1] - kernel.size(rank - 1);

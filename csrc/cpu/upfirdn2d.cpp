@@ -1,11 +1,10 @@
 // upfirdn2d on the CPU: see anifast/ops/upfirdn2d.py for the contract.
 //
-// The kernel is a sum of terms column x row: one term where it is separable (a matrix of rank 1 is recognised), else
-// one a row of the matrix. A line of output is, for each term, the weighted sum of the input's rows under the column
-// (vectors along x, into a buffer of float32 that stays in the first cache, with zeros beside it for the padding), and
-// then the weighted sum of that buffer under the row, with the epilogue before the one store. Zero-inserted samples are
-// never visited: of k taps only those that meet a sample, ceil(k / up), are known for each phase. Rows and columns
-// beyond the borders are cut out of the sums.
+// A separable kernel (a matrix of rank 1 is recognised) is two sums for each line of output: of the rows of the input
+// under the column (vectors along x, into a buffer of float32 that stays in the first cache, with zeros beside it for
+// the padding), and of that buffer under the row, with the epilogue before the one store. Any other matrix is one sum
+// over rows and columns. Zero-inserted samples are never visited: of k taps only those that meet a sample, ceil(k /
+// up), are known for each phase. Rows beyond the borders are cut out of the sums.
 //
 // Bytes moved for each element of b bytes: x and out once each, + b with `add`, + 1/8 per plane of the mask, + b /
 // channels of noise. Work is cut by the sizes alone, and nothing is summed across tasks.
@@ -47,7 +46,7 @@ void run(const T* x, at::IntArrayRef sizes, bool channels_last, const Plan<Accum
     };
     const Axis &along = plan.x, &across = plan.y;
     if constexpr (std::is_same_v<Accumulate<T>, float>) {
-        if (plan.terms == 1 && !plan.unit && along.taps == 4 && across.taps == 4 && along.up == across.up &&
+        if (plan.separable && along.taps == 4 && across.taps == 4 && along.up == across.up &&
             along.down == across.down) {
             if (along.up == 1 && along.down == 1) return go([&] { return FourTaps<1, 1, kBehind, T>(plan, x_end); });
             if (along.up == 1 && along.down == 2) return go([&] { return FourTaps<1, 2, kBehind, T>(plan, x_end); });
@@ -110,7 +109,7 @@ std::tuple<Tensor, Tensor> upfirdn2d_cpu(const Tensor& x_any, const Tensor& kern
     ANIFAST_DISPATCH(x.scalar_type(), "upfirdn2d", [&] {
         using A = Accumulate<scalar_t>;
         const Tensor kernel = accumulate_copy<scalar_t>(kernel_any);
-        const Plan<A> plan(along, across, Terms<A>(kernel, flip, gain));
+        const Plan<A> plan(along, across, Taps<A>(kernel, flip, gain));
         std::vector<Tensor> keep;
         const auto wide = [&](const OptionalTensor& value) {
             return value ? keep.emplace_back(accumulate_copy<scalar_t>(*value)).template const_data_ptr<A>() : nullptr;

@@ -129,9 +129,9 @@ class AnyPlanes {
             for (auto& at : phase.at) at = found[at].first * part_ + margin_ + found[at].second;
         }
         stride_ = parts_ * part_;
-        const int64_t most = plan.unit ? 8 * kBuffer : kBuffer, reached = plan.unit ? y.longest() : 0;
+        const int64_t most = plan.separable ? kBuffer : 8 * kBuffer, reached = plan.separable ? 0 : y.longest();
         together_ = std::clamp<int64_t>((most / stride_ - reached) * y.up / y.down, 1, 16);
-        const int64_t lines = plan.unit ? (together_ - 1) * y.down / y.up + y.longest() + 1 : together_;
+        const int64_t lines = plan.separable ? together_ : (together_ - 1) * y.down / y.up + y.longest() + 1;
         buffer_.assign(lines * stride_, A(0));
         row_.resize(round_up(x.in));
         line_.resize(count > 1 ? round_up(x.out) : 0);
@@ -144,7 +144,7 @@ class AnyPlanes {
         const Axis& y = plan_.y;
         for (int64_t row = from; row < until; row += together_) {
             const int64_t n = std::min(together_, until - row);
-            if (!plan_.unit) {
+            if (plan_.separable) {
                 for (int64_t k = 0; k < n; ++k) fill(plane, y.reach(row + k), plan_.column.data(), k);
                 for (int64_t k = 0; k < n; ++k) {
                     lines_[0] = buffer_.data() + k * stride_;
@@ -160,8 +160,7 @@ class AnyPlanes {
             for (int64_t i = low; i < high; ++i) fill(plane, {i, 1, 0}, &one, i - low);
             for (int64_t k = 0; k < n; ++k) {
                 const Reach reach = y.reach(row + k);
-                // the reach counts taps by phase; what they are in the matrix
-                const int64_t tap = reach.weights / y.longest() + reach.weights % y.longest() * y.up;
+                const int64_t tap = plan_.tap(reach);
                 for (int64_t j = 0; j < reach.count; ++j) {
                     lines_[j] = buffer_.data() + (reach.first + j - low) * stride_;
                     weights_[j] = plan_.rows.data() + (tap + j * y.up) * plan_.row_size;
@@ -292,7 +291,8 @@ class PixelWriter {
     }
 };
 
-// Channels last: vectors along the channels of a pixel, in blocks of pixels and channels.
+// Channels last: vectors along the channels of a pixel, in blocks of pixels and channels. Under a matrix that is not
+// separable a pixel is summed from the input directly.
 template <Behind kBehind, class T>
 class Pixels {
     using A = Accumulate<T>;
@@ -305,7 +305,7 @@ class Pixels {
     const std::vector<Reach> rows_, columns_;
     int64_t block_, blocks_;  // channels of a block, whole vectors if there are several
     int64_t across_;          // columns of output of a block
-    int64_t stride_;          // of a term in the buffer
+    int64_t size_;            // of the buffer
 
   public:
     Pixels(const Plan<A>& plan, const T* x, const T* x_end, int64_t batch, int64_t channels,
@@ -316,14 +316,14 @@ class Pixels {
           epilogue_(epilogue),
           batch_(batch),
           channels_(channels),
-          rows_(plan.reach_of_rows()),
-          columns_(plan.reach_of_columns()) {
+          rows_(reach_of_all(plan.y)),
+          columns_(reach_of_all(plan.x)) {
         block_ = std::min<int64_t>(128, channels);
         blocks_ = (channels + block_ - 1) / block_;
-        across_ = std::max<int64_t>(4, kBuffer / (block_ * plan.terms) * plan.x.up / plan.x.down);
+        across_ = std::max<int64_t>(4, kBuffer / block_ * plan.x.up / plan.x.down);
         // columns of input that a block of output columns may reach
         const int64_t reached = (across_ * plan.x.down + plan.x.taps) / plan.x.up + 2;
-        stride_ = std::min(plan.x.in, reached) * block_ + W;
+        size_ = std::min(plan.x.in, reached) * block_ + W;
     }
 
     void run() const {
@@ -331,7 +331,7 @@ class Pixels {
         const int64_t band = std::clamp<int64_t>(kTask / (columns * block_), 1, rows);  // rows
         const int64_t bands = (rows + band - 1) / band;
         at::parallel_for(0, batch_ * bands * blocks_, 1, [&](int64_t begin, int64_t finish) {
-            std::vector<A> buffer(plan_.terms * stride_);
+            std::vector<A> buffer(size_);
             for (int64_t task = begin; task < finish; ++task) {
                 const int64_t channel = task % blocks_ * block_, rest = task / blocks_;
                 const int64_t image = rest / bands, from = rest % bands * band, until = std::min(from + band, rows);
@@ -358,62 +358,82 @@ class Pixels {
         const int64_t noise_image = image % epilogue_.noise_planes;
         PixelWriter<T, kBehind> to(epilogue_, image, channels_, channel);
         for (int64_t row = from; row < until; ++row) {
-            for (int64_t r = 0; r < plan_.terms; ++r) {
-                const Reach& reach = rows_[r * rows + row];
-                A* sums = buffer + r * stride_;
-                if (blocks_ == 1 && low < high) {  // the pixels are one run
-                    weigh_rows(source + low * channels_, line, reach, plan_.column.data(), (high - low) * channels_,
-                               end_, sums);
-                } else {
-                    for (int64_t column = low; column < high; ++column) {
-                        weigh_rows(source + column * channels_, line, reach, plan_.column.data(), n, end_,
-                                   sums + (column - low) * block_);
-                    }
+            const Reach& down = rows_[row];
+            if (plan_.separable && blocks_ == 1 && low < high) {  // the pixels are one run
+                weigh_rows(source + low * channels_, line, down, plan_.column.data(), (high - low) * channels_, end_,
+                           buffer);
+            } else if (plan_.separable) {
+                for (int64_t column = low; column < high; ++column) {
+                    weigh_rows(source + column * channels_, line, down, plan_.column.data(), n, end_,
+                               buffer + (column - low) * block_);
                 }
             }
             for (int64_t o = first; o < behind; ++o) {
                 to.start((image * rows + row) * columns + o, (noise_image * rows + row) * columns + o, channels_,
                          channel);
-                const Reach& reach = columns_[o];
-                const A* at = reach.count > 0 ? buffer + (reach.first - low) * block_ : buffer;
-                const A* weights = plan_.rows.data() + reach.weights;
-                if (plan_.terms > 1 || reach.count > 4 || reach.count == 0) {
-                    sum_pixel<0>(at, weights, reach.count, n, to);
-                } else if (reach.count == 4) {
-                    sum_pixel<4>(at, weights, 4, n, to);
-                } else if (reach.count == 3) {
-                    sum_pixel<3>(at, weights, 3, n, to);
-                } else if (reach.count == 2) {
-                    sum_pixel<2>(at, weights, 2, n, to);
-                } else {
-                    sum_pixel<1>(at, weights, 1, n, to);
+                const Reach& along = columns_[o];
+                const A* weights = plan_.rows.data() + along.weights;
+                if (!plan_.separable) {
+                    const T* at = source + down.first * line + along.first * channels_;
+                    sum_pixel<0>(along.count && down.count ? at : source, channels_, along.count, line, down.count,
+                                 weights + plan_.tap(down) * plan_.row_size, n, to);
+                    continue;
+                }
+                const A* at = along.count > 0 ? buffer + (along.first - low) * block_ : buffer;
+                switch (along.count) {
+                    case 1:
+                        sum_pixel<1>(at, block_, 1, 0, 1, weights, n, to);
+                        break;
+                    case 2:
+                        sum_pixel<2>(at, block_, 2, 0, 1, weights, n, to);
+                        break;
+                    case 3:
+                        sum_pixel<3>(at, block_, 3, 0, 1, weights, n, to);
+                        break;
+                    case 4:
+                        sum_pixel<4>(at, block_, 4, 0, 1, weights, n, to);
+                        break;
+                    default:
+                        sum_pixel<0>(at, block_, along.count, 0, 1, weights, n, to);
                 }
             }
         }
     }
 
-    // The sum along the row for one pixel; kCount: one term of so many taps, 0: any.
-    template <int kCount>
-    void sum_pixel(const A* at, const A* weights, int64_t count, int64_t n, const PixelWriter<T, kBehind>& to) const {
+    // The sum for one pixel over `rows` rows, `line` apart, of `count` pixels, `pixel` apart; kCount: one row of so
+    // many.
+    template <int kCount, class V>
+    void sum_pixel(const V* at, int64_t pixel, int64_t count, int64_t line, int64_t rows, const A* weights, int64_t n,
+                   const PixelWriter<T, kBehind>& to) const {
         A w[kCount ? kCount : 1];
         for (int t = 0; t < kCount; ++t) w[t] = weights[t];
-        const auto sum = [&](int64_t i) {
-            Vec<A> v{};
+        const int64_t next = plan_.y.up * plan_.row_size;
+        const auto sum = [&](int64_t i, auto vectors, auto full, int64_t lanes) __attribute__((always_inline)) {
+            constexpr int kVectors = decltype(vectors)::value;
+            constexpr bool kFull = decltype(full)::value;
+            Vec<A> v[kVectors] = {};
             if constexpr (kCount > 0) {
 #pragma GCC unroll 4
-                for (int t = 0; t < kCount; ++t) v += w[t] * load(at + t * block_ + i);
+                for (int t = 0; t < kCount; ++t) v[0] += w[t] * load_n<kFull>(at + t * pixel + i, lanes);
             } else {
-                for (int64_t r = 0; r < plan_.terms; ++r) {
+                for (int64_t r = 0; r < rows; ++r) {
                     for (int64_t t = 0; t < count; ++t) {
-                        v += weights[r * plan_.row_size + t] * load(at + r * stride_ + t * block_ + i);
+                        const Vec<A> weight = broadcast<A>(weights[r * next + t]);
+                        const V* from = at + r * line + t * pixel + i;
+#pragma GCC unroll 4
+                        for (int m = 0; m < kVectors; ++m) v[m] += weight * load_n<kFull>(from + m * W, lanes);
                     }
                 }
             }
-            return v;
+#pragma GCC unroll 4
+            for (int m = 0; m < kVectors; ++m) to.template write<kFull>(i + m * W, v[m], lanes);
         };
         int64_t i = 0;
-        for (; i + W <= n; i += W) to.template write<true>(i, sum(i), W);
-        if (i < n) to.template write<false>(i, sum(i), n - i);
+        if constexpr (kCount == 0) {  // several sums that do not wait for each other
+            for (; i + 4 * W <= n; i += 4 * W) sum(i, std::integral_constant<int, 4>{}, std::true_type{}, W);
+        }
+        for (; i + W <= n; i += W) sum(i, std::integral_constant<int, 1>{}, std::true_type{}, W);
+        if (i < n) sum(i, std::integral_constant<int, 1>{}, std::false_type{}, n - i);
     }
 };
 

@@ -32,8 +32,11 @@ struct Axis {
 
     Axis(int64_t in, int64_t up, int64_t down, int64_t before, int64_t behind, int64_t taps)
         : in(in), up(up), down(down), pad(before), taps(taps) {
-        const int64_t last = in * up + before + behind - taps;
+        constexpr int64_t kMost = (int64_t(1) << 31) - 1;  // no sum of what follows overflows
         TORCH_CHECK(up > 0 && down > 0 && taps > 0, "upfirdn2d: up, down and the kernel's size must be 1 or more");
+        TORCH_CHECK(std::max({up, down, before, behind, -before, -behind}) <= kMost,
+                    "upfirdn2d: up, down and padding must lie within 2^31 - 1");
+        const int64_t last = in * up + before + behind - taps;
         TORCH_CHECK(in > 0 && last >= 0, "upfirdn2d: no output is left of ", in, " samples, up ", up, ", padding (",
                     before, ", ", behind, "), under ", taps, " taps");
         out = last / down + 1;
@@ -50,14 +53,10 @@ struct Axis {
         for (int64_t t = 0; t < taps; ++t) sorted[t % up * longest() + t / up] = weights[t];
         return sorted;
     }
-    // What reaches output o, less what lies outside. With `only`, the one tap of that number.
-    Reach reach(int64_t o, int64_t only = -1) const {
+    // What reaches output o, less what lies outside.
+    Reach reach(int64_t o) const {
         const int64_t start = phase(o);
         Reach found{first(o), (taps - start + up - 1) / up, start * longest()};
-        if (only >= 0) {
-            const bool met = only % up == start;
-            found = {found.first + (only - start) / up, met ? 1 : 0, 0};
-        }
         if (found.first < 0) {
             found.count += found.first;
             found.weights -= found.first;
@@ -68,31 +67,23 @@ struct Axis {
     }
 };
 
-// The kernel as correlated, as a sum of terms column x row.
+// The kernel as correlated: column x row where it is separable, else a row for each of the matrix's.
 template <class A>
-struct Terms {
-    int64_t count;
-    bool unit;  // the column of term r picks row r of the matrix
+struct Taps {
+    bool separable = true;
     std::vector<A> column;
     std::vector<std::vector<A>> rows;
 
-    Terms(const at::Tensor& kernel, bool flip, double gain) {
+    Taps(const at::Tensor& kernel, bool flip, double gain) {
         const int64_t rank = kernel.dim(), ky = kernel.size(0), kx = kernel.size(rank - 1);
         const A* k = kernel.const_data_ptr<A>();
-        const auto at = [&](int64_t y, int64_t x) {
-            y = flip ? y : ky - 1 - y;
-            x = flip ? x : kx - 1 - x;
-            return rank == 1 ? k[y] * k[x] : k[y * kx + x];
-        };
         const A factor = static_cast<A>(gain);
-        unit = false;
+        const auto at = [&](int64_t y, int64_t x) { return k[(flip ? y : ky - 1 - y) * kx + (flip ? x : kx - 1 - x)]; };
+        rows.assign(1, std::vector<A>(kx));
         if (rank == 1) {
-            count = 1;
-            rows.assign(1, std::vector<A>(kx));
-            for (int64_t t = 0; t < ky; ++t) {
-                const A tap = k[flip ? t : ky - 1 - t];
-                column.push_back(tap * factor);
-                rows[0][t] = tap;
+            for (int64_t t = 0; t < kx; ++t) {
+                rows[0][t] = k[flip ? t : kx - 1 - t];
+                column.push_back(rows[0][t] * factor);
             }
             return;
         }
@@ -103,28 +94,22 @@ struct Terms {
                 if (std::abs(at(y, x)) > std::abs(at(py, px))) py = y, px = x;
             }
         }
-        const A pivot = at(py, px);
-        const A rounding = std::abs(pivot) * std::numeric_limits<A>::epsilon();
-        bool separable = pivot != 0;
-        for (int64_t y = 0; separable && y < ky; ++y) {
+        const A pivot = at(py, px), rounding = std::abs(pivot) * std::numeric_limits<A>::epsilon();
+        separable = pivot != 0;
+        for (int64_t y = 0; y < ky; ++y) {
             for (int64_t x = 0; x < kx; ++x) {
                 // written so that NaN is not separable
                 separable = separable && std::abs(at(y, x) - at(y, px) * (at(py, x) / pivot)) <= 2 * rounding;
             }
         }
         if (separable) {
-            count = 1;
-            rows.assign(1, std::vector<A>(kx));
             for (int64_t y = 0; y < ky; ++y) column.push_back(at(y, px) * factor);
             for (int64_t x = 0; x < kx; ++x) rows[0][x] = at(py, x) / pivot;
             return;
         }
-        unit = true;
-        count = ky;
-        column.assign(1, A(1));
+        rows.assign(ky, std::vector<A>(kx));
         for (int64_t y = 0; y < ky; ++y) {
-            auto& row = rows.emplace_back(kx);
-            for (int64_t x = 0; x < kx; ++x) row[x] = at(y, x) * factor;
+            for (int64_t x = 0; x < kx; ++x) rows[y][x] = at(y, x) * factor;
         }
     }
 };
@@ -133,37 +118,30 @@ struct Terms {
 template <class A>
 struct Plan {
     Axis x, y;
-    bool unit;  // as in Terms
-    int64_t terms;
-    std::vector<A> column;  // weights by phase
-    std::vector<A> rows;    // weights of each term, by phase
-    int64_t row_size;       // weights of one term
+    bool separable;
+    std::vector<A> column;  // weights by phase, if separable
+    std::vector<A> rows;    // weights of each row, by phase
+    int64_t row_size;       // weights of one row
 
-    Plan(const Axis& x, const Axis& y, const Terms<A>& kernel) : x(x), y(y), unit(kernel.unit), terms(kernel.count) {
+    Plan(const Axis& x, const Axis& y, const Taps<A>& kernel) : x(x), y(y), separable(kernel.separable) {
         row_size = x.up * x.longest();
-        column = unit ? kernel.column : y.by_phase(kernel.column.data());
+        if (separable) column = y.by_phase(kernel.column.data());
         for (const auto& row : kernel.rows) {
             const auto sorted = x.by_phase(row.data());
             rows.insert(rows.end(), sorted.begin(), sorted.end());
         }
     }
-    // [term, row of output]
-    std::vector<Reach> reach_of_rows() const {
-        std::vector<Reach> found;
-        found.reserve(terms * y.out);
-        for (int64_t r = 0; r < terms; ++r) {
-            for (int64_t o = 0; o < y.out; ++o) found.push_back(y.reach(o, unit ? r : -1));
-        }
-        return found;
-    }
-    // [column of output]
-    std::vector<Reach> reach_of_columns() const {
-        std::vector<Reach> found;
-        found.reserve(x.out);
-        for (int64_t o = 0; o < x.out; ++o) found.push_back(x.reach(o));
-        return found;
-    }
+    // The row of the matrix that the first tap of a reach along y is.
+    int64_t tap(const Reach& reach) const { return reach.weights / y.longest() + reach.weights % y.longest() * y.up; }
 };
+
+// What reaches every output of an axis.
+inline std::vector<Reach> reach_of_all(const Axis& axis) {
+    std::vector<Reach> found;
+    found.reserve(axis.out);
+    for (int64_t o = 0; o < axis.out; ++o) found.push_back(axis.reach(o));
+    return found;
+}
 
 // What stands behind the filter; null pointers are absent.
 template <class T>
