@@ -1,7 +1,8 @@
-// Vectors of one cache line with float or double lanes, and loads and stores that convert.
+// Vectors with float or double lanes, and loads and stores that convert.
 //
-// GCC's and clang's vector extensions carry the arithmetic, so one source serves AVX-512, AVX2, SSE and NEON: the
-// compiler splits a vector into registers as wide as the machine has.
+// GCC's and clang's vector extensions carry the arithmetic, so one source serves AVX-512, AVX2, SSE and NEON. A vector
+// of float is a register of AVX-512 or AVX2: what is wider the compiler splits, but it fills it lane by lane through
+// memory. A vector of double has 8 lanes everywhere, because masks are written in whole bytes.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -27,7 +28,11 @@ struct Lanes;
 template <>
 struct Lanes<float> {
     using Int = int32_t;
+#if defined(__AVX512F__)
     static constexpr int kWidth = 16;
+#else
+    static constexpr int kWidth = 8;
+#endif
 };
 template <>
 struct Lanes<double> {
@@ -40,8 +45,8 @@ inline constexpr int kWidth = Lanes<A>::kWidth;
 
 template <class A>
 struct VecTypes {
-    typedef A Value __attribute__((vector_size(64)));
-    typedef typename Lanes<A>::Int Int __attribute__((vector_size(64)));
+    typedef A Value __attribute__((vector_size(sizeof(A) * Lanes<A>::kWidth)));
+    typedef typename Lanes<A>::Int Int __attribute__((vector_size(sizeof(A) * Lanes<A>::kWidth)));
 };
 template <class A>
 using Vec = typename VecTypes<A>::Value;
@@ -67,8 +72,8 @@ inline Vec<Accumulate<T>> load(const T* from) {
         std::memcpy(&bits, from, sizeof(bits));
         out = (Vec<A>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
 #else
-        typedef uint16_t Bits __attribute__((vector_size(32)));
-        typedef uint32_t Wide __attribute__((vector_size(64)));
+        typedef uint16_t Bits __attribute__((vector_size(sizeof(Vec<float>) / 2)));
+        typedef uint32_t Wide __attribute__((vector_size(sizeof(Vec<float>))));
         Bits bits;
         std::memcpy(&bits, from, sizeof(bits));
         const Wide wide = __builtin_convertvector(bits, Wide) << 16;
@@ -80,11 +85,9 @@ inline Vec<Accumulate<T>> load(const T* from) {
         std::memcpy(&bits, from, sizeof(bits));
         out = (Vec<A>)_mm512_cvtph_ps(bits);
 #elif defined(__F16C__)
-        __m128i low, high;
-        std::memcpy(&low, from, sizeof(low));
-        std::memcpy(&high, from + 8, sizeof(high));
-        const __m256 halves[2] = {_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)};
-        std::memcpy(&out, halves, sizeof(out));
+        __m128i bits;
+        std::memcpy(&bits, from, sizeof(bits));
+        out = (Vec<A>)_mm256_cvtph_ps(bits);
 #else
         for (int i = 0; i < kWidth<A>; ++i) out[i] = static_cast<A>(from[i]);
 #endif
@@ -109,8 +112,8 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
         const __m256i bits = _mm512_cvtepi32_epi16(rounded);
         std::memcpy(to, &bits, sizeof(bits));
 #else
-        typedef uint16_t Bits __attribute__((vector_size(32)));
-        typedef uint32_t Wide __attribute__((vector_size(64)));
+        typedef uint16_t Bits __attribute__((vector_size(sizeof(Vec<float>) / 2)));
+        typedef uint32_t Wide __attribute__((vector_size(sizeof(Vec<float>))));
         Wide wide;
         std::memcpy(&wide, &value, sizeof(wide));
         const Wide rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
@@ -123,12 +126,8 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
         const __m256i bits = _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT);
         std::memcpy(to, &bits, sizeof(bits));
 #elif defined(__F16C__)
-        __m256 halves[2];
-        std::memcpy(halves, &value, sizeof(value));
-        const __m128i low = _mm256_cvtps_ph(halves[0], _MM_FROUND_TO_NEAREST_INT);
-        const __m128i high = _mm256_cvtps_ph(halves[1], _MM_FROUND_TO_NEAREST_INT);
-        std::memcpy(to, &low, sizeof(low));
-        std::memcpy(to + 8, &high, sizeof(high));
+        const __m128i bits = _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT);
+        std::memcpy(to, &bits, sizeof(bits));
 #else
         for (int i = 0; i < kWidth<A>; ++i) to[i] = static_cast<T>(value[i]);
 #endif
@@ -140,6 +139,14 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
 inline __mmask16 first_of_16(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
 inline __mmask8 first_of_8(int64_t count) { return static_cast<__mmask8>((1u << count) - 1); }
 #endif
+
+// All ones in the first `count` lanes.
+template <class A>
+inline LaneMask<A> first_lanes(int64_t count) {
+    LaneMask<A> lane;
+    for (int i = 0; i < kWidth<A>; ++i) lane[i] = i;
+    return lane < static_cast<typename Lanes<A>::Int>(count);
+}
 
 // The first `count` values, 0 .. a full vector; the lanes beyond are 0.
 template <class T>
@@ -156,6 +163,11 @@ inline Vec<Accumulate<T>> load_first(const T* from, int64_t count) {
         return load(buffer);
     }
 #else
+#if defined(__AVX2__)
+    if constexpr (std::is_same_v<T, float>) {
+        return (Vec<float>)_mm256_maskload_ps(from, (__m256i)first_lanes<float>(count));
+    }
+#endif
     T buffer[kWidth<Accumulate<T>>] = {};
     std::memcpy(buffer, from, count * sizeof(T));
     return load(buffer);
@@ -177,6 +189,11 @@ inline void store_first(T* to, Vec<Accumulate<T>> value, int64_t count) {
         _mm256_mask_storeu_epi16(to, first_of_16(count), bits);
     }
 #else
+#if defined(__AVX2__)
+    if constexpr (std::is_same_v<T, float>) {
+        return _mm256_maskstore_ps(to, (__m256i)first_lanes<float>(count), (__m256)value);
+    }
+#endif
     T buffer[kWidth<Accumulate<T>>];
     store(buffer, value);
     std::memcpy(to, buffer, count * sizeof(T));
@@ -190,14 +207,6 @@ inline Vec<Accumulate<T>> load_until(const T* from, [[maybe_unused]] const T* en
     if (from + kWidth<Accumulate<T>> <= end) return load(from);
 #endif
     return load_first(from, count);
-}
-
-// All ones in the first `count` lanes.
-template <class A>
-inline LaneMask<A> first_lanes(int64_t count) {
-    LaneMask<A> lane;
-    for (int i = 0; i < kWidth<A>; ++i) lane[i] = i;
-    return lane < static_cast<typename Lanes<A>::Int>(count);
 }
 
 // load_first; with kWhole a whole vector may be read.
@@ -256,20 +265,7 @@ inline A sum_lanes(Vec<A> value) {
     return lanes[0];
 }
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
-inline void split(const Vec<float>& v, __m256& low, __m256& high) {
-    std::memcpy(&low, &v, 32);
-    std::memcpy(&high, reinterpret_cast<const char*>(&v) + 32, 32);
-}
-inline Vec<float> join(__m256 low, __m256 high) {
-    Vec<float> v;
-    std::memcpy(&v, &low, 32);
-    std::memcpy(reinterpret_cast<char*>(&v) + 32, &high, 32);
-    return v;
-}
-#endif
-
-// The even and the odd of 32 neighbours.
+// The even and the odd of two vectors of neighbours.
 inline void unzip(Vec<float> low, Vec<float> high, Vec<float>& even, Vec<float>& odd) {
 #if defined(__AVX512F__)
     const __m512i first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -278,22 +274,18 @@ inline void unzip(Vec<float> low, Vec<float> high, Vec<float>& even, Vec<float>&
     odd = (Vec<float>)_mm512_permutex2var_ps((__m512)low, second, (__m512)high);
 #elif defined(__AVX2__)
     const auto sorted = [](__m256 v) {
-        return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), _MM_SHUFFLE(3, 1, 2, 0)));
+        return (Vec<float>)_mm256_permute4x64_pd(_mm256_castps_pd(v), _MM_SHUFFLE(3, 1, 2, 0));
     };
-    __m256 a[2], b[2];
-    split(low, a[0], a[1]);
-    split(high, b[0], b[1]);
-    even = join(sorted(_mm256_shuffle_ps(a[0], a[1], _MM_SHUFFLE(2, 0, 2, 0))),
-                sorted(_mm256_shuffle_ps(b[0], b[1], _MM_SHUFFLE(2, 0, 2, 0))));
-    odd = join(sorted(_mm256_shuffle_ps(a[0], a[1], _MM_SHUFFLE(3, 1, 3, 1))),
-               sorted(_mm256_shuffle_ps(b[0], b[1], _MM_SHUFFLE(3, 1, 3, 1))));
+    even = sorted(_mm256_shuffle_ps((__m256)low, (__m256)high, _MM_SHUFFLE(2, 0, 2, 0)));
+    odd = sorted(_mm256_shuffle_ps((__m256)low, (__m256)high, _MM_SHUFFLE(3, 1, 3, 1)));
 #else
-    for (int i = 0; i < 8; ++i) even[i] = low[2 * i], odd[i] = low[2 * i + 1];
-    for (int i = 0; i < 8; ++i) even[8 + i] = high[2 * i], odd[8 + i] = high[2 * i + 1];
+    constexpr int kHalf = kWidth<float> / 2;
+    for (int i = 0; i < kHalf; ++i) even[i] = low[2 * i], odd[i] = low[2 * i + 1];
+    for (int i = 0; i < kHalf; ++i) even[kHalf + i] = high[2 * i], odd[kHalf + i] = high[2 * i + 1];
 #endif
 }
 
-// The reverse: even[0] odd[0] even[1] odd[1] ... as 32 neighbours.
+// The reverse: even[0] odd[0] even[1] odd[1] ...
 inline void zip(Vec<float> even, Vec<float> odd, Vec<float>& low, Vec<float>& high) {
 #if defined(__AVX512F__)
     const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -301,18 +293,14 @@ inline void zip(Vec<float> even, Vec<float> odd, Vec<float>& low, Vec<float>& hi
     low = (Vec<float>)_mm512_permutex2var_ps((__m512)even, first, (__m512)odd);
     high = (Vec<float>)_mm512_permutex2var_ps((__m512)even, second, (__m512)odd);
 #elif defined(__AVX2__)
-    const auto of_half = [](__m256 x, __m256 y) {
-        const __m256 l = _mm256_unpacklo_ps(x, y), h = _mm256_unpackhi_ps(x, y);
-        return join(_mm256_permute2f128_ps(l, h, 0x20), _mm256_permute2f128_ps(l, h, 0x31));
-    };
-    __m256 e[2], o[2];
-    split(even, e[0], e[1]);
-    split(odd, o[0], o[1]);
-    low = of_half(e[0], o[0]);
-    high = of_half(e[1], o[1]);
+    const __m256 first = _mm256_unpacklo_ps((__m256)even, (__m256)odd);
+    const __m256 second = _mm256_unpackhi_ps((__m256)even, (__m256)odd);
+    low = (Vec<float>)_mm256_permute2f128_ps(first, second, 0x20);
+    high = (Vec<float>)_mm256_permute2f128_ps(first, second, 0x31);
 #else
-    for (int i = 0; i < 8; ++i) low[2 * i] = even[i], low[2 * i + 1] = odd[i];
-    for (int i = 0; i < 8; ++i) high[2 * i] = even[8 + i], high[2 * i + 1] = odd[8 + i];
+    constexpr int kHalf = kWidth<float> / 2;
+    for (int i = 0; i < kHalf; ++i) low[2 * i] = even[i], low[2 * i + 1] = odd[i];
+    for (int i = 0; i < kHalf; ++i) high[2 * i] = even[kHalf + i], high[2 * i + 1] = odd[kHalf + i];
 #endif
 }
 
@@ -326,17 +314,12 @@ inline uint32_t to_bits(LaneMask<A> mask) {
         return _mm512_movepi64_mask((__m512i)mask);
     }
 #elif defined(__AVX2__)
-    const char* halves = reinterpret_cast<const char*>(&mask);
     if constexpr (std::is_same_v<A, float>) {
-        __m256 low, high;
-        std::memcpy(&low, halves, 32);
-        std::memcpy(&high, halves + 32, 32);
-        return _mm256_movemask_ps(low) | _mm256_movemask_ps(high) << 8;
+        return _mm256_movemask_ps((__m256)mask);
     } else {
-        __m256d low, high;
-        std::memcpy(&low, halves, 32);
-        std::memcpy(&high, halves + 32, 32);
-        return _mm256_movemask_pd(low) | _mm256_movemask_pd(high) << 4;
+        __m256d halves[2];
+        std::memcpy(halves, &mask, sizeof(mask));
+        return _mm256_movemask_pd(halves[0]) | _mm256_movemask_pd(halves[1]) << 4;
     }
 #else
     uint32_t bits = 0;

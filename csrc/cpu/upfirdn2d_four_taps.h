@@ -22,7 +22,7 @@ class FourTaps {
 #if defined(__AVX512F__)
     static constexpr int kLines = 4;
 #else
-    static constexpr int kLines = 2;  // half as many registers of half the size
+    static constexpr int kLines = 2;  // half as many registers
 #endif
     static constexpr int kTaps = 4 / kUp;                   // that meet a sample
     static constexpr int kStep = kUp == 2 ? kTaps : kDown;  // rows from a line's first to the next one's
