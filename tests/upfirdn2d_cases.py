@@ -130,6 +130,7 @@ CASES = [
     Case("crop_up", (1, 2, 8, 9), "blur", up=(2, 2), padding=(-1, -3, -5, -2), gain=-2.0),
     Case("wide_pads", (1, 2, 3, 4), "blur", padding=(9, 20, 11, 6)),
     Case("crop_and_pad", (1, 2, 9, 8), (3, 3), padding=(-4, 7, 6, -3), flip=True),
+    Case("all_of_x_cut", (1, 2, 3, 4), "blur", padding=(-5, 9, 8, -4), up=(1, 2)),
     Case("identity", (2, 3, 4, 5), (1,)),
     Case("one_tap", (2, 3, 4, 5), (1, 1), up=(2, 2), down=(1, 2), gain=3.0),
     Case("kernel_larger_than_x", (2, 3, 2, 3), (7, 9), padding=(4, 5, 3, 4)),
@@ -239,7 +240,8 @@ def check(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", see
     last = case.channels_last and not tensors["x"].is_contiguous()  # one pixel lies in memory as both
     form = torch.channels_last if last else torch.contiguous_format
     assert got["out"].is_contiguous(memory_format=form), "the layout of x is not kept"
-    assert backend == "reference" or got["d x"].is_contiguous(memory_format=form), "layout of x's gradient"
+    if backend != "reference" and last != got["out"].is_contiguous():  # an output of one pixel tells no layout
+        assert got["d x"].is_contiguous(memory_format=form), "layout of x's gradient"
     taps = max(1, math.prod(case.kernel_size))
     for name in truth:
         value, expected = got[name], truth[name]

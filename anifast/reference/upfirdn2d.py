@@ -60,12 +60,22 @@ def _fir(
         out_rows = (x.shape[2] * up[1] + y0 + y1 - rows) // down[1] + 1
         return F.pad(x, (0, out_columns - x.shape[3], 0, out_rows - x.shape[2]))
     if up == (1, 1):
-        y = F.pad(x, (x0, x1, y0, y1)) if any(padding) else x  # conv2d correlates
+        y = _pad(x, padding)  # conv2d correlates
         weight = (kernel if flip else kernel.flip(0, 1)).expand(channels, 1, rows, columns)
         return F.conv2d(y, weight, stride=(down[1], down[0]), groups=channels)
     # The transposed convolution is the whole true convolution of the zero-inserted signal, less the zeros behind its
     # last sample: padding beyond it is zeros, and what lies before the first or behind the last wanted sample is cut.
     weight = (kernel.flip(0, 1) if flip else kernel).expand(channels, 1, rows, columns)
     y = F.conv_transpose2d(x, weight, stride=(up[1], up[0]), groups=channels)
-    y = F.pad(y, (x0 - columns + 1, up[0] - 1 + x1 - columns + 1, y0 - rows + 1, up[1] - 1 + y1 - rows + 1))
+    y = _pad(y, (x0 - columns + 1, up[0] - 1 + x1 - columns + 1, y0 - rows + 1, up[1] - 1 + y1 - rows + 1))
     return y if down == (1, 1) else y[:, :, :: down[1], :: down[0]]
+
+
+def _pad(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """Zeros first, then what is cut, which may be more than x has on that side."""
+    x0, x1, y0, y1 = padding
+    if max(padding) > 0:
+        x = F.pad(x, (max(x0, 0), max(x1, 0), max(y0, 0), max(y1, 0)))
+    if min(padding) < 0:
+        x = x[:, :, max(-y0, 0) : x.shape[2] - max(-y1, 0), max(-x0, 0) : x.shape[3] - max(-x1, 0)]
+    return x

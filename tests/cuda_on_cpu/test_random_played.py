@@ -1,0 +1,25 @@
+"""The played CUDA code against the reference over random arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import random_arguments
+import torch
+from hypothesis import given
+from playing import Player
+from random_arguments import CASES, FLOATS, examples
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_random_arguments(played: Player, op: str) -> None:
+    before = played.launches
+
+    @examples(100)
+    @given(CASES[op](largest=20), FLOATS)
+    def run(case: Any, dtype: torch.dtype) -> None:
+        random_arguments.MODULES[op].check(case, dtype, "native")
+
+    run()
+    assert played.launches > before + 100

@@ -1,0 +1,57 @@
+"""C++ and Triton backends against the reference over random arguments: 900 valid and 600 invalid calls of C++."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import random_arguments
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from op_checks import CalledOps, nan_filled_allocations
+from random_arguments import CASES, FAULTS, FLOATS, examples
+from triton_checks import interpret, needs_install, needs_triton
+
+from anifast import _native
+
+needs_native = pytest.mark.skipif(
+    _native.unavailable("cpu") is not None, reason=f"no compiled kernels: {_native.unavailable('cpu')}"
+)
+
+
+@needs_native
+@examples(600)
+@given(random_arguments.upfirdn2d_case(), FLOATS)
+def test_upfirdn2d(case: Any, dtype: torch.dtype) -> None:
+    with CalledOps() as called, nan_filled_allocations():
+        random_arguments.MODULES["upfirdn2d"].check(case, dtype, "native")
+    assert "upfirdn2d" in called.names
+
+
+@needs_native
+@examples(300)
+@given(random_arguments.bias_lrelu_case(), FLOATS)
+def test_bias_lrelu(case: Any, dtype: torch.dtype) -> None:
+    with CalledOps() as called, nan_filled_allocations():
+        random_arguments.MODULES["bias_lrelu"].check(case, dtype, "native")
+    assert "bias_lrelu" in called.names
+
+
+@needs_native
+@pytest.mark.parametrize("op", CASES)
+def test_faults(op: str) -> None:
+    @examples(300)
+    @given(CASES[op](), FLOATS, st.sampled_from(sorted(FAULTS[op])))
+    def run(case: Any, dtype: torch.dtype, fault: str) -> None:
+        random_arguments.check_refused(op, case, dtype, fault, "native")
+
+    run()
+
+
+@pytest.mark.heavy
+@needs_triton
+@needs_install
+def test_triton_in_the_interpreter(tmp_path: Path) -> None:
+    interpret(Path(__file__).with_name("interpreted_random_arguments.py"), tmp_path, at_least=1)

@@ -1,0 +1,204 @@
+"""Random arguments of the ops, valid and invalid, and what every backend must do with them.
+
+Valid ones are held to the reference in float64 as the fixed cases are, with gradients of two orders. Invalid ones must
+raise what they raise with the reference. Examples are the same in every run, unless ANIFAST_RANDOM=1 asks for others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import bias_lrelu_cases
+import torch
+import upfirdn2d_cases
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+SHORT_FLOATS = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+FLOATS = SHORT_FLOATS | st.sampled_from([torch.float32, torch.float64])
+SYSTEMS = [((1, 1), (1, 1)), ((1, 1), (2, 2)), ((2, 2), (1, 1))]
+
+
+def examples(count: int, *, slow: bool = False) -> Callable[[Any], Any]:
+    """Decorator: so many examples, however long each takes; where they are slow no smaller failure is searched for."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=os.environ.get("ANIFAST_RANDOM") != "1",
+        database=None,
+        phases=[phase for phase in Phase if not (slow and phase in (Phase.shrink, Phase.explain))],
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+@st.composite
+def upfirdn2d_case(draw: Any, largest: int = 40) -> upfirdn2d_cases.Case:
+    """A valid call of upfirdn2d, half of them in the forms that have kernels of their own."""
+    channels_last = draw(st.booleans())
+    shape = (
+        draw(st.sampled_from([1, 1, 2, 3, 0])),
+        draw(st.integers(0, 20) if channels_last else st.integers(0, 5)),
+        draw(st.integers(1, min(largest, 20))),
+        draw(st.integers(1, largest)),
+    )
+    pair = st.tuples(st.integers(1, 4), st.integers(1, 4))
+    if draw(st.booleans()):
+        up, down = draw(st.sampled_from(SYSTEMS))
+        kernel = draw(st.sampled_from(["blur", "outer", (4,), (4, 4)]))
+    else:
+        up, down = draw(pair), draw(pair)
+        taps = st.integers(1, 13)
+        kernel = draw(st.one_of(st.tuples(taps), st.tuples(taps, st.integers(1, 7)), st.just("blur")))
+    size = (4, 4) if isinstance(kernel, str) else (kernel[0], kernel[-1])
+    pads = []
+    for axis in (1, 0):  # x, then y
+        before, behind = draw(st.integers(-6, 9)), draw(st.integers(-6, 9))
+        short = size[axis] - shape[2 + axis] * up[1 - axis] - before - behind
+        pads += [before, behind + max(0, short)]
+    act, noise = draw(st.booleans()), draw(st.sampled_from(["", "", "each", "shared"]))
+    return upfirdn2d_cases.Case(
+        "random",
+        shape,
+        kernel,
+        up,
+        down,
+        (pads[0], pads[1], pads[2], pads[3]),
+        flip=draw(st.booleans()),
+        gain=draw(st.sampled_from([1.0, 4.0, -0.5])),
+        channels_last=channels_last,
+        scale=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        noise=noise if shape[0] or noise != "shared" else "each",
+        strength=draw(st.booleans()),
+        act=act,
+        slope=draw(st.sampled_from([0.2, 0.0, 1.0, -0.3])),
+        clamp=draw(st.sampled_from([None, None, 0.7])),
+        add=draw(st.booleans()),
+        float32_parameters=draw(st.booleans()),
+    )
+
+
+@st.composite
+def bias_lrelu_case(draw: Any, largest: int = 40) -> bias_lrelu_cases.Case:
+    """A valid call of bias_lrelu."""
+    rank = draw(st.integers(2, 5))
+    shape = tuple(draw(st.integers(0 if axis < 2 else 1, largest if axis == rank - 1 else 6)) for axis in range(rank))
+    channels_last = rank > 3 and draw(st.booleans())
+    dim = draw(st.integers(-rank, rank - 1)) if draw(st.booleans()) else 1
+    return bias_lrelu_cases.Case(
+        "random",
+        shape,
+        dim=dim,
+        channels_last=channels_last,
+        bias=draw(st.booleans()),
+        noise=draw(st.sampled_from(["", "each", "shared"])) if shape[0] else "",
+        strength=draw(st.booleans()),
+        slope=draw(st.sampled_from([0.2, 0.0, 1.0, -0.3])),
+        gain=draw(st.sampled_from([1.0, 2.0**0.5, -0.5])),
+        clamp=draw(st.sampled_from([None, None, 0.7, 0.0])),
+        residual=draw(st.booleans()),
+        residual_gain=draw(st.sampled_from([1.0, 0.5])),
+        float32_parameters=draw(st.booleans()),
+    )
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What makes a valid call invalid: other fields of its case, or a tensor in the place of a valid one."""
+
+    fields: Callable[[Any], dict[str, Any]] | None = None
+    tensor: str = ""
+    wrong: Callable[[Tensor], Any] | None = None
+
+    def __call__(self, case: Any, tensors: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The invalid case and tensors."""
+        if self.fields is not None:
+            return replace(case, **self.fields(case)), tensors
+        assert self.wrong is not None
+        like = tensors.get(self.tensor, tensors["x"]).detach()
+        return case, tensors | {self.tensor: self.wrong(like)}
+
+
+def _crop(case: upfirdn2d_cases.Case) -> dict[str, Any]:
+    x0, _, y0, y1 = case.padding
+    return {"padding": (x0, case.kernel_size[1] - 1 - x0 - case.shape[3] * case.up[0], y0, y1)}
+
+
+def _longer(x: Tensor) -> Tensor:
+    return x.new_zeros([size + 1 for size in x.shape])
+
+
+def _elsewhere(x: Tensor) -> Tensor:
+    return x.to("meta")
+
+
+_WRONG: dict[str, Callable[[Tensor], Any]] = {
+    "a list": lambda x: [1.0],
+    "integers": lambda x: x.to(torch.int32),
+    "one longer everywhere": _longer,
+    "of one axis more": lambda x: x[None],
+    "elsewhere": _elsewhere,
+}
+FAULTS = {
+    "upfirdn2d": {
+        **{
+            f"{name} {how}": Fault(tensor=name, wrong=wrong)
+            for name in ("kernel", "scale", "bias", "noise", "add")
+            for how, wrong in _WRONG.items()
+            if (name, how) not in (("kernel", "one longer everywhere"), ("kernel", "of one axis more"))
+        },
+        "x a list": Fault(tensor="x", wrong=_WRONG["a list"]),
+        "x integers": Fault(tensor="x", wrong=_WRONG["integers"]),
+        "x of one axis less": Fault(tensor="x", wrong=lambda x: x.sum(0)),
+        "x without pixels": Fault(tensor="x", wrong=lambda x: x[..., :0]),
+        "a kernel of three axes": Fault(tensor="kernel", wrong=lambda k: k.reshape(1, 1, -1)),
+        "an empty kernel": Fault(tensor="kernel", wrong=lambda k: k[:0]),
+        "a kernel that learns": Fault(tensor="kernel", wrong=lambda k: k.clone().requires_grad_()),
+        "strengths": Fault(tensor="noise_strength", wrong=lambda x: x.new_zeros(2)),
+        "everything cropped": Fault(fields=_crop),
+        "up 0": Fault(fields=lambda case: {"up": (0, case.up[1])}),
+        "down -1": Fault(fields=lambda case: {"down": (case.down[0], -1)}),
+        "up of three": Fault(fields=lambda case: {"up": (1, 1, 1)}),
+        "pads of three": Fault(fields=lambda case: {"padding": (1, 1, 1)}),
+        "huge pads": Fault(fields=lambda case: {"padding": (1 << 62, 1 << 62, 0, 0)}),
+        "a negative clamp": Fault(fields=lambda case: {"clamp": -0.5}),
+    },
+    "bias_lrelu": {
+        **{
+            f"{name} {how}": Fault(tensor=name, wrong=wrong)
+            for name in ("bias", "noise", "residual")
+            for how, wrong in _WRONG.items()
+        },
+        "x a list": Fault(tensor="x", wrong=_WRONG["a list"]),
+        "x integers": Fault(tensor="x", wrong=_WRONG["integers"]),
+        "x of one axis": Fault(tensor="x", wrong=lambda x: x.flatten()),
+        "strengths": Fault(tensor="noise_strength", wrong=lambda x: x.new_zeros(2)),
+        "dim beyond": Fault(fields=lambda case: {"dim": len(case.shape)}),
+        "dim far before": Fault(fields=lambda case: {"dim": -len(case.shape) - 1}),
+        "a negative clamp": Fault(fields=lambda case: {"clamp": -0.5}),
+    },
+}
+CASES = {"upfirdn2d": upfirdn2d_case, "bias_lrelu": bias_lrelu_case}
+MODULES: dict[str, Any] = {"upfirdn2d": upfirdn2d_cases, "bias_lrelu": bias_lrelu_cases}
+
+
+def check_refused(op: str, case: Any, dtype: torch.dtype, fault: str, backend: str) -> None:
+    """A call with a fault raises the same error, of an argument, from a backend and from the reference."""
+    module = MODULES[op]
+    wrong = FAULTS[op][fault](case, module.make(case, dtype))
+
+    def outcome(backend: str) -> tuple[type[Exception], str] | None:
+        try:
+            module.call(*wrong, backend)
+        except (TypeError, ValueError) as error:
+            return type(error), str(error)
+        return None
+
+    expected = outcome("reference")
+    assert expected is not None, f"{fault}: the reference takes it"
+    assert expected[1].startswith(op + ": "), f"{fault}: {expected[1]!r} does not name the op"
+    assert outcome(backend) == expected
