@@ -47,7 +47,7 @@ class FourTaps {
         stride_ = kDown * part_;
         together_ = std::clamp<int64_t>(kBuffer / stride_ / kLines, 1, 8) * kLines;
         buffer_.assign(together_ * stride_, 0.0f);
-        zeros_.assign(x.in + W, T(0));
+        zeros_.assign(read_of_row(), T(0));
         for (int t = 0; t < 4; ++t) {
             if constexpr (kUp == 2) {  // two of the even outputs, two of the odd
                 at_[t] = margin_ + first(x, t / 2) + t % 2;
@@ -76,6 +76,8 @@ class FourTaps {
 
   private:
     static int64_t round_up(int64_t n) { return (n + W - 1) / W * W; }
+    // Values that sum_rows reads of a row if it may read whole vectors.
+    int64_t read_of_row() const { return (plan_.x.in + kDown * W - 1) / (kDown * W) * (kDown * W); }
     // As in Axis, with factors that the compiler knows: a division takes as long as a short line.
     static int64_t phase(const Axis& axis, int64_t o) { return (axis.pad - o * kDown) & (kUp - 1); }
     static int64_t first(const Axis& axis, int64_t o) { return (o * kDown - axis.pad + phase(axis, o)) / kUp; }
@@ -91,7 +93,7 @@ class FourTaps {
             rows[j] = inside ? plane + index * plan_.x.in : zeros_.data();
             if (inside) last = rows[j];
         }
-        if (last + round_up(plan_.x.in) <= end_) {
+        if (last + read_of_row() <= end_) {
             sum_rows<kCount, true>(rows, phase(y, row), buffer);
         } else {
             sum_rows<kCount, false>(rows, phase(y, row), buffer);

@@ -13,7 +13,8 @@ from anifast import backends
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from playing import Player, Unavailable, build
+from compiling import Unavailable
+from playing import Player, build
 
 
 @pytest.fixture(scope="session")

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from compiling import ROOT, SANITIZE, Unavailable, library, torch_flags
+
 HERE = ROOT / "tests" / "cuda_on_cpu"
 WIDE_INDEX_FROM = 2**31 - 2**16
-
-
-class Unavailable(Exception):
-    """Why nothing can be played here."""
 
 
 def cuda_include() -> Path:
@@ -34,21 +28,6 @@ def cuda_include() -> Path:
     raise Unavailable("no CUDA headers: neither a toolkit nor the package triton is installed")
 
 
-def compiler() -> str:
-    """The C++ compiler's command."""
-    command = os.environ.get("CXX") or "g++"
-    if shutil.which(command.split()[0]) is None:
-        raise Unavailable(f"no C++ compiler: {command} was not found")
-    return command
-
-
-def torch_flags() -> list[str]:
-    """Where torch's headers are."""
-    from torch.utils.cpp_extension import include_paths
-
-    return [word for path in include_paths() for word in ("-isystem", path)]
-
-
 def build(sanitize: bool = False) -> Path:
     """The shared library of all CUDA ops as played code, from the cache in build/ where nothing has changed.
 
@@ -57,49 +36,17 @@ def build(sanitize: bool = False) -> Path:
     Raises:
         Unavailable: no compiler or no CUDA headers.
     """
-    import torch
-
-    program, headers = compiler().split(), cuda_include()
+    headers = cuda_include()
     common = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}"]
     common += [f"-I{HERE}", "-isystem", str(headers)]
-    device = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if sanitize else ["-O2"]
+    device = SANITIZE if sanitize else ["-O2"]
     jobs = {HERE / "cuda_on_cpu.cpp": [*common, *device]}
     for path in [*sorted((ROOT / "csrc" / "cuda").glob("*_kernels.cu")), HERE / "toy_kernels.cu"]:
         jobs[path] = [*common, *device, "-include", "cuda_on_cpu.h", "-x", "c++"]
     for path in sorted(HERE.glob("played_*.cpp")):
         jobs[path] = [*common, "-O1", f"-I{HERE / 'stubs'}", *torch_flags()]
-
-    digest = hashlib.sha256(repr([program, torch.__version__, sorted(map(str, jobs.items()))]).encode())
-    for folder in (ROOT / "csrc" / "cuda", ROOT / "csrc" / "common", HERE):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".h", ".cpp", ".cu"):
-                digest.update(path.read_bytes())
-    folder = ROOT / "build" / "cuda_on_cpu" / digest.hexdigest()[:16]
-    library = folder / "played.so"
-    if library.exists():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def run(*command: str) -> None:
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-4000:]}")
-
-    def compiled(path: Path) -> str:
-        target = str(folder / f"{path.name}.{os.getpid()}.o")
-        run(*program, *jobs[path], "-c", str(path), "-o", target)
-        return target
-
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, jobs))
-    libraries = Path(torch.__file__).parent / "lib"
-    partial = folder / f"played.{os.getpid()}.so"
-    link = ["-shared", "-fsanitize=address,undefined"] if sanitize else ["-shared"]
-    run(*program, *link, "-o", str(partial), *objects, f"-L{libraries}", "-ltorch_cpu", "-lc10")
-    for name in objects:
-        os.unlink(name)
-    partial.replace(library)
-    return library
+    link = ["-fsanitize=address,undefined"] if sanitize else []
+    return library("played", jobs, link, (ROOT / "csrc" / "cuda", ROOT / "csrc" / "common", HERE))
 
 
 class Player:

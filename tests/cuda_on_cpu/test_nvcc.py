@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from playing import ROOT, Unavailable, compiler, cuda_include, torch_flags
+from compiling import ROOT, Unavailable, compiler, torch_flags
+from playing import cuda_include
 from resources import ARCHITECTURES, compile_for, nvcc, readable, sources, table
 
 HOST = sorted((ROOT / "csrc" / "cuda").glob("*.cpp"))

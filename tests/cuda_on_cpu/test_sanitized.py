@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from playing import Unavailable, build, compiler
+from compiling import Unavailable, sanitized_environment
+from playing import build
 
 HERE = Path(__file__).parent
-
-
-def sanitized_environment() -> dict[str, str]:
-    libraries = []
-    for name in ("libasan.so", "libubsan.so"):
-        command = [*compiler().split(), f"-print-file-name={name}"]
-        path = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        if not Path(path).is_absolute():
-            raise Unavailable(f"the compiler has no {name}")
-        libraries.append(path)
-    return os.environ | {
-        "LD_PRELOAD": " ".join(libraries),
-        "ANIFAST_PLAY_SANITIZED": "1",
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=66",  # Python frees little at its end
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
 
 
 @pytest.mark.heavy
 def test_no_access_is_out_of_bounds_and_nothing_is_undefined() -> None:
     try:
-        environment = sanitized_environment()
+        environment = sanitized_environment(ANIFAST_PLAY_SANITIZED="1")
         build(sanitize=True)
     except Unavailable as problem:
         pytest.skip(str(problem))
@@ -46,7 +30,7 @@ def test_no_access_is_out_of_bounds_and_nothing_is_undefined() -> None:
 
 def test_the_sanitizer_is_on() -> None:
     try:
-        environment = sanitized_environment()
+        environment = sanitized_environment(ANIFAST_PLAY_SANITIZED="1")
         library = build(sanitize=True)
     except Unavailable as problem:
         pytest.skip(str(problem))
