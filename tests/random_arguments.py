@@ -129,7 +129,7 @@ def _crop(case: upfirdn2d_cases.Case) -> dict[str, Any]:
 
 
 def _longer(x: Tensor) -> Tensor:
-    return x.new_zeros([size + 1 for size in x.shape])
+    return x.new_zeros([size + 2 for size in x.shape])
 
 
 def _elsewhere(x: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def _elsewhere(x: Tensor) -> Tensor:
 _WRONG: dict[str, Callable[[Tensor], Any]] = {
     "a list": lambda x: [1.0],
     "integers": lambda x: x.to(torch.int32),
-    "one longer everywhere": _longer,
+    "longer everywhere": _longer,
     "of one axis more": lambda x: x[None],
     "elsewhere": _elsewhere,
 }
@@ -149,7 +149,7 @@ FAULTS = {
             f"{name} {how}": Fault(tensor=name, wrong=wrong)
             for name in ("kernel", "scale", "bias", "noise", "add")
             for how, wrong in _WRONG.items()
-            if (name, how) not in (("kernel", "one longer everywhere"), ("kernel", "of one axis more"))
+            if (name, how) not in (("kernel", "longer everywhere"), ("kernel", "of one axis more"))
         },
         "x a list": Fault(tensor="x", wrong=_WRONG["a list"]),
         "x integers": Fault(tensor="x", wrong=_WRONG["integers"]),

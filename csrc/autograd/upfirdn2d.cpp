@@ -140,9 +140,11 @@ struct Forward : Function<Forward> {
                                          false));
         };
         if (form.want(Form::kScale)) {
-            const Tensor v = back(std::nullopt);
+            Tensor v = back(std::nullopt);
             found[7] = x.to(sums).mul(v.to(sums)).sum({2, 3}).to(scale.scalar_type());
-            if (form.want(Form::kX)) found[0] = v.mul(scale.unsqueeze(2).unsqueeze(3).to(v.scalar_type()));
+            const Tensor factor = scale.unsqueeze(2).unsqueeze(3).to(v.scalar_type());
+            // in place where nothing is recorded that needs v: fresh memory takes several times as long
+            if (form.want(Form::kX)) found[0] = at::GradMode::is_enabled() ? v.mul(factor) : v.mul_(factor);
         } else if (form.want(Form::kX)) {
             found[0] = back(defined(scale));
         }
