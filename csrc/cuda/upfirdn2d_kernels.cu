@@ -6,12 +6,11 @@
 // which makes 11 multiplications an output instead of 16 for the blur, and no fewer for down 2 (16) and up 2 (4). Taps
 // stay on the device, and the host never looks at them.
 //
-//   planes   contiguous maps. A block takes a tile of one map, or several small maps. It loads the tile's input with
-//   its
-//            borders into shared memory, as floats, zeros where there is padding. A thread then sums 4 x 4 neighbouring
-//            outputs (down 2: 2 x 2) in registers, reading each row of its window with two vector loads. Where the
-//            lines of the output are not whole vectors (257 columns), the sums go back through shared memory, so that
-//            neighbouring threads write neighbouring elements.
+//   planes   contiguous maps. A block takes a tile of one map, or several small maps. It loads the input of the tile
+//            with its borders into shared memory, as floats, zeros where there is padding. A thread then sums 4 x 4
+//            neighbouring outputs (down 2: 2 x 2) in registers, reading each row of its window with two vector loads.
+//            Where the lines of the output are not whole vectors (257 columns), the sums go back through shared memory,
+//            so that neighbouring threads write neighbouring elements.
 //   pixels   channels last, in chunks of 4 channels. A thread takes one chunk of one column and walks down, with the
 //            unfinished rows (blur 4, down 2) or the row before (up 2) in registers. Neighbouring columns find their
 //            common inputs in the first cache.

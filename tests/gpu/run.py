@@ -191,6 +191,7 @@ def test(run: Run) -> dict[str, Any]:
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-q"]
     # the repository's own root must not come before the installed package
     command += ["-o", f"pythonpath={ROOT / 'tests'}", "--durations=10", f"--junitxml={report}"]
+    command += ["-m", "not heavy"]  # the interpreter and the sanitizers of a machine without a GPU
     command += [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "ops")]
     with tempfile.TemporaryDirectory() as elsewhere:
         text = run.run("test.log", command, environment=environment, cwd=Path(elsewhere), what="pytest")

@@ -1,11 +1,16 @@
-"""Fixtures of the tests that run in Triton's interpreter."""
+"""Fixtures of the tests that run in Triton's interpreter, and the way to the shapes in benchmarks/."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from op_checks import nan_filled_allocations
+
+# last, so that an installed anifast goes before the source tree
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 
 @pytest.fixture
