@@ -9,6 +9,7 @@
 #include "autograd/bias_lrelu.h"
 #include "autograd/gradients.h"
 #include "autograd/upfirdn2d.h"
+#include "common/vec.h"
 
 #ifndef ANIFAST_CUDA
 #define ANIFAST_CUDA 0
@@ -20,7 +21,7 @@
 namespace {
 
 const char* isa() {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(ANIFAST_AVX512)
     return "avx512";
 #elif defined(__AVX2__)
     return "avx2";

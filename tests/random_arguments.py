@@ -166,6 +166,9 @@ FAULTS = {
         "pads of three": Fault(fields=lambda case: {"padding": (1, 1, 1)}),
         "huge pads": Fault(fields=lambda case: {"padding": (1 << 62, 1 << 62, 0, 0)}),
         "a negative clamp": Fault(fields=lambda case: {"clamp": -0.5}),
+        "a clamp of text": Fault(fields=lambda case: {"clamp": "1"}),
+        "a gain of text": Fault(fields=lambda case: {"gain": "1"}),
+        "no gain": Fault(fields=lambda case: {"gain": None}),
     },
     "bias_lrelu": {
         **{
@@ -178,6 +181,8 @@ FAULTS = {
         "x of one axis": Fault(tensor="x", wrong=lambda x: x.flatten()),
         "strengths": Fault(tensor="noise_strength", wrong=lambda x: x.new_zeros(2)),
         "dim beyond": Fault(fields=lambda case: {"dim": len(case.shape)}),
+        "a gain of text": Fault(fields=lambda case: {"gain": "1"}),
+        "a slope of nothing": Fault(fields=lambda case: {"slope": None}),
         "dim far before": Fault(fields=lambda case: {"dim": -len(case.shape) - 1}),
         "a negative clamp": Fault(fields=lambda case: {"clamp": -0.5}),
     },

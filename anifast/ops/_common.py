@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -125,11 +126,13 @@ def strength_tensor(op: str, strength: Tensor | float, noise: Tensor | None, x: 
     """`noise_strength`, number or tensor, as a tensor of one element.
 
     Raises:
+        TypeError: it is neither.
         ValueError: there is no noise, or more than one element.
     """
     if noise is None:
         raise ValueError(f"{op}: noise_strength is given without noise")
     if not isinstance(strength, Tensor):
+        check_number(op, "noise_strength", strength)
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         return torch.full((), float(strength), dtype=wide, device=x.device)
     if strength.numel() != 1:
@@ -137,8 +140,18 @@ def strength_tensor(op: str, strength: Tensor | float, noise: Tensor | None, x: 
     return strength
 
 
+def check_number(op: str, name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is a real number."""
+    if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):  # without the ABC, which is not traced
+        return
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+
+
 def check_clamp(op: str, clamp: float | None) -> None:
-    """Raise ValueError for a limit that is negative or NaN."""
+    """Raise TypeError for a limit that is no number, ValueError for one that is negative or NaN."""
+    if clamp is not None:
+        check_number(op, "clamp", clamp)
     if clamp is not None and not clamp >= 0.0:
         raise ValueError(f"{op}: clamp must not be negative, got {clamp}")
 

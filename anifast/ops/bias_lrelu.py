@@ -314,6 +314,8 @@ def bias_lrelu(
         if out is not None:
             return out
     dim, noise_strength = _check(x, bias, dim, noise, noise_strength, clamp, residual)
+    for name, number in (("slope", slope), ("gain", gain), ("residual_gain", residual_gain)):
+        _common.check_number("bias_lrelu", name, number)
     chosen = _common.choose("bias_lrelu", x, backend)
     if bias is not None:
         bias = _common.like("bias_lrelu", "bias", bias, x, float32_too=True)

@@ -32,7 +32,9 @@ from anifast.ops.bias_lrelu import mask_shape
 from anifast.reference.upfirdn2d import upfirdn2d as _reference
 
 _SQRT2 = math.sqrt(2.0)
-_MOST = (1 << 31) - 1  # for factors and pads, so that no backend's sums of positions overflow
+_PLAIN = (int, tuple, list)
+# so that no backend's sums of positions overflow
+_MOST_FACTOR, _MOST_PAD = 1024, (1 << 31) - 1
 _SCHEMA = (
     "(Tensor x, Tensor kernel, int[] up, int[] down, SymInt[] padding, bool flip, float gain, Tensor? scale, "
     "Tensor? bias, Tensor? noise, Tensor? noise_strength, Tensor? add, float slope, float act_gain, float? clamp, "
@@ -222,17 +224,22 @@ def upfirdn2d(
 
     Returns:
         A new tensor [N, C, rows, columns] in the dtype and layout of x. Half types are computed in float32 and rounded
-        once (noise in float32 beside a half x is rounded to x's dtype first).
+        once (noise in float32 beside a half x is rounded to x's dtype first); where the activation is a pass of its
+        own, what the filter gives is rounded too. The reference rounds each operation.
 
     Raises:
         TypeError: an argument is no tensor or number, or has a wrong dtype.
-        ValueError: a wrong rank, size or device, a factor below 1, no output sample, a kernel that requires a gradient,
-            or a negative clamp.
+        ValueError: a wrong rank, size or device, a factor below 1 or above 1024, pads beyond 2^31, no output sample, a
+            kernel that requires a gradient, or a negative clamp.
+        NotImplementedError: forward mode or a transform of torch.func on an explicitly chosen backend.
         BackendError: an explicitly chosen backend cannot run here.
     """
     if (
         _NATIVE.short is not None
         and type(x) is Tensor
+        and type(up) in _PLAIN
+        and type(down) in _PLAIN
+        and type(padding) in _PLAIN
         and (noise_strength is None or isinstance(noise_strength, Tensor))
         and not torch.compiler.is_compiling()
         and not torch.overrides.has_torch_function((x, kernel, add, scale, bias, noise, noise_strength))
@@ -251,6 +258,8 @@ def upfirdn2d(
     kernel, size = _check(x, kernel, up, down, padding)
     shape = (*x.shape[:2], *size)
     strength = _check_epilogue(x, shape, scale, bias, noise, noise_strength, clamp, add)
+    for name, number in (("gain", gain), ("slope", slope), ("act_gain", act_gain)):
+        _common.check_number("upfirdn2d", name, number)
     chosen = _common.choose("upfirdn2d", x, backend)
     if scale is not None:
         scale = _common.like("upfirdn2d", "scale", scale, x, float32_too=True)
@@ -298,8 +307,8 @@ def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else value
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
         raise TypeError(f"upfirdn2d: {name} must be an int or two ints (x, y), got {value!r}")
-    if min(pair) < 1 or max(pair) > _MOST:
-        raise ValueError(f"upfirdn2d: {name} must be 1 or more and at most 2^31 - 1, got {value!r}")
+    if min(pair) < 1 or max(pair) > _MOST_FACTOR:
+        raise ValueError(f"upfirdn2d: {name} must be 1 or more and at most {_MOST_FACTOR}, got {value!r}")
     return (pair[0], pair[1])
 
 
@@ -312,7 +321,7 @@ def _pads(value: int | Sequence[int]) -> tuple[int, int, int, int]:
         or not all(isinstance(v, (int, torch.SymInt)) for v in pads)
     ):
         raise TypeError(f"upfirdn2d: padding must be an int, (before, behind) or (x0, x1, y0, y1), got {value!r}")
-    if max(pads) > _MOST or min(pads) < -_MOST:
+    if max(pads) > _MOST_PAD or min(pads) < -_MOST_PAD:
         raise ValueError(f"upfirdn2d: padding must lie within 2^31 - 1, got {value!r}")
     return (pads[0], pads[1], pads[0], pads[1]) if len(pads) == 2 else (pads[0], pads[1], pads[2], pads[3])
 

@@ -41,6 +41,7 @@ struct Form {
     int64_t wants = 0;  // Want of each
     at::ScalarType bias_dtype = at::kFloat;
     double residual_gain = 1.0;
+    int64_t given = 0;  // Want of each that is there, of forward's
 
     enum Want { kX = 1, kBias = 2, kNoise = 4, kStrength = 8, kResidual = 16 };
 
@@ -50,14 +51,14 @@ struct Form {
     void save(AutogradContext* ctx) const {
         const int64_t dtype = static_cast<int64_t>(bias_dtype);
         ctx->saved_data["form"] = c10::ivalue::Tuple::create(
-            std::vector<c10::IValue>{dim, channels_last, slope, gain, wants, dtype, residual_gain});
+            std::vector<c10::IValue>{dim, channels_last, slope, gain, wants, dtype, residual_gain, given});
     }
     static Form load(AutogradContext* ctx) {
         const auto saved = ctx->saved_data.at("form").toTuple();
         const std::vector<c10::IValue> at = saved->elements().vec();
         return {at[0].toInt(),    at[1].toBool(), at[2].toDouble(),
                 at[3].toDouble(), at[4].toInt(),  static_cast<at::ScalarType>(at[5].toInt()),
-                at[6].toDouble()};
+                at[6].toDouble(), at[7].toInt()};
     }
 };
 
@@ -106,6 +107,8 @@ struct Forward : Function<Forward> {
         Form form{dim, dim == 1 && is_channels_last(x), slope, gain};
         form.wants = needs_grad(residual) ? Form::kResidual : 0;
         form.residual_gain = residual_gain;
+        form.given = Form::kX | (bias ? Form::kBias : 0) | (noise ? Form::kNoise : 0) |
+                     (strength ? Form::kStrength : 0) | (residual ? Form::kResidual : 0);
         Linear::save(ctx, form, x, linear ? OptionalTensor() : OptionalTensor(mask), bias, noise, strength);
         ctx->mark_non_differentiable({mask});
         ctx->set_materialize_grads(false);
@@ -114,7 +117,9 @@ struct Forward : Function<Forward> {
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         variable_list out(11);
         if (!grads[0].defined()) return out;
-        const Form form = Form::load(ctx);
+        Form form = Form::load(ctx);
+        form.wants &=
+            asked_for(ctx, form.given, {Form::kX, Form::kBias, Form::kNoise, Form::kStrength, Form::kResidual});
         const auto linear = Linear::grads(ctx, form, grads[0]);
         std::copy(linear.begin(), linear.end(), out.begin());
         if (form.want(Form::kResidual)) {

@@ -6,6 +6,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <initializer_list>
 #include <optional>
 #include <tuple>
 
@@ -45,6 +46,18 @@ bool any_needs_grad(const char* op, const Tensors&... tensors) {
                                 ": the native backend has no forward-mode differentiation (jvp); "
                                 "backend=\"reference\" has it");
     return at::GradMode::is_enabled() && (needs_grad(tensors) || ...);
+}
+
+// The bits of those inputs whose gradient this very backward is asked for: `torch.autograd.grad(y, x)` wants one of
+// them however many need theirs. `given` has the bits of the inputs that were there, `order` is their order in
+// `forward`.
+inline int64_t asked_for(const AutogradContext* ctx, int64_t given, std::initializer_list<int64_t> order) {
+    int64_t asked = 0;
+    size_t edge = 0;
+    for (const int64_t bit : order) {
+        if ((given & bit) != 0 && ctx->needs_input_grad(edge++)) asked |= bit;
+    }
+    return asked;
 }
 
 // Whether a transform of torch.func (grad, vjp, jvp, vmap) is going on in this thread.

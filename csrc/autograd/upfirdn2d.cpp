@@ -37,16 +37,25 @@ struct Form {
     double gain;
     bool channels_last, linear;
     double slope, act_gain;
-    int64_t wants;
+    int64_t wants, given;  // Input of each that needs a gradient, that is there
     at::ScalarType bias_dtype;
 
-    enum Want { kX = 1, kScale = 2, kBias = 4, kNoise = 8, kStrength = 16, kAdd = 32 };
+    enum Input { kX = 1, kScale = 2, kBias = 4, kNoise = 8, kStrength = 16, kAdd = 32, kKernel = 64 };
 
-    bool want(Want which) const { return (wants & which) != 0; }
+    bool want(Input which) const { return (wants & which) != 0; }
 
     void save(AutogradContext* ctx) const {
-        std::vector<c10::IValue> entries{up,     down,  flip,     gain,  channels_last,
-                                         linear, slope, act_gain, wants, static_cast<int64_t>(bias_dtype)};
+        std::vector<c10::IValue> entries{up,
+                                         down,
+                                         flip,
+                                         gain,
+                                         channels_last,
+                                         linear,
+                                         slope,
+                                         act_gain,
+                                         wants,
+                                         given,
+                                         static_cast<int64_t>(bias_dtype)};
         for (const SymInt& pad : padding) entries.emplace_back(pad);
         ctx->saved_data["form"] = c10::ivalue::Tuple::create(std::move(entries));
     }
@@ -54,18 +63,11 @@ struct Form {
         const auto saved = ctx->saved_data.at("form").toTuple();
         const std::vector<c10::IValue> at = saved->elements().vec();
         std::vector<SymInt> padding;
-        for (size_t i = 10; i < at.size(); ++i) padding.push_back(at[i].toSymInt());
-        return {at[0].toIntVector(),
-                at[1].toIntVector(),
-                std::move(padding),
-                at[2].toBool(),
-                at[3].toDouble(),
-                at[4].toBool(),
-                at[5].toBool(),
-                at[6].toDouble(),
-                at[7].toDouble(),
-                at[8].toInt(),
-                static_cast<at::ScalarType>(at[9].toInt())};
+        for (size_t i = 11; i < at.size(); ++i) padding.push_back(at[i].toSymInt());
+        return {at[0].toIntVector(), at[1].toIntVector(), std::move(padding),
+                at[2].toBool(),      at[3].toDouble(),    at[4].toBool(),
+                at[5].toBool(),      at[6].toDouble(),    at[7].toDouble(),
+                at[8].toInt(),       at[9].toInt(),       static_cast<at::ScalarType>(at[10].toInt())};
     }
 };
 
@@ -97,6 +99,8 @@ struct Forward : Function<Forward> {
                              padding[0]);
         push_adjoint_padding(form.padding, x.sym_size(2), out.sym_size(2), kernel.size(0), up[1], down[1], padding[2]);
         form.wants = wants;
+        form.given = Form::kX | Form::kKernel | (scale ? Form::kScale : 0) | (bias ? Form::kBias : 0) |
+                     (noise ? Form::kNoise : 0) | (strength ? Form::kStrength : 0) | (add ? Form::kAdd : 0);
         form.bias_dtype = bias ? bias->scalar_type() : at::kFloat;
         form.save(ctx);
         const bool of_noise = form.want(Form::kNoise) || form.want(Form::kStrength);
@@ -111,7 +115,10 @@ struct Forward : Function<Forward> {
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         variable_list found(16);
         if (!grads[0].defined()) return found;
-        const Form form = Form::load(ctx);
+        Form form = Form::load(ctx);
+        form.wants &=
+            asked_for(ctx, form.given,
+                      {Form::kX, Form::kKernel, Form::kScale, Form::kBias, Form::kNoise, Form::kStrength, Form::kAdd});
         if (form.want(Form::kAdd)) found[11] = grads[0];
         if ((form.wants & ~Form::kAdd) == 0) return found;
         const auto saved = ctx->get_saved_variables();
@@ -193,12 +200,12 @@ OptionalTensor upfirdn2d_if_plain(const Tensor& x, const Tensor& kernel, const N
         return std::nullopt;
     }
     const auto up = spread(up_any, 2), down = spread(down_any, 2), pads = spread(padding_any, 4);
-    const auto fits_in = [](const std::vector<int64_t>& values, int64_t least) {
-        constexpr int64_t kMost = (int64_t(1) << 31) - 1;
-        return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v >= least && v <= kMost; });
+    const auto within = [](const std::vector<int64_t>& values, int64_t least, int64_t most) {
+        return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v >= least && v <= most; });
     };
-    if (up.empty() || down.empty() || pads.empty() || !fits_in(up, 1) || !fits_in(down, 1) ||
-        !fits_in(pads, -(int64_t(1) << 31) + 1)) {
+    constexpr int64_t kMostFactor = 1024, kMostPad = (int64_t(1) << 31) - 1;
+    if (up.empty() || down.empty() || pads.empty() || !within(up, 1, kMostFactor) || !within(down, 1, kMostFactor) ||
+        !within(pads, -kMostPad, kMostPad)) {
         return std::nullopt;
     }
     const int64_t beyond_x = width * up[0] + pads[0] + pads[1] - kernel.size(rank - 1);

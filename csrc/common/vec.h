@@ -16,6 +16,21 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define ANIFAST_AVX512 1
+#endif
+// AddressSanitizer does not see what masked instructions read and write.
+#if defined(__SANITIZE_ADDRESS__)
+#define ANIFAST_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ANIFAST_ADDRESS_SANITIZER 1
+#endif
+#endif
+#if defined(ANIFAST_AVX512) && !defined(ANIFAST_ADDRESS_SANITIZER)
+#define ANIFAST_MASKED_MEMORY 1
+#endif
+
 namespace anifast {
 
 // The type in which values of T are computed and summed.
@@ -28,7 +43,7 @@ struct Lanes;
 template <>
 struct Lanes<float> {
     using Int = int32_t;
-#if defined(__AVX512F__)
+#if defined(ANIFAST_AVX512)
     static constexpr int kWidth = 16;
 #else
     static constexpr int kWidth = 8;
@@ -66,7 +81,7 @@ inline Vec<Accumulate<T>> load(const T* from) {
     if constexpr (std::is_same_v<T, A>) {
         std::memcpy(&out, from, sizeof(out));
     } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
-#if defined(__AVX512F__)
+#if defined(ANIFAST_AVX512)
         // one instruction each, where the compiler makes four of the conversions below
         __m256i bits;
         std::memcpy(&bits, from, sizeof(bits));
@@ -80,7 +95,7 @@ inline Vec<Accumulate<T>> load(const T* from) {
         std::memcpy(&out, &wide, sizeof(out));
 #endif
     } else {
-#if defined(__AVX512F__)
+#if defined(ANIFAST_AVX512)
         __m256i bits;
         std::memcpy(&bits, from, sizeof(bits));
         out = (Vec<A>)_mm512_cvtph_ps(bits);
@@ -102,7 +117,7 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
         std::memcpy(to, &value, sizeof(value));
     } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
         // round to nearest even; NaN keeps a set mantissa bit
-#if defined(__AVX512F__)
+#if defined(ANIFAST_AVX512)
         const __m512i wide = (__m512i)value;
         const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(wide, 16), _mm512_set1_epi32(1));
         __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(wide, _mm512_set1_epi32(0x7fff)), odd);
@@ -122,7 +137,7 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
         std::memcpy(to, &bits, sizeof(bits));
 #endif
     } else {
-#if defined(__AVX512F__)
+#if defined(ANIFAST_AVX512)
         const __m256i bits = _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT);
         std::memcpy(to, &bits, sizeof(bits));
 #elif defined(__F16C__)
@@ -134,9 +149,7 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
     }
 }
 
-// AddressSanitizer does not see what masked instructions read and write.
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(__SANITIZE_ADDRESS__)
-#define ANIFAST_MASKED_MEMORY 1
+#if defined(ANIFAST_MASKED_MEMORY)
 inline __mmask16 first_of_16(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
 inline __mmask8 first_of_8(int64_t count) { return static_cast<__mmask8>((1u << count) - 1); }
 #endif
@@ -164,7 +177,7 @@ inline Vec<Accumulate<T>> load_first(const T* from, int64_t count) {
         return load(buffer);
     }
 #else
-#if defined(__AVX2__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__AVX2__) && !defined(ANIFAST_ADDRESS_SANITIZER)
     if constexpr (std::is_same_v<T, float>) {
         return (Vec<float>)_mm256_maskload_ps(from, (__m256i)first_lanes<float>(count));
     }
@@ -190,7 +203,7 @@ inline void store_first(T* to, Vec<Accumulate<T>> value, int64_t count) {
         _mm256_mask_storeu_epi16(to, first_of_16(count), bits);
     }
 #else
-#if defined(__AVX2__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__AVX2__) && !defined(ANIFAST_ADDRESS_SANITIZER)
     if constexpr (std::is_same_v<T, float>) {
         return _mm256_maskstore_ps(to, (__m256i)first_lanes<float>(count), (__m256)value);
     }
@@ -268,7 +281,7 @@ inline A sum_lanes(Vec<A> value) {
 
 // The even and the odd of two vectors of neighbours.
 inline void unzip(Vec<float> low, Vec<float> high, Vec<float>& even, Vec<float>& odd) {
-#if defined(__AVX512F__)
+#if defined(ANIFAST_AVX512)
     const __m512i first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i second = _mm512_or_si512(first, _mm512_set1_epi32(1));
     even = (Vec<float>)_mm512_permutex2var_ps((__m512)low, first, (__m512)high);
@@ -288,7 +301,7 @@ inline void unzip(Vec<float> low, Vec<float> high, Vec<float>& even, Vec<float>&
 
 // The reverse: even[0] odd[0] even[1] odd[1] ...
 inline void zip(Vec<float> even, Vec<float> odd, Vec<float>& low, Vec<float>& high) {
-#if defined(__AVX512F__)
+#if defined(ANIFAST_AVX512)
     const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
     low = (Vec<float>)_mm512_permutex2var_ps((__m512)even, first, (__m512)odd);
@@ -308,7 +321,7 @@ inline void zip(Vec<float> even, Vec<float> odd, Vec<float>& low, Vec<float>& hi
 // One bit a lane, lane 0 lowest.
 template <class A>
 inline uint32_t to_bits(LaneMask<A> mask) {
-#if defined(__AVX512DQ__)
+#if defined(ANIFAST_AVX512)
     if constexpr (std::is_same_v<A, float>) {
         return _mm512_movepi32_mask((__m512i)mask);
     } else {

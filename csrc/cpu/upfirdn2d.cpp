@@ -98,13 +98,11 @@ std::tuple<Tensor, Tensor> upfirdn2d_cpu(const Tensor& x_any, const Tensor& kern
                 "upfirdn2d: save_mask needs lines of whole bytes, got ", columns, " columns");
 
     Tensor out = empty({sizes[0], sizes[1], rows, columns}, x.options(), format);
-    const int64_t plane = channels_last ? sizes[0] * rows * columns * ((sizes[1] + 7) / 8) : numel / 8;
+    // bias_lrelu's mask: a line is one pixel's channels, or one map
+    const int64_t lines = channels_last ? sizes[0] * rows * columns : maps;
+    const int64_t line = channels_last ? (sizes[1] + 7) / 8 : rows * columns / 8;
     Tensor mask = at::empty({0}, x.options().dtype(at::kByte));
-    if (save_mask) {
-        const int64_t lines = channels_last ? sizes[0] * rows * columns : maps;
-        mask = at::empty({clamp ? 2 : 1, lines, lines ? plane / lines : (channels_last ? (sizes[1] + 7) / 8 : 0)},
-                         x.options().dtype(at::kByte));
-    }
+    if (save_mask) mask = at::empty({clamp ? 2 : 1, lines, line}, x.options().dtype(at::kByte));
     if (numel == 0) return {out, mask};
     ANIFAST_DISPATCH(x.scalar_type(), "upfirdn2d", [&] {
         using A = Accumulate<scalar_t>;
@@ -134,7 +132,7 @@ std::tuple<Tensor, Tensor> upfirdn2d_cpu(const Tensor& x_any, const Tensor& kern
         epilogue.clamp = static_cast<A>(clamp.value_or(0.0));
         epilogue.out = out.mutable_data_ptr<scalar_t>();
         epilogue.bits = save_mask ? mask.mutable_data_ptr<uint8_t>() : nullptr;
-        epilogue.plane = plane;
+        epilogue.plane = lines * line;
         const scalar_t* from = x.const_data_ptr<scalar_t>();
         if (scale || bias || noise || epilogue.act || clamp) {
             run<Behind::kAll>(from, sizes, channels_last, plan, epilogue);

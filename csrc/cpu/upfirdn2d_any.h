@@ -109,21 +109,26 @@ class AnyPlanes {
         const Axis &x = plan.x, &y = plan.y;
         const int64_t divisor = std::gcd(x.up, x.down);
         parts_ = x.down / divisor;
-        margin_ = round_up(std::max<int64_t>(0, x.pad) + 1);
         phases_.resize(std::min(x.up / divisor, x.out));
-        int64_t samples = (x.in + parts_ - 1) / parts_;
+        const int64_t written = round_up((x.in + parts_ - 1) / parts_);
         const auto count = static_cast<int64_t>(phases_.size());
         std::vector<std::pair<int64_t, int64_t>> found;  // part and place of each tap's samples
+        int64_t before = 0, samples = written;
         for (int64_t e = 0; e < count; ++e) {
-            const int64_t start = x.phase(e);
-            phases_[e] = {(x.out - e + count - 1) / count, start * x.longest(), {}};
+            const int64_t start = x.phase(e), outputs = (x.out - e + count - 1) / count;
+            const int64_t read = (outputs + kTogether * W - 1) / (kTogether * W) * kTogether * W;
+            phases_[e] = {outputs, start * x.longest(), {}};
             for (int64_t k = 0; start + k * x.up < x.taps; ++k) {
                 const int64_t sample = x.first(e) + k, part = (sample % parts_ + parts_) % parts_;
-                found.emplace_back(part, (sample - part) / parts_);
+                // taps that begin before or behind all samples find zeros only, wherever: see FourTaps
+                const int64_t place = std::clamp((sample - part) / parts_, -read, written);
+                found.emplace_back(part, place);
                 phases_[e].at.push_back(static_cast<int64_t>(found.size()) - 1);
-                samples = std::max(samples, found.back().second + phases_[e].outputs + kTogether * W);
+                before = std::max(before, -place);
+                samples = std::max(samples, place + read);
             }
         }
+        margin_ = round_up(before);
         part_ = margin_ + round_up(samples);
         for (auto& phase : phases_) {
             for (auto& at : phase.at) at = found[at].first * part_ + margin_ + found[at].second;

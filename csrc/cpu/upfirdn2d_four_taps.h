@@ -19,7 +19,7 @@ namespace {
 template <int kUp, int kDown, Behind kBehind, class T>
 class FourTaps {
     static constexpr int W = kWidth<float>;
-#if defined(__AVX512F__)
+#if defined(ANIFAST_AVX512)
     static constexpr int kLines = 4;
 #else
     static constexpr int kLines = 2;  // half as many registers
@@ -39,25 +39,29 @@ class FourTaps {
   public:
     FourTaps(const Plan<float>& plan, const T* x_end) : plan_(plan), end_(x_end) {
         const Axis& x = plan.x;
-        margin_ = round_up(std::max<int64_t>(0, x.pad) + 1);
-        // samples of a part that are written, or read for whole vectors of output
-        const int64_t written = round_up((x.in + kDown - 1) / kDown);
-        const int64_t read = std::max<int64_t>(0, 4 - x.pad) + round_up((x.out + kUp - 1) / kUp);
-        part_ = margin_ + round_up(std::max(written, read));
+        // Samples of a part, and outputs of a phase, in whole vectors. Taps that begin before or behind all of that
+        // find zeros only, wherever: no pads make the buffer larger than the data.
+        const int64_t samples = round_up((x.in + kDown - 1) / kDown), outputs = round_up((x.out + kUp - 1) / kUp);
+        int64_t part[4], place[4];
+        for (int t = 0; t < 4; ++t) {
+            if constexpr (kUp == 2) {  // two of the even outputs, two of the odd
+                part[t] = 0;
+                place[t] = first(x, t / 2) + t % 2;
+                across_[t] = plan.rows[phase(x, t / 2) * kTaps + t % 2];
+            } else {
+                part[t] = (t - x.pad) & (kDown - 1);
+                place[t] = (t - x.pad - part[t]) / kDown;
+                across_[t] = plan.rows[t];
+            }
+            place[t] = std::clamp(place[t], -outputs, samples);
+        }
+        margin_ = round_up(std::max<int64_t>(0, -*std::min_element(place, place + 4)));
+        part_ = margin_ + round_up(std::max(samples, *std::max_element(place, place + 4) + outputs));
+        for (int t = 0; t < 4; ++t) at_[t] = part[t] * part_ + margin_ + place[t];
         stride_ = kDown * part_;
         together_ = std::clamp<int64_t>(kBuffer / stride_ / kLines, 1, 8) * kLines;
         buffer_.assign(together_ * stride_, 0.0f);
         zeros_.assign(read_of_row(), T(0));
-        for (int t = 0; t < 4; ++t) {
-            if constexpr (kUp == 2) {  // two of the even outputs, two of the odd
-                at_[t] = margin_ + first(x, t / 2) + t % 2;
-                across_[t] = plan.rows[phase(x, t / 2) * kTaps + t % 2];
-            } else {
-                const int64_t sample = t - x.pad, odd = sample & (kDown - 1);
-                at_[t] = margin_ + odd * part_ + (sample - odd) / kDown;
-                across_[t] = plan.rows[t];
-            }
-        }
     }
 
     // Rows [from, until) of the output of one plane.

@@ -32,10 +32,12 @@ struct Axis {
 
     Axis(int64_t in, int64_t up, int64_t down, int64_t before, int64_t behind, int64_t taps)
         : in(in), up(up), down(down), pad(before), taps(taps) {
-        constexpr int64_t kMost = (int64_t(1) << 31) - 1;  // no sum of what follows overflows
+        // No sum of what follows overflows. The pads of an adjoint are those of the op and a little more.
+        constexpr int64_t kMostFactor = 1024, kMostPad = int64_t(1) << 33;
         TORCH_CHECK(up > 0 && down > 0 && taps > 0, "upfirdn2d: up, down and the kernel's size must be 1 or more");
-        TORCH_CHECK(std::max({up, down, before, behind, -before, -behind}) <= kMost,
-                    "upfirdn2d: up, down and padding must lie within 2^31 - 1");
+        TORCH_CHECK(up <= kMostFactor && down <= kMostFactor, "upfirdn2d: up and down must be at most ", kMostFactor);
+        TORCH_CHECK(std::max({before, behind, -before, -behind}) <= kMostPad,
+                    "upfirdn2d: padding must lie within 2^33");
         const int64_t last = in * up + before + behind - taps;
         TORCH_CHECK(in > 0 && last >= 0, "upfirdn2d: no output is left of ", in, " samples, up ", up, ", padding (",
                     before, ", ", behind, "), under ", taps, " taps");
@@ -62,8 +64,8 @@ struct Axis {
             found.weights -= found.first;
             found.first = 0;
         }
-        found.count = std::max<int64_t>(0, std::min(found.count, in - found.first));
-        return found;
+        found.count = std::min(found.count, in - found.first);
+        return found.count > 0 ? found : Reach{0, 0, 0};
     }
 };
 

@@ -135,7 +135,7 @@ __device__ __forceinline__ A sum_over_lanes(A value, int lanes, A* shared) {
     return value;
 }
 
-// For launches: the cut of the work, and run-time facts as compile-time constants of `function`.
+// For launches: alignment, and run-time facts as compile-time constants of `function`.
 
 inline bool aligned(const void* pointer, int64_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 

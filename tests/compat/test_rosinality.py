@@ -136,7 +136,7 @@ def test_numbers_of_other_libraries_are_numbers() -> None:
     [
         (dict(pad=(1, 1, 1)), TypeError, "padding must be an int"),
         (dict(pad=(0.5, 1)), TypeError, "padding must be an int"),
-        (dict(up=0), ValueError, "up must be 1 or more, got 0"),
+        (dict(up=0), ValueError, "up must be 1 or more.*got 0"),
         (dict(down="2"), TypeError, "down must be an int"),
         (dict(pad=(-3, -3)), ValueError, "no output is left"),
         (dict(kernel=torch.ones(3, 3, requires_grad=True)), ValueError, "kernel requires a gradient"),

@@ -39,7 +39,7 @@ def build(sanitize: bool = False) -> Path:
     headers = cuda_include()
     common = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}"]
     common += [f"-I{HERE}", "-isystem", str(headers)]
-    device = SANITIZE if sanitize else ["-O2"]
+    device = ["-O1", *SANITIZE] if sanitize else ["-O2"]
     jobs = {HERE / "cuda_on_cpu.cpp": [*common, *device]}
     for path in [*sorted((ROOT / "csrc" / "cuda").glob("*_kernels.cu")), HERE / "toy_kernels.cu"]:
         jobs[path] = [*common, *device, "-include", "cuda_on_cpu.h", "-x", "c++"]

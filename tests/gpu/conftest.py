@@ -31,8 +31,9 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(params=["native", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """The name of each compiled backend of the op that the module names as OP."""
-    reason = backends.why_not(request.module.OP, request.param, "cuda")
+    """The name of each compiled backend of the op that the module names as OP, or the test as its parameter `op`."""
+    op = request.getfixturevalue("op") if "op" in request.fixturenames else request.module.OP
+    reason = backends.why_not(op, request.param, "cuda")
     if reason:
         (pytest.fail if TARGET else pytest.skip)(f"{request.param}: {reason}")
     return request.param

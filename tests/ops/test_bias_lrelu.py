@@ -501,3 +501,23 @@ def test_each_input_alone_can_need_a_gradient(wanted: str, backend: str) -> None
     (got,) = torch.autograd.grad(call(CASE["odd_full"], tensors, backend).sum(), tensors[wanted])
     (expected,) = torch.autograd.grad(call(CASE["odd_full"], tensors, "reference").sum(), tensors[wanted])
     torch.testing.assert_close(got, expected)
+
+
+@needs_native
+def test_backward_computes_what_is_asked_for() -> None:
+    tensors = make(CASE["odd_full"], torch.float32)
+    out = call(CASE["odd_full"], tensors, "native")
+    wanted: list[bool] = []
+
+    class Record(CalledOps):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "bias_lrelu_backward" in str(func):
+                wanted.extend(args[-2:])  # want_bias, want_strength
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    with Record():
+        (alone,) = torch.autograd.grad(out.sum(), tensors["x"], create_graph=True)
+    assert wanted == [False, False]
+    names = [name for name in tensors if name not in ("grad", "kernel")]
+    together = torch.autograd.grad(call(CASE["odd_full"], tensors, "native").sum(), [tensors[name] for name in names])
+    torch.testing.assert_close(alone, together[names.index("x")])

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import random_arguments
 import torch
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+import random_arguments
 from hypothesis import given
 from hypothesis import strategies as st
 from op_checks import CalledOps, nan_filled_allocations
@@ -24,7 +26,7 @@ needs_native = pytest.mark.skipif(
 @needs_native
 @examples(600)
 @given(random_arguments.upfirdn2d_case(), FLOATS)
-def test_upfirdn2d(case: Any, dtype: torch.dtype) -> None:
+def test_random_calls_of_upfirdn2d(case: Any, dtype: torch.dtype) -> None:
     with CalledOps() as called, nan_filled_allocations():
         random_arguments.MODULES["upfirdn2d"].check(case, dtype, "native")
     assert "upfirdn2d" in called.names
@@ -33,7 +35,7 @@ def test_upfirdn2d(case: Any, dtype: torch.dtype) -> None:
 @needs_native
 @examples(300)
 @given(random_arguments.bias_lrelu_case(), FLOATS)
-def test_bias_lrelu(case: Any, dtype: torch.dtype) -> None:
+def test_random_calls_of_bias_lrelu(case: Any, dtype: torch.dtype) -> None:
     with CalledOps() as called, nan_filled_allocations():
         random_arguments.MODULES["bias_lrelu"].check(case, dtype, "native")
     assert "bias_lrelu" in called.names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -26,15 +27,17 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     try:
         sanitized_environment()
-        march = json.loads((ROOT / "anifast" / "_build.json").read_text(encoding="utf-8"))["march"]
+        record = json.loads((ROOT / "anifast" / "_build.json").read_text(encoding="utf-8"))
+        # the instructions that most machines have, whatever this one has beyond: those that are tested are its own
+        march = "x86-64-v3" if record["isa"] in ("avx2", "avx512") else record["march"]
         flags = ["-std=c++20", "-fPIC", "-fopenmp", "-Wno-psabi", "-Wno-unknown-pragmas", "-DTORCH_EXTENSION_NAME=_C"]
         flags += [f"-march={march}"] if march else []
         flags += [*torch_flags(), "-isystem", pybind11.get_include()]
         flags += ["-isystem", str(Path(torch.__file__).parent / "include" / "torch" / "csrc" / "api" / "include")]
-        flags += [word for path in python_includes() for word in ("-isystem", path)]
+        flags += ["-isystem", sysconfig.get_path("include")]
         # Torch's classes are not instrumented, so what the vptr check asks of them is not there. Unoptimised code takes
         # half the time to compile, and is more to the letter. What touches no memory of tensors stays plain.
-        kernels = [*flags, *SANITIZE, "-fno-sanitize=vptr", "-O0"]
+        kernels = [*flags, *SANITIZE, "-fno-sanitize=vptr"]
         jobs = {path: kernels for path in sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))}
         jobs |= dict.fromkeys(
             [ROOT / "csrc" / "module.cpp", *sorted((ROOT / "csrc" / "autograd").glob("*.cpp"))], flags
@@ -54,13 +57,6 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def python_includes() -> list[str]:
-    """Where Python.h is."""
-    import sysconfig
-
-    return [sysconfig.get_path("include")]
-
-
 def run(package: Path, program: str) -> subprocess.CompletedProcess[str]:
     start = f"""
 import sys
@@ -76,7 +72,7 @@ assert anifast._C.__file__ == {str(package / "anifast" / "_C.so")!r}
 @pytest.mark.heavy
 def test_no_access_is_out_of_bounds_and_nothing_is_undefined(package: Path) -> None:
     shapes = "agrees or many or strides or aligned or nearly or nan"
-    chosen = f"((native and ({shapes})) or test_upfirdn2d or test_bias_lrelu) and not (float64 or float16)"
+    chosen = f"((native and ({shapes})) or random_calls or faults) and not (float64 or float16)"
     names = ("upfirdn2d", "bias_lrelu", "instance_norm", "random_arguments")
     files = [str(TESTS / "ops" / f"test_{name}.py") for name in names]
     options = ["-q", "-x", "--capture=sys", "-m", "not heavy", "-k", chosen, *files]

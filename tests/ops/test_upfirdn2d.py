@@ -122,7 +122,10 @@ def test_gradcheck_and_gradgradcheck(case: Case, backend: str) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("name", ["blur2", "down", "up_add", "epilogue_down", "nhwc_epilogue_full", "matrix_flip"])
+@pytest.mark.parametrize(
+    "name",
+    ["blur2", "down", "up_add", "epilogue_down", "nhwc_epilogue_full", "matrix_flip", "empty_batch", "no_channels"],
+)
 def test_opcheck(name: str) -> None:
     tensors = make(CASE[name], torch.float32)
     seen: list[tuple[Any, ...]] = []
@@ -323,6 +326,85 @@ def test_odd_strides_are_taken(backend: str) -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kernel", [KERNEL, torch.ones(3, 5)], ids=["four taps", "matrix"])
+@pytest.mark.parametrize("factors", [dict(), dict(down=2), dict(up=2), dict(up=3, down=2)], ids=str)
+def test_pads_far_beyond_the_image_cost_nothing(
+    factors: dict[str, int], kernel: Tensor, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, size = 10**9, 12
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.ones(1, 2, size, size).contiguous(memory_format=form).requires_grad_()
+    up = factors.get("up", 1)
+    for before in (-far, far):
+        behind = 20 - before - size * up
+        out = upfirdn2d(x, kernel, padding=(before, behind), backend="native", **factors)
+        assert not out.any(), "only padding is in reach"
+        assert not torch.autograd.grad(out.sum(), x)[0].any()
+
+
+@needs_native
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_short_way_computes_the_same(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = importlib.import_module("anifast.ops.upfirdn2d")._NATIVE
+    taken: list[bool] = []
+
+    def watched(*arguments: Any) -> Any:
+        taken.append((out := short(*arguments)) is not None)
+        return out
+
+    short, found = ops.short, []
+    assert short is not None
+    for way in (watched, None):
+        monkeypatch.setattr(ops, "short", way)
+        found.append(results(case, make(case, torch.float32), "native"))
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
+    masked = case.act or case.clamp is not None
+    assert taken == [not masked or mask_fits(case.out_shape[3], case.channels_last)]
+
+
+@needs_native
+def test_what_needs_a_cast_or_an_explanation_takes_the_long_way() -> None:
+    short = importlib.import_module("anifast.ops.upfirdn2d")._NATIVE.short
+    x = torch.randn(2, 3, 8, 9)
+    plain: dict[str, Any] = dict(
+        x=x, kernel=KERNEL, up=1, down=1, padding=1, flip=False, gain=1.0, add=None, scale=None, bias=None, noise=None,
+        strength=None, act=False, slope=0.2, act_gain=1.0, clamp=None,
+    )  # fmt: skip
+    assert short(*plain.values()) is not None
+    for bad in (
+        dict(x=x[0]),
+        dict(x=x.int()),
+        dict(x=x[..., ::2]),
+        dict(x=x[..., :0]),
+        dict(kernel=KERNEL.double()),
+        dict(kernel=KERNEL[:0]),
+        dict(kernel=x),
+        dict(kernel=KERNEL.clone().requires_grad_()),
+        dict(kernel=KERNEL.to("meta")),
+        dict(up=0),
+        dict(up=2000),
+        dict(down=[1, 2, 3]),
+        dict(padding=(1, 2, 3)),
+        dict(padding=-4),
+        dict(padding=1 << 40),
+        dict(scale=torch.ones(3)),
+        dict(scale=torch.ones(2, 3).half()),
+        dict(bias=torch.ones(2)),
+        dict(noise=x[:, :1]),
+        dict(noise=x[:, :1, :7, :8].double()),
+        dict(strength=torch.ones(1)),
+        dict(add=x),
+        dict(clamp=-1.0),
+        dict(clamp=math.nan),
+    ):
+        assert short(*(plain | bad).values()) is None, bad
+    with pytest.raises(TypeError):
+        short(*(plain | dict(up=1.5)).values())
+
+
+@needs_native
 def test_memory_that_is_not_aligned() -> None:
     base = torch.randn(2 * 3 * 33 * 34 + 3)
     for offset in (1, 3):
@@ -450,8 +532,21 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ),
     ("up zero", lambda: upfirdn2d(X, KERNEL, up=0), ValueError, "up must be 1 or more.*got 0"),
     ("down negative", lambda: upfirdn2d(X, KERNEL, down=(1, -2)), ValueError, r"down must be 1 or more.*got \(1, -2\)"),
-    ("up huge", lambda: upfirdn2d(X, KERNEL, up=1 << 31), ValueError, r"up must be 1 or more and at most 2\^31 - 1"),
+    ("up huge", lambda: upfirdn2d(X, KERNEL, up=1 << 31), ValueError, "up must be 1 or more and at most 1024"),
     ("pads huge", lambda: upfirdn2d(X, KERNEL, padding=1 << 40), ValueError, r"padding must lie within 2\^31 - 1"),
+    ("gain text", lambda: upfirdn2d(X, KERNEL, gain="2"), TypeError, "gain must be a number, got str"),  # type: ignore[arg-type]
+    ("gain none", lambda: upfirdn2d(X, KERNEL, gain=None), TypeError, "gain must be a number, got NoneType"),  # type: ignore[arg-type]
+    ("slope", lambda: upfirdn2d(X, KERNEL, act=True, slope=X), TypeError, "slope must be a number, got Tensor"),  # type: ignore[arg-type]
+    ("act_gain", lambda: upfirdn2d(X, KERNEL, act=True, act_gain=[1]), TypeError, "act_gain must be a number"),  # type: ignore[arg-type]
+    ("clamp text", lambda: upfirdn2d(X, KERNEL, clamp="1"), TypeError, "clamp must be a number, got str"),  # type: ignore[arg-type]
+    (
+        "strength text",
+        lambda: upfirdn2d(X, KERNEL, noise=X[:, :1, :1, :2], noise_strength="1"),  # type: ignore[arg-type]
+        TypeError,
+        "noise_strength must be a number, got str",
+    ),
+    ("up array", lambda: upfirdn2d(X, KERNEL, up=np.array([2, 2])), TypeError, "up must be an int or two ints"),  # type: ignore[arg-type]
+    ("pads range", lambda: upfirdn2d(X, KERNEL, padding=range(4)), TypeError, "padding must be an int"),
     ("up float", lambda: upfirdn2d(X, KERNEL, up=2.0), TypeError, "up must be an int or two ints"),  # type: ignore[arg-type]
     ("up three", lambda: upfirdn2d(X, KERNEL, up=(1, 2, 3)), TypeError, "up must be an int or two ints"),
     ("pads three", lambda: upfirdn2d(X, KERNEL, padding=(1, 2, 3)), TypeError, "padding must be an int"),
@@ -511,7 +606,8 @@ def test_the_dispatcher_op_checks_its_own_arguments() -> None:
         (dict(kernel=x), "kernel must be a vector or matrix"),
         (dict(kernel=KERNEL[:0]), "the kernel's size must be 1 or more"),
         (dict(up=[0, 1]), "must be 1 or more"),
-        (dict(padding=[1 << 40, 0, 0, 0]), "must lie within 2"),
+        (dict(up=[1, 2000]), "up and down must be at most 1024"),
+        (dict(padding=[1 << 40, 0, 0, 0]), "padding must lie within 2"),
         (dict(up=[1]), "up and down need 2 numbers and padding 4"),
         (dict(padding=[0, 0]), "padding 4"),
         (dict(padding=[-2, 0, 0, 0]), "no output is left of 5 samples"),
@@ -532,3 +628,25 @@ def test_the_op_is_where_it_says() -> None:
     module = importlib.import_module("anifast.ops.upfirdn2d")
     assert module._NATIVE.name == "anifast::upfirdn2d"
     assert str(torch.ops.anifast.upfirdn2d.default._schema).startswith("anifast::upfirdn2d(Tensor x, Tensor kernel")
+
+
+@needs_native
+def test_backward_computes_what_is_asked_for() -> None:
+    tensors = make(CASE["epilogue_full"], torch.float32)
+    out = call(CASE["epilogue_full"], tensors, "native")
+    wanted: list[bool] = []
+
+    class Record(CalledOps):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "bias_lrelu_backward" in str(func):
+                wanted.extend(args[-2:])  # want_bias, want_strength
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    with Record():
+        (alone,) = torch.autograd.grad(out.sum(), tensors["x"], create_graph=True)
+    assert wanted == [False, False]
+    names = [name for name in tensors if name not in ("grad", "kernel")]
+    together = torch.autograd.grad(
+        call(CASE["epilogue_full"], tensors, "native").sum(), [tensors[name] for name in names]
+    )
+    torch.testing.assert_close(alone, together[names.index("x")])

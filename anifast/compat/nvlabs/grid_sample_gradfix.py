@@ -91,5 +91,6 @@ def _gathered(input: Tensor, grid: Tensor) -> Tensor:
                 index = index * size[axis] + corner[axis].nan_to_num().clamp(0, size[axis] - 1).long()
             wanted = index.flatten(1)[:, None].expand(-1, pixels.shape[1], -1)
             values = pixels.gather(2, wanted).unflatten(2, grid.shape[1:3])
-            out = out + values * (weight * inside)[:, None]
+            # not a product with 0, which inf and NaN at a border survive
+            out = out + torch.where(inside[:, None], values * weight[:, None], 0.0)
     return out

@@ -1,0 +1,23 @@
+"""CUDA and Triton kernels on a GPU against the reference over random arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+import random_arguments
+from hypothesis import given
+from random_arguments import CASES, FLOATS, SHORT_FLOATS, examples
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_random_arguments(op: str, backend: str) -> None:
+    @examples(150)
+    @given(CASES[op](), FLOATS if backend == "native" else SHORT_FLOATS)
+    def run(case: Any, dtype: torch.dtype) -> None:
+        random_arguments.MODULES[op].check(case, dtype, backend, "cuda")
+
+    run()
