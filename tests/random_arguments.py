@@ -14,9 +14,11 @@ from typing import Any
 import bias_lrelu_cases
 import torch
 import upfirdn2d_cases
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from anifast.ops.upfirdn2d import mask_fits
 
 SHORT_FLOATS = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 FLOATS = SHORT_FLOATS | st.sampled_from([torch.float32, torch.float64])
@@ -187,6 +189,20 @@ FAULTS = {
         "a negative clamp": Fault(fields=lambda case: {"clamp": -0.5}),
     },
 }
+
+
+def check(op: str, case: Any, dtype: torch.dtype, backend: str, device: str = "cpu") -> None:
+    """Hold a backend to the reference on a random case.
+
+    Not where a half type is rounded between the filter and an activation of its own pass: on which side of the kink a
+    value near it falls is then rounding's choice, and the reference's another. The fixed cases have such calls.
+    """
+    if op == "upfirdn2d" and dtype in (torch.float16, torch.bfloat16):
+        masked = case.act or case.clamp is not None
+        assume(not masked or mask_fits(case.out_shape[3], case.channels_last))
+    MODULES[op].check(case, dtype, backend, device)
+
+
 CASES = {"upfirdn2d": upfirdn2d_case, "bias_lrelu": bias_lrelu_case}
 MODULES: dict[str, Any] = {"upfirdn2d": upfirdn2d_cases, "bias_lrelu": bias_lrelu_cases}
 

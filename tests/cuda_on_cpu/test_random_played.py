@@ -19,7 +19,7 @@ def test_random_arguments(played: Player, op: str) -> None:
     @examples(100)
     @given(CASES[op](largest=20), FLOATS)
     def run(case: Any, dtype: torch.dtype) -> None:
-        random_arguments.MODULES[op].check(case, dtype, "native")
+        random_arguments.check(op, case, dtype, "native")
 
     run()
     assert played.launches > before + 100

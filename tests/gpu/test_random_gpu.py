@@ -18,6 +18,6 @@ def test_random_arguments(op: str, backend: str) -> None:
     @examples(150)
     @given(CASES[op](), FLOATS if backend == "native" else SHORT_FLOATS)
     def run(case: Any, dtype: torch.dtype) -> None:
-        random_arguments.MODULES[op].check(case, dtype, backend, "cuda")
+        random_arguments.check(op, case, dtype, backend, "cuda")
 
     run()

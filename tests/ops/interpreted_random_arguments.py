@@ -16,7 +16,7 @@ def test_random_arguments(launched: list[str], op: str) -> None:
     @examples(20, slow=True)
     @given(CASES[op](largest=8), SHORT_FLOATS)
     def run(case: Any, dtype: torch.dtype) -> None:
-        random_arguments.MODULES[op].check(case, dtype, "triton")
+        random_arguments.check(op, case, dtype, "triton")
 
     run()
     assert len(launched) > 20

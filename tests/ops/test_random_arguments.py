@@ -28,7 +28,7 @@ needs_native = pytest.mark.skipif(
 @given(random_arguments.upfirdn2d_case(), FLOATS)
 def test_random_calls_of_upfirdn2d(case: Any, dtype: torch.dtype) -> None:
     with CalledOps() as called, nan_filled_allocations():
-        random_arguments.MODULES["upfirdn2d"].check(case, dtype, "native")
+        random_arguments.check("upfirdn2d", case, dtype, "native")
     assert "upfirdn2d" in called.names
 
 
@@ -37,7 +37,7 @@ def test_random_calls_of_upfirdn2d(case: Any, dtype: torch.dtype) -> None:
 @given(random_arguments.bias_lrelu_case(), FLOATS)
 def test_random_calls_of_bias_lrelu(case: Any, dtype: torch.dtype) -> None:
     with CalledOps() as called, nan_filled_allocations():
-        random_arguments.MODULES["bias_lrelu"].check(case, dtype, "native")
+        random_arguments.check("bias_lrelu", case, dtype, "native")
     assert "bias_lrelu" in called.names
 
 
