@@ -117,8 +117,8 @@ def test_a_description_is_complete_and_its_variants_are_right(name: str) -> None
         for work in results.WORKS:
             _, copied = prepared.bound(work)
             x = prepared.tensors[bench.leaves[0]]
-                assert x is not None
-                assert copied > 0 and bench.traffic(case, work) >= x.nbytes + prepared.grad.nbytes
+            assert x is not None
+            assert copied > 0 and bench.traffic(case, work) >= x.nbytes + prepared.grad.nbytes
             for variant, built in prepared.variants.items():
                 if built.function is not None and not built.compiled and not built.why_missing(work):
                     prepared.check(work, variant)
