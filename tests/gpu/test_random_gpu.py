@@ -12,6 +12,9 @@ import random_arguments
 from hypothesis import given
 from random_arguments import CASES, FLOATS, SHORT_FLOATS, examples
 
+if not torch.cuda.is_available():
+    pytest.skip("torch sees no GPU here", allow_module_level=True)
+
 
 @pytest.mark.parametrize("op", CASES)
 def test_random_arguments(op: str, backend: str) -> None:
