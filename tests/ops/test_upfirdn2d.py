@@ -138,7 +138,8 @@ def test_opcheck(name: str) -> None:
 
     with Record():
         results(CASE[name], tensors, "native")
-    assert len(seen) >= 3, "forward, backward and the gradient of that"
+    # forward, backward and the gradient of that, which nothing has where there are no elements
+    assert len(seen) >= (2 if 0 in CASE[name].shape else 3)
     for args in seen:
         x, kernel, *rest = args
         fresh = (
