@@ -264,37 +264,34 @@ class Upfirdn2d:
 def _stylegan2(
     system: str, batch: int, channels: dict[int, int], *, encoder: str, noise: bool, quick: tuple[int, ...]
 ) -> list[Upfirdn2d]:
-    """The uses of a StyleGAN2-type generator and discriminator; `channels` by side in pixels, from the smallest."""
+    """The uses of a StyleGAN2-type generator and discriminator; `channels` by side, without the smallest."""
     found = []
     for side, count in channels.items():
-        if side > min(channels):  # a discriminator halves every side but the smallest
-            shape = (batch, count, side, side)
-            found += [
-                Upfirdn2d(f"blur.{system}.{side}", shape, f"{encoder} before the stride-2 conv2", quick=side in quick),
-                Upfirdn2d(
-                    f"down.{system}.{side}", shape, f"{encoder} skip", down=2, padding=(1, 1), quick=side in quick
-                ),
-                Upfirdn2d(
-                    f"epilogue.{system}.{side}",
-                    (batch, count, side + 1, side + 1),
-                    "generator, behind the transposed convolution",
-                    padding=(1, 1),
-                    gain=4.0,
-                    epilogue=True,
-                    noise=noise,
-                    quick=side in quick,
-                ),
-                Upfirdn2d(
-                    f"up.{system}.{side}",
-                    (batch, 3, side // 2, side // 2),
-                    "generator, RGB skip",
-                    up=2,
-                    padding=(2, 1),
-                    gain=4.0,
-                    add=True,
-                    quick=side in quick,
-                ),
-            ]
+        shape = (batch, count, side, side)
+        found += [
+            Upfirdn2d(f"blur.{system}.{side}", shape, f"{encoder} before the stride-2 conv2", quick=side in quick),
+            Upfirdn2d(f"down.{system}.{side}", shape, f"{encoder} skip", down=2, padding=(1, 1), quick=side in quick),
+            Upfirdn2d(
+                f"epilogue.{system}.{side}",
+                (batch, count, side + 1, side + 1),
+                "generator, behind the transposed convolution",
+                padding=(1, 1),
+                gain=4.0,
+                epilogue=True,
+                noise=noise,
+                quick=side in quick,
+            ),
+            Upfirdn2d(
+                f"up.{system}.{side}",
+                (batch, 3, side // 2, side // 2),
+                "generator, RGB skip",
+                up=2,
+                padding=(2, 1),
+                gain=4.0,
+                add=True,
+                quick=side in quick,
+            ),
+        ]
     return found
 
 
@@ -302,12 +299,12 @@ def _stylegan2(
 #: its content is 16 px), and BlendGAN at 1024 px, batch 8 on four GPUs.
 UPFIRDN2D: tuple[Upfirdn2d, ...] = (
     *_stylegan2(
-        "gnr", 7, {16: 512, 32: 512, 64: 256, 128: 128, 256: 64}, encoder="encoder and D block", noise=False,
+        "gnr", 7, {32: 512, 64: 256, 128: 128, 256: 64}, encoder="encoder and D block", noise=False,
         quick=(64,),
     ),
     *_stylegan2(
         "blendgan", 2,
-        {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}, encoder="D block",
+        {8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}, encoder="D block",
         noise=True, quick=(16, 256),
     ),
 )  # fmt: skip

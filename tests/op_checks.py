@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -36,3 +37,48 @@ class CalledOps(TorchDispatchMode):
         if func.namespace == "anifast":
             self.names.add(func.name().removeprefix("anifast::"))
         return func(*args, **(kwargs or {}))
+
+
+def sums_of_backward(run: Callable[[], Any]) -> list[bool]:
+    """What the calls of bias_lrelu_backward inside `run` are asked to sum: (of the bias, of the strength) each."""
+    wanted: list[bool] = []
+
+    class Record(CalledOps):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "bias_lrelu_backward" in str(func):
+                wanted.extend(args[-2:])
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    with Record():
+        run()
+    return wanted
+
+
+def check_asked_for(cases: Any, name: str) -> None:
+    """Backward of one input alone sums nothing for the others, and finds the same."""
+    case = cases.CASE[name]
+    tensors = cases.make(case, torch.float32)
+    out, found = cases.call(case, tensors, "native"), []
+    wanted = sums_of_backward(lambda: found.extend(torch.autograd.grad(out.sum(), tensors["x"], create_graph=True)))
+    assert wanted == [False, False]
+    names = [name for name in tensors if name not in ("grad", "kernel")]
+    together = torch.autograd.grad(cases.call(case, tensors, "native").sum(), [tensors[name] for name in names])
+    torch.testing.assert_close(found[0], together[names.index("x")])
+
+
+def check_short_way(cases: Any, case: Any, ops: Any, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The short and the long way of an op from Python give the same bits; returns whether the short one is taken."""
+    taken: list[bool] = []
+
+    def watched(*arguments: Any) -> Any:
+        taken.append((out := short(*arguments)) is not None)
+        return out
+
+    short, found = ops.short, []
+    assert short is not None
+    for way in (watched, None):
+        monkeypatch.setattr(ops, "short", way)
+        found.append(cases.results(case, cases.make(case, torch.float32), "native"))
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
+    return taken

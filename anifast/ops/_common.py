@@ -150,9 +150,10 @@ def check_number(op: str, name: str, value: Any) -> None:
 
 def check_clamp(op: str, clamp: float | None) -> None:
     """Raise TypeError for a limit that is no number, ValueError for one that is negative or NaN."""
-    if clamp is not None:
-        check_number(op, "clamp", clamp)
-    if clamp is not None and not clamp >= 0.0:
+    if clamp is None:
+        return
+    check_number(op, "clamp", clamp)
+    if not clamp >= 0.0:
         raise ValueError(f"{op}: clamp must not be negative, got {clamp}")
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import bias_lrelu_cases
 import pytest
 import torch
 import torch.nn.functional as F
 from bias_lrelu_cases import CASE, CASES, Case, call, check, golden_results, make, results
-from op_checks import CalledOps, nan_filled_allocations
+from op_checks import CalledOps, check_asked_for, check_short_way, nan_filled_allocations
 from torch import Tensor
 
 import anifast
@@ -171,19 +172,7 @@ def test_bfloat16_rounds_to_nearest_even_and_keeps_nan() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_short_way_computes_the_same(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     ops = importlib.import_module("anifast.ops.bias_lrelu")._NATIVE
-    taken: list[bool] = []
-
-    def watched(*arguments: Any) -> Any:
-        taken.append((out := short(*arguments)) is not None)
-        return out
-
-    short, found = ops.short, []
-    assert short is not None
-    for way in (watched, None):
-        monkeypatch.setattr(ops, "short", way)
-        found.append(results(case, make(case, torch.float32), "native"))
-    for name, value in found[0].items():
-        assert torch.equal(value, found[1][name]), name
+    taken = check_short_way(bias_lrelu_cases, case, ops, monkeypatch)
     plain = case.dim >= 0 and not (case.channels_last and case.dim != 1)
     assert taken == [plain]
 
@@ -505,19 +494,4 @@ def test_each_input_alone_can_need_a_gradient(wanted: str, backend: str) -> None
 
 @needs_native
 def test_backward_computes_what_is_asked_for() -> None:
-    tensors = make(CASE["odd_full"], torch.float32)
-    out = call(CASE["odd_full"], tensors, "native")
-    wanted: list[bool] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if "bias_lrelu_backward" in str(func):
-                wanted.extend(args[-2:])  # want_bias, want_strength
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    with Record():
-        (alone,) = torch.autograd.grad(out.sum(), tensors["x"], create_graph=True)
-    assert wanted == [False, False]
-    names = [name for name in tensors if name not in ("grad", "kernel")]
-    together = torch.autograd.grad(call(CASE["odd_full"], tensors, "native").sum(), [tensors[name] for name in names])
-    torch.testing.assert_close(alone, together[names.index("x")])
+    check_asked_for(bias_lrelu_cases, "odd_full")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from op_checks import CalledOps, nan_filled_allocations
+import upfirdn2d_cases
+from op_checks import CalledOps, check_asked_for, check_short_way, nan_filled_allocations
 from torch import Tensor
 from upfirdn2d_cases import (
     BLUR,
@@ -348,19 +349,7 @@ def test_pads_far_beyond_the_image_cost_nothing(
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_short_way_computes_the_same(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     ops = importlib.import_module("anifast.ops.upfirdn2d")._NATIVE
-    taken: list[bool] = []
-
-    def watched(*arguments: Any) -> Any:
-        taken.append((out := short(*arguments)) is not None)
-        return out
-
-    short, found = ops.short, []
-    assert short is not None
-    for way in (watched, None):
-        monkeypatch.setattr(ops, "short", way)
-        found.append(results(case, make(case, torch.float32), "native"))
-    for name, value in found[0].items():
-        assert torch.equal(value, found[1][name]), name
+    taken = check_short_way(upfirdn2d_cases, case, ops, monkeypatch)
     masked = case.act or case.clamp is not None
     assert taken == [not masked or mask_fits(case.out_shape[3], case.channels_last)]
 
@@ -633,21 +622,4 @@ def test_the_op_is_where_it_says() -> None:
 
 @needs_native
 def test_backward_computes_what_is_asked_for() -> None:
-    tensors = make(CASE["epilogue_full"], torch.float32)
-    out = call(CASE["epilogue_full"], tensors, "native")
-    wanted: list[bool] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if "bias_lrelu_backward" in str(func):
-                wanted.extend(args[-2:])  # want_bias, want_strength
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    with Record():
-        (alone,) = torch.autograd.grad(out.sum(), tensors["x"], create_graph=True)
-    assert wanted == [False, False]
-    names = [name for name in tensors if name not in ("grad", "kernel")]
-    together = torch.autograd.grad(
-        call(CASE["epilogue_full"], tensors, "native").sum(), [tensors[name] for name in names]
-    )
-    torch.testing.assert_close(alone, together[names.index("x")])
+    check_asked_for(upfirdn2d_cases, "epilogue_full")
