@@ -2,6 +2,7 @@
 
 from anifast.ops.bias_lrelu import bias_lrelu
 from anifast.ops.instance_norm import instance_norm
+from anifast.ops.modulated_conv2d import modulated_conv2d
 from anifast.ops.upfirdn2d import upfirdn2d
 
-__all__ = ["bias_lrelu", "instance_norm", "upfirdn2d"]
+__all__ = ["bias_lrelu", "instance_norm", "modulated_conv2d", "upfirdn2d"]

@@ -1,0 +1,709 @@
+"""Modulated convolution: one weight for the whole batch, the style on the input and the demodulation on the output.
+
+c = L(weight, style * x)                             L: convolution, or the up- or down-sampling one with its filter
+z = scale * c + noise_strength * noise + bias        scale = rsqrt(style^2 Q' + eps), Q = sum over taps of weight^2
+out = clamp(gain * lrelu(z)) + add
+
+Each implementation is three dispatcher ops that are linear in their tensors, L itself (with the style before it and all
+of the epilogue behind it) and its two adjoints, and two passes that their gradient needs besides. With f the factor of
+the activation, which the sign and the limit of the output tell, and z, which the output tells too,
+
+    gz = f * g,   gbias = sum gz,   gstrength = sum gz * noise,   gc = scale * gz             (epilogue_grad: one pass)
+    gscale = sum gz * c = sum gz * (z - noise_strength * noise - bias) / scale                (in the same pass)
+    gxs = L'_x(weight, gc),   gx = style * gxs,   gstyle = sum x * gxs                        (input_grad)
+    gweight = L'_w(style * x, gc)                                                             (weight_grad)
+
+so that of the maps only the input and the output are kept, and style * x is made again. Where a gradient will itself be
+differentiated (path length regularisation), backward is made of L, L'_x and L'_w alone, each of which is the gradient
+of the other two, so every order is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anifast import backends
+from anifast.errors import BackendError
+from anifast.ops import _common
+from anifast.ops.bias_lrelu import bias_lrelu
+from anifast.ops.upfirdn2d import adjoint_padding
+from anifast.reference.modulated_conv2d import down_padding, up_padding
+from anifast.reference.modulated_conv2d import modulated_conv2d as _reference
+
+_OP = "modulated_conv2d"
+_SQRT2 = math.sqrt(2.0)
+#: strategy -> the backend that it belongs to
+STRATEGIES = {
+    "grouped": "reference",
+    "scaled": "reference",
+    "library": "native",
+    "gemm": "native",
+    "winograd": "native",
+    "implicit_gemm": "triton",
+}
+_LINEAR = "Tensor? fir, int up, int down, int padding, str strategy"
+_FORWARD = (
+    "(Tensor x, Tensor weight, Tensor? style, Tensor? scale, Tensor? bias, Tensor? noise, Tensor? noise_strength, "
+    f"Tensor? add, {_LINEAR}, float slope, float gain, float? clamp) -> Tensor"
+)
+_INPUT_GRAD = (
+    "_input_grad(Tensor grad, Tensor weight, Tensor? x, Tensor? style, SymInt rows, SymInt columns, "
+    f"{_LINEAR}) -> (Tensor, Tensor)"
+)
+_WEIGHT_GRAD = f"_weight_grad(Tensor x, Tensor? style, Tensor grad, int size, {_LINEAR}) -> Tensor"
+_EPILOGUE_GRAD = (
+    "_epilogue_grad(Tensor grad, Tensor out, Tensor? scale, Tensor? bias, Tensor? noise, Tensor? noise_strength, "
+    "float slope, float gain, float? clamp, bool want_scale, bool want_bias, bool want_strength) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+_STYLE_GRAD = "_style_grad(Tensor grad, Tensor x, Tensor style) -> (Tensor, Tensor)"
+
+
+def out_size(rows: int, columns: int, size: int, taps: Sequence[int], up: int, down: int, padding: int) -> Any:
+    """(rows, columns) of the output; `size` is the side of the kernel and `taps` the filter's (rows, columns)."""
+    if up > 1:
+        pads = [sum(up_padding(t, size)) for t in taps]
+        return tuple((n - 1) * up + size + p - t + 1 for n, p, t in zip((rows, columns), pads, taps, strict=True))
+    if down > 1:
+        pads = [sum(down_padding(t, size)) for t in taps]
+        return tuple((n + p - t + 1 - size) // down + 1 for n, p, t in zip((rows, columns), pads, taps, strict=True))
+    return (rows + 2 * padding - size + 1, columns + 2 * padding - size + 1)
+
+
+def _taps(fir: Tensor | None) -> tuple[int, int]:
+    return (1, 1) if fir is None else (fir.shape[0], fir.shape[-1])
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _maps(value: Tensor | None, x: Tensor) -> Tensor:
+    assert value is not None
+    return value.to(x.dtype)[:, :, None, None]
+
+
+class _Library:
+    """The convolutions of the library, one pass before them and one behind: the `library` strategy.
+
+    Args:
+        suffix: which upfirdn2d makes the passes, "" or "_triton".
+    """
+
+    def __init__(self, suffix: str) -> None:
+        self._suffix = suffix
+
+    def _filter(self, x: Tensor, fir: Tensor, pads: Sequence[int], flip: bool, gain: float, *epilogue: Any) -> Tensor:
+        run = getattr(torch.ops.anifast, "upfirdn2d" + self._suffix).default
+        epilogue = epilogue or (None, None, None, None, None, 1.0, 1.0, None)
+        out: Tensor = run(x, fir, (1, 1), (1, 1), pads, flip, gain, *epilogue, False)[0]
+        return out
+
+    @staticmethod
+    def _pads(fir: Tensor, size: int, up: int) -> tuple[int, int, int, int]:
+        made = up_padding if up > 1 else down_padding
+        rows, columns = _taps(fir)
+        return (*made(columns, size), *made(rows, size))
+
+    def _filter_adjoint(self, grad: Tensor, fir: Tensor, to: tuple[int, int], size: int, up: int) -> Tensor:
+        pads = self._pads(fir, size, up)
+        back = adjoint_padding(to, (grad.shape[2], grad.shape[3]), _taps(fir), (1, 1), (1, 1), pads)
+        return self._filter(grad, fir, back, True, float(up * up))
+
+    def forward(
+        self, x: Tensor, weight: Tensor, style: Tensor | None, scale: Tensor | None, bias: Tensor | None,
+        noise: Tensor | None, strength: Tensor | None, add: Tensor | None, fir: Tensor | None, up: int, down: int,
+        padding: int, strategy: str, slope: float, gain: float, clamp: float | None,
+    ) -> Tensor:  # fmt: skip
+        """L(weight, style * x) and its epilogue."""
+        form = _common.memory_format(4, _common.is_channels_last(x))
+        y = x if style is None else x * _maps(style, x)
+        epilogue = (scale, bias, noise, strength, add, slope, gain, clamp)
+        plain = all(value is None for value in (*epilogue[:5], clamp)) and slope == gain == 1.0
+        size = weight.shape[2]
+        if up > 1:
+            assert fir is not None
+            y = F.conv_transpose2d(y, weight.transpose(0, 1), stride=up).contiguous(memory_format=form)
+            return self._filter(y, fir, self._pads(fir, size, up), False, float(up * up), *epilogue)
+        if down > 1:
+            assert fir is not None
+            y = self._filter(y.contiguous(memory_format=form), fir, self._pads(fir, size, up), False, 1.0)
+        y = F.conv2d(y, weight, stride=down, padding=0 if down > 1 else padding).contiguous(memory_format=form)
+        if plain:
+            return y.clone() if y is x else y
+        one = torch.ones(1, dtype=_wide(x), device=x.device)
+        return self._filter(y, one, (0, 0, 0, 0), False, 1.0, *epilogue)
+
+    def input_grad(
+        self, grad: Tensor, weight: Tensor, x: Tensor | None, style: Tensor | None, rows: int, columns: int,
+        fir: Tensor | None, up: int, down: int, padding: int, strategy: str,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """L'_x(weight, grad), times the style where there is one; the style's gradient where there are both."""
+        size = weight.shape[2]
+        form = _common.memory_format(4, _common.is_channels_last(grad))
+        if up > 1:
+            assert fir is not None
+            between = ((rows - 1) * up + size, (columns - 1) * up + size)
+            grad = self._filter_adjoint(grad, fir, between, size, up)
+            back = F.conv2d(grad, weight.transpose(0, 1), stride=up)
+        elif down > 1:
+            assert fir is not None
+            pads = self._pads(fir, size, up)
+            between = (rows + pads[2] + pads[3] - fir.shape[0] + 1, columns + pads[0] + pads[1] - fir.shape[-1] + 1)
+            beyond = [n - ((g - 1) * down + size) for n, g in zip(between, grad.shape[2:], strict=True)]
+            back = F.conv_transpose2d(grad, weight, stride=down, output_padding=beyond).contiguous(memory_format=form)
+            back = self._filter_adjoint(back, fir, (rows, columns), size, up)
+        else:
+            back = F.conv_transpose2d(grad, weight, padding=padding)
+        back = back.contiguous(memory_format=form)
+        nothing = grad.new_empty(0, dtype=_wide(grad))
+        if style is None:
+            return back, nothing
+        if x is None:
+            return back * _maps(style, back), nothing
+        gx, gstyle = getattr(torch.ops.anifast, _OP + "_style_grad" + self._suffix).default(back, x, style)
+        return gx, gstyle
+
+    def weight_grad(
+        self, x: Tensor, style: Tensor | None, grad: Tensor, size: int, fir: Tensor | None, up: int, down: int,
+        padding: int, strategy: str,
+    ) -> Tensor:  # fmt: skip
+        """L'_w(style * x, grad)."""
+        form = _common.memory_format(4, _common.is_channels_last(x))
+        y = x if style is None else x * _maps(style, x)
+        if up > 1:
+            assert fir is not None
+            between = ((x.shape[2] - 1) * up + size, (x.shape[3] - 1) * up + size)
+            grad = self._filter_adjoint(grad.contiguous(memory_format=form), fir, between, size, up)
+            # the weight of a transposed convolution from y to grad is that of the convolution from grad to y
+            y, grad, shape = grad, y, (x.shape[1], grad.shape[1], size, size)
+            found = _weight_grad_of_convolution(y, grad, shape, up, 0)
+            return found.transpose(0, 1).contiguous()
+        if down > 1:
+            assert fir is not None
+            y = self._filter(y.contiguous(memory_format=form), fir, self._pads(fir, size, up), False, 1.0)
+        shape = (grad.shape[1], x.shape[1], size, size)
+        return _weight_grad_of_convolution(y, grad, shape, down, 0 if down > 1 else padding).contiguous()
+
+
+def _weight_grad_of_convolution(
+    x: Tensor, grad: Tensor, shape: tuple[int, int, int, int], stride: int, padding: int
+) -> Tensor:
+    if x.shape[0] == 0:
+        return x.new_zeros(shape)
+    weight = x.new_empty(1).expand(shape)
+    mask = [False, True, False]
+    found: Tensor = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1, mask
+    )[1]
+    return found
+
+
+class _Op:
+    """The dispatcher ops of one implementation with their fakes and gradients.
+
+    Args:
+        suffix: of the three linear ops.
+        passes: suffix of epilogue_grad and style_grad.
+    """
+
+    def __init__(self, suffix: str, passes: str) -> None:
+        names = [_common.define(_OP + form[: form.index("(")] + suffix + form[form.index("(") :])
+                 for form in (_FORWARD, _INPUT_GRAD, _WEIGHT_GRAD)]  # fmt: skip
+        self.names = names
+        self.forward, self.input_grad, self.weight_grad = (
+            getattr(torch.ops.anifast, name.removeprefix("anifast::")).default for name in names
+        )
+        self.epilogue_grad = getattr(torch.ops.anifast, _OP + "_epilogue_grad" + passes).default
+        for name, fake in zip(names, (_fake_forward, _fake_input_grad, _fake_weight_grad), strict=True):
+            torch.library.register_fake(name)(fake)
+        torch.library.register_autograd(names[0], self._forward_grad, setup_context=_forward_context)
+        torch.library.register_autograd(names[1], self._input_grad_grad, setup_context=_input_grad_context)
+        torch.library.register_autograd(names[2], self._weight_grad_grad, setup_context=_weight_grad_context)
+
+    def implement(self, implementation: Any, devices: Sequence[str]) -> None:
+        """Register Python functions as the implementation."""
+        for name, function in zip(self.names, ("forward", "input_grad", "weight_grad"), strict=True):
+            for device in devices:
+                _common.LIBRARY.impl(name.removeprefix("anifast::"), getattr(implementation, function), device)
+
+    def linear(self, x: Tensor, weight: Tensor, how: tuple[Any, ...]) -> Tensor:
+        """L(weight, x)."""
+        out: Tensor = self.forward(x, weight, None, None, None, None, None, None, *how, 1.0, 1.0, None)
+        return out
+
+    def _forward_grad(self, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        found: list[Tensor | None] = [None] * 16
+        if grad is None:
+            return tuple(found)
+        x, weight, style, scale, bias, noise, strength, fir, out = ctx.saved_tensors
+        how = (fir, *ctx.how)
+        wants = [bool(want) for want in ctx.needs_input_grad[:8]]
+        grad = grad.contiguous(memory_format=_common.memory_format(4, _common.is_channels_last(x)))
+        found[7] = grad if wants[7] else None
+        if not any(wants[:7]):
+            return tuple(found)
+        if torch.is_grad_enabled() or wants[5]:
+            inputs = (x, weight, style, scale, bias, noise, strength)
+            found[:7] = self._differentiable(inputs, how, ctx.act, grad, wants)
+            return tuple(found)
+        gc: Tensor = grad
+        if out is not None:
+            gc, gscale, gbias, gstrength = self.epilogue_grad(
+                grad, out, scale, bias, noise, strength, *ctx.act, wants[3], wants[4], wants[6]
+            )
+            found[3] = gscale.to(scale.dtype) if wants[3] else None
+            found[4] = gbias.to(bias.dtype) if wants[4] else None
+            found[6] = gstrength.to(strength.dtype).reshape(strength.shape) if wants[6] else None
+        else:
+            if wants[4]:
+                found[4] = grad.sum((0, 2, 3), dtype=_wide(grad)).to(bias.dtype)
+            if wants[6]:
+                found[6] = (grad * noise).sum(dtype=_wide(grad)).to(strength.dtype).reshape(strength.shape)
+        if wants[0] or wants[2]:
+            gx, gstyle = self.input_grad(gc, weight, x if wants[2] else None, style, x.shape[2], x.shape[3], *how)
+            found[0] = gx if wants[0] else None
+            found[2] = gstyle.to(style.dtype) if wants[2] else None
+        if wants[1]:
+            found[1] = self.weight_grad(x, style, gc, weight.shape[2], *how)
+        return tuple(found)
+
+    def _differentiable(
+        self, inputs: Sequence[Tensor | None], how: tuple[Any, ...], act: tuple[Any, ...], grad: Tensor,
+        wants: Sequence[bool],
+    ) -> list[Tensor | None]:  # fmt: skip
+        """The gradients, themselves with a graph where one is recorded."""
+        again = torch.is_grad_enabled()
+        x, weight, style, scale, bias, noise, strength = inputs
+        if all(value is None for value in (style, scale, noise, bias)) and act == (1.0, 1.0, None):
+            assert x is not None and weight is not None
+            gx = self.input_grad(grad, weight, None, None, x.shape[2], x.shape[3], *how)[0] if wants[0] else None
+            gweight = self.weight_grad(x, None, grad, weight.shape[2], *how) if wants[1] else None
+            return [gx, gweight, *[None] * 5]
+        with torch.enable_grad():
+            # aliases, so that a style computed from x is no way from the one to the other
+            own = [value if value is None else value.view_as(value) for value in inputs]
+            x, weight, style, scale, bias, noise, strength = own
+            assert x is not None and weight is not None
+            y = self.linear(x if style is None else x * _maps(style, x), weight, how)
+            y = y if scale is None else y * _maps(scale, y)
+            slope, gain, clamp = act
+            y = bias_lrelu(y, bias, noise=noise, noise_strength=strength, slope=slope, gain=gain, clamp=clamp)
+            asked = [at for at in range(7) if wants[at]]
+            some = torch.autograd.grad(y, [own[at] for at in asked], grad, create_graph=again, allow_unused=True)  # type: ignore[misc]
+        found: list[Tensor | None] = [None] * 7
+        for at, value in zip(asked, some, strict=True):
+            found[at] = value
+        return found
+
+    def _input_grad_grad(self, ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        found: list[Tensor | None] = [None] * 11
+        if grad is not None:
+            given, weight, fir = ctx.saved_tensors
+            how = (fir, *ctx.how)
+            grad = grad.contiguous(memory_format=_common.memory_format(4, _common.is_channels_last(given)))
+            found[0] = self.linear(grad, weight, how) if ctx.needs_input_grad[0] else None
+            found[1] = self.weight_grad(grad, None, given, weight.shape[2], *how) if ctx.needs_input_grad[1] else None
+        return tuple(found)
+
+    def _weight_grad_grad(self, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        found: list[Tensor | None] = [None] * 9
+        if grad is not None:
+            x, given, fir = ctx.saved_tensors
+            how = (fir, *ctx.how)
+            if ctx.needs_input_grad[0]:
+                found[0] = self.input_grad(given, grad, None, None, x.shape[2], x.shape[3], *how)[0]
+            found[2] = self.linear(x, grad, how) if ctx.needs_input_grad[2] else None
+        return tuple(found)
+
+
+def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, style, scale, bias, noise, strength, _add, fir, up, down, padding, strategy, slope, gain, clamp = inputs
+    ctx.how, ctx.act = (up, down, padding, strategy), (slope, gain, clamp)
+    linear = scale is None and ctx.act == (1.0, 1.0, None)
+    ctx.save_for_backward(x, weight, style, scale, bias, noise, strength, fir, None if linear else output)
+    ctx.set_materialize_grads(False)
+
+
+def _input_grad_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grad, weight, _x, style, _rows, _columns, fir, *ctx.how = inputs
+    _refuse_fused(style)
+    ctx.save_for_backward(grad, weight, fir)
+    ctx.set_materialize_grads(False)
+
+
+def _weight_grad_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, style, grad, _size, fir, *ctx.how = inputs
+    _refuse_fused(style)
+    ctx.save_for_backward(x, grad, fir)
+    ctx.set_materialize_grads(False)
+
+
+def _refuse_fused(style: Tensor | None) -> None:
+    if style is not None:
+        raise NotImplementedError(f"{_OP}: a gradient fused with the style has no gradient of its own")
+
+
+def _fake_forward(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    fir, up, down, padding = rest[6:10]
+    size = out_size(x.shape[2], x.shape[3], weight.shape[2], _taps(fir), up, down, padding)
+    form = _common.memory_format(4, _common.is_channels_last(x))
+    shape = (x.shape[0], weight.shape[0], *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
+
+
+def _fake_input_grad(
+    grad: Tensor, weight: Tensor, x: Tensor | None, style: Tensor | None, rows: int, columns: int, *how: Any
+) -> tuple[Tensor, Tensor]:
+    form = _common.memory_format(4, _common.is_channels_last(grad))
+    shape = (grad.shape[0], weight.shape[1], rows, columns)
+    gx = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=form)
+    fused = x is not None and style is not None
+    return gx, grad.new_empty(shape[:2] if fused else (0,), dtype=_wide(grad))
+
+
+def _fake_weight_grad(x: Tensor, style: Tensor | None, grad: Tensor, size: int, *how: Any) -> Tensor:
+    return x.new_empty((grad.shape[1], x.shape[1], size, size))
+
+
+def _fake_epilogue_grad(grad: Tensor, out: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    wants = rest[-3:]
+    shapes = (grad.shape[:2], grad.shape[1:2], (1,))
+    sums = [grad.new_empty(shape if want else (0,), dtype=_wide(grad)) for want, shape in zip(wants, shapes, strict=True)]
+    return torch.empty_like(grad), sums[0], sums[1], sums[2]
+
+
+def _fake_style_grad(grad: Tensor, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(grad), grad.new_empty(grad.shape[:2], dtype=_wide(grad))
+
+
+def epilogue_grad(
+    grad: Tensor, out: Tensor, scale: Tensor | None, bias: Tensor | None, noise: Tensor | None,
+    strength: Tensor | None, slope: float, gain: float, clamp: float | None, want_scale: bool, want_bias: bool,
+    want_strength: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The pass in plain PyTorch, in float32 sums; needs slope >= 0 and gain > 0. (gc, gscale, gbias, gstrength)."""
+    wide = _wide(grad)
+    g, y = grad.to(wide), out.to(wide)
+    gz = torch.where(y < 0, g * (gain * slope), g * gain)
+    if clamp is not None:
+        gz = torch.where(y.abs() < clamp, gz, 0.0)
+    none = gz.new_empty(0)
+    gbias, gstrength, gscale = (gz.sum((0, 2, 3)) if want_bias else none), none, none
+    if want_strength:
+        assert noise is not None
+        gstrength = (gz * noise).sum().reshape(1)
+    if want_scale:
+        assert scale is not None
+        c = torch.where(y < 0, y / (gain * slope if slope else 1.0), y / gain)
+        if noise is not None:
+            c = c - noise.to(wide) * (1.0 if strength is None else strength.to(wide))
+        if bias is not None:
+            c = c - bias.to(wide)[:, None, None]
+        gscale = (gz * c).sum((2, 3)) / scale.to(wide)
+    gc = gz if scale is None else gz * scale.to(wide)[:, :, None, None]
+    return gc.to(grad.dtype), gscale, gbias, gstrength
+
+
+def style_grad(grad: Tensor, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    """The pass in plain PyTorch: (style * grad, sum over pixels of x * grad in float32)."""
+    wide = _wide(grad)
+    gx = (grad.to(wide) * style.to(wide)[:, :, None, None]).to(grad.dtype)
+    return gx, (grad.to(wide) * x.to(wide)).sum((2, 3))
+
+
+def _define_passes(suffix: str) -> None:
+    for schema, fake in ((_EPILOGUE_GRAD, _fake_epilogue_grad), (_STYLE_GRAD, _fake_style_grad)):
+        at = schema.index("(")
+        torch.library.register_fake(_common.define(_OP + schema[:at] + suffix + schema[at:]))(fake)
+
+
+_define_passes("")
+_NATIVE = _Op("", "")
+_LIBRARY = _Op("_library", "")
+_LIBRARY.implement(_Library(""), ("CPU", "CUDA"))
+for _name, _function in (("_epilogue_grad", epilogue_grad), ("_style_grad", style_grad)):
+    for _device in ("CPU", "CUDA"):
+        _common.LIBRARY.impl(_OP + _name, _function, _device)
+backends.register(_OP, "native")
+
+
+def _strategy(weight: Tensor, x: Tensor, up: int, down: int, padding: int, backend: str, asked: str) -> str:
+    """The strategy of a call on `backend`, where "auto" is asked for by what was measured (benchmarks/results).
+
+    Raises:
+        ValueError: the one asked for does not do this.
+    """
+    if backend == "reference":
+        return "scaled" if asked == "auto" else asked
+    size = weight.shape[2]
+    ours = x.device.type == "cpu" or backend == "triton"
+    suits = {
+        "library": backend == "native",
+        "gemm": backend == "native" and ours and down == 1 and size in ((1, 3) if up == 1 else (3,)),
+        "winograd": backend == "native" and ours and down == up == 1 and size == 3,
+        "implicit_gemm": backend == "triton" and down == 1 and size in ((1, 3) if up == 1 else (3,)),
+    }
+    same = padding == size // 2 or up > 1
+    if asked != "auto":
+        if not (suits[asked] and (same or asked == "library")):
+            raise ValueError(
+                f"{_OP}: strategy {asked!r} does no {size} x {size} kernel with up={up}, down={down} and "
+                f'padding={padding} on {x.device.type}; "library" does'
+            )
+        return asked
+    for name in ("winograd", "gemm", "implicit_gemm"):
+        if suits[name] and same:
+            return name
+    return "library"
+
+
+def _choose(x: Tensor, strategy: str, backend: str | None) -> str:
+    """The backend of a call, which an explicit strategy settles.
+
+    Raises:
+        ValueError: the strategy is unknown, or is another backend's than the one asked for.
+        BackendError: the strategy's backend cannot run here.
+    """
+    if strategy == "auto":
+        return _common.choose(_OP, x, backend)
+    if strategy not in STRATEGIES:
+        raise ValueError(f"{_OP}: unknown strategy {strategy!r}; there are auto, {', '.join(STRATEGIES)}")
+    needed = STRATEGIES[strategy]
+    if backend not in (None, "auto", needed):
+        raise ValueError(f"{_OP}: strategy {strategy!r} belongs to backend {needed!r}, got backend={backend!r}")
+    reason = backends.why_not(_OP, needed, x.device.type)
+    if reason:
+        raise BackendError(f"{_OP}: strategy {strategy!r} cannot run on {x.device.type}: {reason}")
+    return _common.choose(_OP, x, needed)
+
+
+def _check(x: Tensor, weight: Tensor, style: Tensor, up: int, down: int) -> None:
+    _common.check_float(_OP, "x", x)
+    if x.dim() != 4:
+        raise ValueError(f"{_OP}: x must have rank 4 (N,C,H,W), got shape {tuple(x.shape)}")
+    _common.check_float(_OP, "weight", weight)
+    if weight.dim() != 4 or weight.shape[2] != weight.shape[3] or weight.shape[2] % 2 == 0:
+        raise ValueError(
+            f"{_OP}: weight must be [out, in, k, k] with odd k, got shape {tuple(weight.shape)}"
+            + (" (stored weights have a first axis of 1: weight[0])" if weight.dim() == 5 else "")
+        )
+    if weight.shape[0] == 0 or weight.shape[1] == 0:
+        raise ValueError(f"{_OP}: weight has no channels, got shape {tuple(weight.shape)}")
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(f"{_OP}: x has {x.shape[1]} channels, expected {weight.shape[1]} as the weight's axis 1")
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        raise ValueError(f"{_OP}: x has no pixels, got shape {tuple(x.shape)}")
+    _common.check_float(_OP, "style", style)
+    if style.shape != (x.shape[0], x.shape[1]):
+        raise ValueError(
+            f"{_OP}: style has shape {tuple(style.shape)}, expected {(x.shape[0], x.shape[1])}: one factor for each "
+            "sample and input channel, behind its affine layer"
+        )
+    for name, value in (("up", up), ("down", down)):
+        if value not in (1, 2):
+            raise ValueError(f"{_OP}: {name} must be 1 or 2, got {value!r}")
+    if up == down == 2:
+        raise ValueError(f"{_OP}: up and down cannot both be 2")
+
+
+def _filter_of(fir: Tensor | Sequence[float], x: Tensor) -> Tensor:
+    """The filter with sum 1, one axis or two, on x's device in the type of sums."""
+    if isinstance(fir, Tensor):
+        kernel = fir.detach().to(x.device, _wide(x))
+    else:
+        kernel = torch.tensor(fir, dtype=_wide(x), device=x.device)
+    if kernel.dim() not in (1, 2) or kernel.numel() == 0:
+        raise ValueError(f"{_OP}: fir must be [k] or [k_y, k_x] with k >= 1, got shape {tuple(kernel.shape)}")
+    return kernel / kernel.sum()
+
+
+def _check_epilogue(
+    shape: tuple[int, ...], bias: Tensor | None, noise: Tensor | None, clamp: float | None, add: Tensor | None
+) -> None:
+    for name, value, wanted in (("bias", bias, shape[1:2]), ("add", add, shape)):
+        if value is not None:
+            _common.check_float(_OP, name, value)
+            if value.shape != wanted:
+                raise ValueError(f"{_OP}: {name} has shape {tuple(value.shape)}, expected {tuple(wanted)}")
+    if noise is not None:
+        _common.check_float(_OP, "noise", noise)
+        if noise.dim() != 4 or noise.shape[0] not in (1, shape[0]) or noise.shape[1:] != (1, *shape[2:]):
+            raise ValueError(
+                f"{_OP}: noise has shape {tuple(noise.shape)}, expected {(shape[0], 1, *shape[2:])}, or 1 at axis 0"
+            )
+    _common.check_clamp(_OP, clamp)
+
+
+def _in_range_of_half(
+    weight: Tensor, style: Tensor, scale: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The same product with a weight and a style that float16 holds: largest factors leave for the scale.
+
+    The largest weight of an output channel becomes 1 / sqrt(inputs * taps) and the largest style of a sample 1, so that
+    products of x stay near x; what was divided by multiplies the sums in float32 (Karras et al. 2020, their code).
+    """
+    with torch.no_grad():
+        tiny = torch.finfo(torch.float32).tiny
+        fan = math.sqrt(weight.shape[1] * weight.shape[2] * weight.shape[3])
+        of_weight = weight.float().abs().amax((1, 2, 3)).clamp_min(tiny) * fan
+        of_style = style.float().abs().amax(1).clamp_min(tiny)
+    factor = of_style[:, None] * of_weight[None, :]
+    scale = factor if scale is None else scale * factor
+    return weight / of_weight[:, None, None, None], style / of_style[:, None], scale
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    *,
+    weight_gain: float = 1.0,
+    demodulate: bool = True,
+    up: int = 1,
+    down: int = 1,
+    padding: int | str = "same",
+    fir: Tensor | Sequence[float] = (1, 3, 3, 1),
+    add: Tensor | None = None,
+    bias: Tensor | None = None,
+    noise: Tensor | None = None,
+    noise_strength: Tensor | float | None = None,
+    act: bool = True,
+    slope: float = 0.2,
+    gain: float = _SQRT2,
+    clamp: float | None = None,
+    eps: float = 1e-8,
+    strategy: str = "auto",
+    backend: str | None = None,
+) -> Tensor:
+    """Convolution whose weights each sample's style scales, with all that follows it in a generator.
+
+    The modulated convolution of StyleGAN2 (Karras et al. 2020, equations 1 and 3). For sample b, with W = weight_gain *
+    weight, the weights are W_boi = W_oi * style_bi and, where demodulated, each W_bo is divided by
+    sqrt(sum over inputs and taps of W_boi^2 + eps); then
+
+        out = clamp(gain * lrelu(conv(W_b, x_b) + noise_strength * noise + bias)) + add
+
+    where without `act` the leaky ReLU and its gain are left out. No weights are made per sample: the style scales x, and
+    the divisor, one number for a sample and output channel, scales the sums. Any order of gradient is exact with respect
+    to x, weight, style, bias, noise, noise_strength and add. Backward keeps x and the output.
+
+    Args:
+        x: [N, I, H, W], floating point, N may be 0; contiguous or channels_last is kept in the output. Under autocast
+            a float32 x is computed in its type.
+        weight: [O, I, k, k] with odd k, x's dtype or float32.
+        style: [N, I], x's dtype or float32: behind its affine layer.
+        weight_gain: factor of the weight, 1 / sqrt(I * k * k) for an equalised learning rate.
+        demodulate: whether weights are normalised per sample and output channel; not for images (ToRGB).
+        up: 2 is a transposed convolution with stride 2 (not flipped), then `fir` with gain 4; H, W become 2H, 2W for
+            filters of even length.
+        down: 2 is `fir`, then a convolution with stride 2.
+        padding: zeros around x, "same" (k // 2) or a number; only without up and down, whose pads follow from `fir`.
+        fir: filter of up and down, k numbers or a tensor [k] or [k_y, k_x]; divided by its sum.
+        add: shape and dtype of the output, added last (the RGB image so far).
+        bias: [O], x's dtype or float32.
+        noise: [N or 1, 1, rows, columns of the output].
+        noise_strength: one number, as a tensor of one element (x's dtype or float32) or a float; None means 1.
+        act: whether there is an activation.
+        slope: factor of negative values; 1 is linear.
+        gain: factor after the activation.
+        clamp: values end up in [-clamp, clamp] before the sum; None leaves them. With or without `act`.
+        eps: added to the sum of squares.
+        strategy: "grouped" (the definition) or "scaled" of the reference, "library", "gemm" or "winograd" (3 x 3 without
+            up or down) of native, "implicit_gemm" of triton; "auto" takes the fastest that was measured.
+        backend: "reference", "native" or "triton"; None chooses (see `anifast.backends`).
+
+    Returns:
+        A new tensor [N, O, rows, columns] in the dtype and layout of x. Sums are in float32 from half types. In float16
+        weights and styles are scaled to a largest value of 1 before they meet x, so that no product overflows.
+
+    Raises:
+        TypeError: an argument is no tensor or number, or has a wrong dtype.
+        ValueError: a wrong rank, size or device, an even kernel, a strategy that does not do this, a negative clamp.
+        NotImplementedError: forward mode or a transform of torch.func on an explicitly chosen backend.
+        BackendError: an explicitly chosen backend or strategy cannot run here.
+    """
+    _check(x, weight, style, up, down)
+    for name, number in (("weight_gain", weight_gain), ("slope", slope), ("gain", gain), ("eps", eps)):
+        _common.check_number(_OP, name, number)
+    size = weight.shape[2]
+    if padding != "same" and (isinstance(padding, str) or up > 1 or down > 1 or padding < 0):
+        raise ValueError(
+            f'{_OP}: padding must be "same", or 0 or more where neither up nor down is 2, got {padding!r}'
+        )
+    pad = size // 2 if isinstance(padding, str) else int(padding)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32:
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+        add = None if add is None else add.to(x.dtype)
+    kernel = _filter_of(fir, x) if up > 1 or down > 1 else None
+    rows, columns = out_size(x.shape[2], x.shape[3], size, _taps(kernel), up, down, pad)
+    if rows < 1 or columns < 1:
+        raise ValueError(f"{_OP}: no output is left of {x.shape[2]} x {x.shape[3]} pixels under {size} x {size} weights")
+    shape = (x.shape[0], weight.shape[0], rows, columns)
+    _check_epilogue(shape, bias, noise, clamp, add)
+    strength = None if noise_strength is None else _common.strength_tensor(_OP, noise_strength, noise, x)
+    weight = _common.like(_OP, "weight", weight, x, float32_too=True)
+    style = _common.like(_OP, "style", style, x, float32_too=True)
+    if bias is not None:
+        bias = _common.like(_OP, "bias", bias, x, float32_too=True)
+    if noise is not None:
+        noise = _common.like(_OP, "noise", noise, x, float32_too=True).to(x.dtype)
+        if strength is not None:
+            strength = _common.like(_OP, "noise_strength", strength, x, float32_too=True)
+    if add is not None:
+        add = _common.like(_OP, "add", add, x, float32_too=False)
+    slope, gain = (float(slope), float(gain)) if act else (1.0, 1.0)
+    chosen = _choose(x, strategy, backend)
+    strategy = _strategy(weight, x, up, down, pad, chosen, strategy)
+    if chosen == "reference":
+        narrow = [value if value is None else value.to(x.dtype) for value in (bias, noise, strength)]
+        unit = torch.ones(1) if kernel is None else kernel
+        y = _reference(
+            x, weight.to(x.dtype), style.to(x.dtype), float(weight_gain), demodulate, up, down, pad, unit.to(x.dtype),
+            add, *narrow, slope, gain, clamp, eps, strategy,
+        )  # fmt: skip
+        return y.contiguous(memory_format=_common.memory_format(4, _common.is_channels_last(x)))
+    if not torch.compiler.is_compiling():
+        _common.refuse_tangents(_OP, (x, weight, style, bias, noise, strength, add))
+    with torch.autocast(x.device.type, enabled=False):
+        return _run(
+            x, weight, style * weight_gain, demodulate, kernel, up, down, pad, add, bias, noise, strength, slope, gain,
+            clamp, eps, strategy,
+        )  # fmt: skip
+
+
+def _run(
+    x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, kernel: Tensor | None, up: int, down: int, padding: int,
+    add: Tensor | None, bias: Tensor | None, noise: Tensor | None, strength: Tensor | None, slope: float, gain: float,
+    clamp: float | None, eps: float, strategy: str,
+) -> Tensor:  # fmt: skip
+    """The call on compiled kernels, in one op where its gradient can tell everything from the output."""
+    wide = _wide(x)
+    style = style.to(wide)
+    scale = None
+    if demodulate:
+        # float32 also for half weights: a sum of squares leaves the range of float16
+        scale = torch.rsqrt(F.linear(style.square(), weight.to(wide).square().sum((2, 3))) + eps)
+    if x.dtype == torch.float16:
+        weight, style, scale = _in_range_of_half(weight.to(wide), style, scale)
+    op = _OPS[STRATEGIES[strategy] if strategy != "library" else strategy]
+    x, weight = _common.dense(x), weight.to(x.dtype)
+    how = (kernel, up, down, padding, strategy)
+    plain = scale is None and slope == gain == 1.0 and clamp is None
+    within = add if plain else None  # the sum would hide what the activation gave
+    if slope >= 0.0 and gain > 0.0:
+        out = op.forward(x, weight, style, scale, bias, noise, strength, within, *how, slope, gain, clamp)
+        return out if add is None or plain else out + add
+    out = op.forward(x, weight, style, scale, None, None, None, None, *how, 1.0, 1.0, None)
+    return bias_lrelu(
+        out, bias, noise=noise, noise_strength=strength, slope=slope, gain=gain, clamp=clamp, residual=add
+    )  # fmt: skip
+
+
+_OPS = {"native": _NATIVE, "library": _LIBRARY}
