@@ -20,6 +20,7 @@ of the other two, so every order is exact.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -428,10 +429,7 @@ _define_passes("")
 _NATIVE = _Op("", "")
 _LIBRARY = _Op("_library", "")
 _LIBRARY.implement(_Library(""), ("CPU", "CUDA"))
-for _name, _function in (("_epilogue_grad", epilogue_grad), ("_style_grad", style_grad)):
-    for _device in ("CPU", "CUDA"):
-        _common.LIBRARY.impl(_OP + _name, _function, _device)
-backends.register(_OP, "native")
+backends.register(_OP, "native", "triton")
 
 
 def _strategy(weight: Tensor, x: Tensor, up: int, down: int, padding: int, backend: str, asked: str) -> str:
@@ -707,3 +705,50 @@ def _run(
 
 
 _OPS = {"native": _NATIVE, "library": _LIBRARY}
+
+
+class _ImplicitGemm(_Library):
+    """The products of anifast/kernels/modulated_conv2d.py, all else as the library strategy has it."""
+
+    def forward(
+        self, x: Tensor, weight: Tensor, style: Tensor | None, scale: Tensor | None, bias: Tensor | None,
+        noise: Tensor | None, strength: Tensor | None, add: Tensor | None, fir: Tensor | None, up: int, down: int,
+        padding: int, strategy: str, slope: float, gain: float, clamp: float | None,
+    ) -> Tensor:  # fmt: skip
+        """L(weight, style * x) and its epilogue."""
+        form = _common.memory_format(4, _common.is_channels_last(x))
+        epilogue = (scale, bias, noise, strength, add)
+        if up == 1:
+            return self._kernels().forward(x, weight, style, *epilogue, up, padding, slope, gain, clamp, form)
+        y = self._kernels().forward(x, weight, style, *[None] * 5, up, padding, 1.0, 1.0, None, form)
+        pads = self._pads(fir, weight.shape[2], up)
+        return self._filter(y, fir, pads, False, float(up * up), *epilogue, slope, gain, clamp)
+
+    def input_grad(
+        self, grad: Tensor, weight: Tensor, x: Tensor | None, style: Tensor | None, rows: int, columns: int,
+        fir: Tensor | None, up: int, down: int, padding: int, strategy: str,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """L'_x(weight, grad), times the style where there is one; the style's gradient where there are both."""
+        form = _common.memory_format(4, _common.is_channels_last(grad))
+        if up > 1:
+            between = ((rows - 1) * up + weight.shape[2], (columns - 1) * up + weight.shape[2])
+            grad = self._filter_adjoint(grad, fir, between, weight.shape[2], up)
+        return self._kernels().input_grad(grad, weight, x, style, rows, columns, up, padding, form)
+
+    @staticmethod
+    def _kernels() -> Any:
+        """Their module, and Triton with it, at the first call."""
+        return importlib.import_module("anifast.kernels.modulated_conv2d")
+
+
+_define_passes("_triton")
+_TRITON = _Op("_triton", "_triton")
+_TRITON.implement(_ImplicitGemm("_triton"), ("CPU", "CUDA"))
+for _name in ("epilogue_grad", "style_grad"):
+    _common.implement(
+        f"anifast::{_OP}_{_name}_triton",
+        "anifast.kernels.modulated_conv2d",
+        _name,
+        lambda grad, *rest: (grad, *rest, _common.memory_format(4, _common.is_channels_last(grad))),
+    )
+_OPS["triton"] = _TRITON
