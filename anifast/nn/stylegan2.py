@@ -237,46 +237,55 @@ class Generator(Synthesis):
         Raises:
             ValueError: wrong shapes, another number of styles than 1 or 2, truncation without a latent.
         """
-        w, *others = self._latents([styles] if isinstance(styles, Tensor) else styles, input_is_latent)
-        if truncation < 1:
-            if truncation_latent is None:
-                raise ValueError("Generator: truncation below 1 needs truncation_latent, such as mean_latent(4096)")
-            w, *others = (truncation_latent + truncation * (value - truncation_latent) for value in (w, *others))
-        if others:
-            w = self._mixed(w, others[0], inject_index)
-        elif return_latents:
+        w = self.latents(styles, inject_index, truncation, truncation_latent, input_is_latent)
+        if return_latents:
             w = self._spread(w)
-        modulated = modulate(self.modulations(), w, self.slots() if w.dim() == 3 else None)
-        if noise is None and not randomize_noise:
-            noise = list(self.noises.buffers())
-        image = self.synthesize(self.input(w.shape[0]), modulated, noise)
-        return image, (w if return_latents else None)
+        return self.render(w, noise, randomize_noise), (w if return_latents else None)
 
-    def _latents(self, styles: Sequence[Tensor], input_is_latent: bool) -> list[Tensor]:
-        """W or W+ of each of the styles."""
+    def latents(
+        self,
+        styles: Tensor | Sequence[Tensor],
+        inject_index: int | None = None,
+        truncation: float = 1,
+        truncation_latent: Tensor | None = None,
+        input_is_latent: bool = False,
+    ) -> Tensor:
+        """The first half of `forward`, whose arguments these are: w [N, style_dim], or W+ [N, L, style_dim]."""
+        styles = [styles] if isinstance(styles, Tensor) else styles
         if len(styles) not in (1, 2) or styles[0].shape[0] != styles[-1].shape[0]:
             shapes = [tuple(style.shape) for style in styles]
             raise ValueError(f"Generator: styles must be one tensor, or two of one batch to mix, got shapes {shapes}")
-        if not input_is_latent:
-            return [self.get_latent(style) for style in styles]
-        for style in styles:
-            if style.shape[1:] not in ((self.style_dim,), (self.n_latent, self.style_dim)):
-                raise ValueError(
-                    f"Generator: a latent has shape {tuple(style.shape)}, expected [N, {self.style_dim}] or "
-                    f"[N, {self.n_latent}, {self.style_dim}]"
-                )
-        return list(styles)
+        found = [self._checked(style) if input_is_latent else self.get_latent(style) for style in styles]
+        if truncation < 1:
+            if truncation_latent is None:
+                raise ValueError("Generator: truncation below 1 needs truncation_latent, such as mean_latent(4096)")
+            found = [truncation_latent + truncation * (w - truncation_latent) for w in found]
+        if len(found) == 1:
+            return found[0]
+        index = int(torch.randint(1, self.n_latent, ())) if inject_index is None else inject_index
+        if not 0 <= index <= self.n_latent:
+            raise ValueError(f"Generator: inject_index must lie in 0 to {self.n_latent}, got {index}")
+        return torch.cat([self._spread(found[0])[:, :index], self._spread(found[1])[:, index:]], dim=1)
+
+    def render(self, w: Tensor, noise: Sequence[Tensor | None] | None = None, randomize_noise: bool = True) -> Tensor:
+        """The second half of `forward`: images of w [N, style_dim] or W+ [N, L, style_dim]."""
+        w = self._checked(w)
+        styles = modulate(self.modulations(), w, self.slots() if w.dim() == 3 else None)
+        if noise is None and not randomize_noise:
+            noise = list(self.noises.buffers())
+        return self.synthesize(self.input(w.shape[0]), styles, noise)
+
+    def _checked(self, w: Tensor) -> Tensor:
+        if w.shape[1:] not in ((self.style_dim,), (self.n_latent, self.style_dim)):
+            raise ValueError(
+                f"Generator: a latent has shape {tuple(w.shape)}, expected [N, {self.style_dim}] or "
+                f"[N, {self.n_latent}, {self.style_dim}]"
+            )
+        return w
 
     def _spread(self, w: Tensor) -> Tensor:
         """W+ of w."""
         return w if w.dim() == 3 else w[:, None].expand(-1, self.n_latent, -1)
-
-    def _mixed(self, first: Tensor, second: Tensor, index: int | None) -> Tensor:
-        if index is None:
-            index = int(torch.randint(1, self.n_latent, ()))
-        if not 0 <= index <= self.n_latent:
-            raise ValueError(f"Generator: inject_index must lie in 0 to {self.n_latent}, got {index}")
-        return torch.cat([self._spread(first)[:, :index], self._spread(second)[:, index:]], dim=1)
 
 
 class DiscriminatorTrunk(nn.Module):

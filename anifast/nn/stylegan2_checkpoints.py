@@ -70,14 +70,13 @@ def load_generator(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[
     """
     contents = source if isinstance(source, Mapping) else read(source)
     state = _part(contents, ("g_ema", "g"), "conv1.conv.weight", "generator")
-    convs = _count(state, "convs.{}.conv.weight")
 
     def build() -> Generator:
         base, style_dim = state["conv1.conv.weight"].shape[1], state["conv1.conv.modulation.weight"].shape[1]
-        widest = state[f"convs.{convs - 1}.conv.weight"].shape[1]
-        size = 4 * 2 ** (convs // 2)
+        doubled = _count(state, "to_rgbs.{}.bias")
+        size, width = 4 * 2**doubled, state[f"convs.{2 * doubled - 1}.conv.weight"].shape[1]
         mapping = _count(state, "style.{}.weight", first=1)
-        return Generator(size, style_dim, mapping, _multiplier(size, widest, base), base_channels=base)
+        return Generator(size, style_dim, mapping, _multiplier(size, width, base), base_channels=base)
 
     return _filled(build, state, "generator"), contents.get("latent_avg")
 
@@ -96,8 +95,8 @@ def load_discriminator(source: str | os.PathLike[str] | Mapping[str, Any]) -> Di
 
     def build() -> Discriminator:
         size = 4 * 2 ** _count(state, "convs.{}.conv1.0.weight", first=1)
-        base, widest = state["final_conv.0.weight"].shape[0], state["convs.0.0.weight"].shape[0]
-        return Discriminator(size, _multiplier(size, widest, base), base_channels=base)
+        base, width = state["final_conv.0.weight"].shape[0], state["convs.0.0.weight"].shape[0]
+        return Discriminator(size, _multiplier(size, width, base), base_channels=base)
 
     return _filled(build, state, "discriminator")
 
@@ -127,6 +126,6 @@ def _filled(build: Callable[[], _Network], state: Mapping[str, Any], kind: str) 
         net = build()
         net.load_state_dict(state)
     except (KeyError, IndexError, AttributeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise CheckpointError(f"not the {kind} of StyleGAN2's config F: {reason[:600]}") from error
     return net

@@ -445,7 +445,7 @@ def _strategy(weight: Tensor, x: Tensor, up: int, down: int, padding: int, backe
     suits = {
         "library": backend == "native",
         "gemm": backend == "native" and ours and down == 1 and size in ((1, 3) if up == 1 else (3,)),
-        "winograd": backend == "native" and ours and down == up == 1 and size == 3,
+        "winograd": backend == "native" and ours and down == 1 and size == 3,
         "implicit_gemm": backend == "triton" and down == 1 and size in ((1, 3) if up == 1 else (3,)),
     }
     same = padding == size // 2 or up > 1
@@ -720,6 +720,7 @@ class _ImplicitGemm(_Library):
         epilogue = (scale, bias, noise, strength, add)
         if up == 1:
             return self._kernels().forward(x, weight, style, *epilogue, up, padding, slope, gain, clamp, form)
+        assert fir is not None
         y = self._kernels().forward(x, weight, style, *[None] * 5, up, padding, 1.0, 1.0, None, form)
         pads = self._pads(fir, weight.shape[2], up)
         return self._filter(y, fir, pads, False, float(up * up), *epilogue, slope, gain, clamp)
@@ -731,6 +732,7 @@ class _ImplicitGemm(_Library):
         """L'_x(weight, grad), times the style where there is one; the style's gradient where there are both."""
         form = _common.memory_format(4, _common.is_channels_last(grad))
         if up > 1:
+            assert fir is not None
             between = ((rows - 1) * up + weight.shape[2], (columns - 1) * up + weight.shape[2])
             grad = self._filter_adjoint(grad, fir, between, weight.shape[2], up)
         return self._kernels().input_grad(grad, weight, x, style, rows, columns, up, padding, form)

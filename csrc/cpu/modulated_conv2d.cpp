@@ -125,8 +125,12 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const OptionalTensor& 
             if (strength) epilogue.strength = given.vector(strength)[0];
         }
         if (out.numel() > 0 && strategy == "winograd") {
-            winograd::convolution<ForwardStage<A>>(weights, false, x, given.vector(style), output<A>(out, format),
-                                                   epilogue);
+            const winograd::Tiles tiles{x.batch, x.rows, x.columns};
+            const auto go = [&](auto form) {
+                winograd::convolution<decltype(form), ForwardStage<A>>(weights, tiles, x, given.vector(style),
+                                                                       output<A>(out, format), epilogue);
+            };
+            up == 2 ? go(winograd::Up()) : go(winograd::Plain());
         } else if (out.numel() > 0) {
             const Form form = up == 2 ? up_form() : plain_form(static_cast<int>(size), false);
             Gemm<A>(form, weights, x, output<A>(out, format)).template run<ForwardStage<A>>(given.vector(style), epilogue);
@@ -161,8 +165,12 @@ std::tuple<Tensor, Tensor> input_grad(const Tensor& grad_any, const Tensor& weig
         GradEpilogue<A> epilogue{given.vector(style), nullptr, nullptr};
         if (fused) epilogue.x = given.maps(*x).data, epilogue.sums = sums.template mutable_data_ptr<A>();
         if (out.numel() > 0 && strategy == "winograd") {
-            winograd::convolution<GradStage<A>>(weights, true, grad, static_cast<const A*>(nullptr),
-                                                output<A>(out, format), epilogue);
+            const winograd::Tiles tiles{batch, rows, columns};
+            const auto go = [&](auto form) {
+                winograd::convolution<decltype(form), GradStage<A>>(
+                    weights, tiles, grad, static_cast<const A*>(nullptr), output<A>(out, format), epilogue);
+            };
+            up == 2 ? go(winograd::UpAdjoint()) : go(winograd::PlainAdjoint());
         } else if (out.numel() > 0) {
             const Form form = up == 2 ? down_form() : plain_form(static_cast<int>(size), true);
             Gemm<A>(form, weights, grad, output<A>(out, format)).template run<GradStage<A>>(nullptr, epilogue);
@@ -187,7 +195,10 @@ Tensor weight_grad(const Tensor& x_any, const OptionalTensor& style, const Tenso
         if (x_any.numel() == 0) return at::zeros({grad.channels, x.channels, size, size}, x_any.options());
         const Tensor out = at::empty({grad.channels, x.channels, size, size}, options);
         if (strategy == "winograd") {
-            winograd::weight_gradient<A>(x, given.vector(style), grad, out.template mutable_data_ptr<A>());
+            using namespace winograd;
+            const auto run = up == 2 ? &winograd::weight_gradient<UpInput, UpGrad, UpKernel, A>
+                                     : &winograd::weight_gradient<PlainInput, PlainGrad, PlainKernel, A>;
+            run(x, given.vector(style), grad, out.template mutable_data_ptr<A>());
             return out.to(x_any.scalar_type());
         }
         const Form form = up == 2 ? down_form() : plain_form(static_cast<int>(size), false);

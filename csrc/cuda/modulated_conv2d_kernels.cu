@@ -201,8 +201,8 @@ struct Sums {
     const void* divisor;  // [planes], of the factor's sums; null: 1
     bool divisor_wide;
     int64_t planes, channels, splits, strength_parts;
-    unsigned factor_blocks,
-        bias_blocks;  // of kThreads planes each; of 32 channels each; one block more for the strength
+    unsigned factor_blocks;  // of kThreads planes each
+    unsigned bias_blocks;    // of 32 channels each, behind them; the last block does the strength
 };
 
 template <typename T>
