@@ -1,7 +1,8 @@
 """How an op is described for measuring, what a measured pass is, and the check that comes before any timing.
 
 An op is described once, in benchmarks/ops/bench_<op>.py, as a subclass of `OpBench`: its cases, the tensors of a case,
-the variants that compute it, the bytes it must move and the aims it is held to. Everything else follows from that:
+the variants that compute it, the bytes it must move (and the operations, where they bind) and the aims it is held to.
+Everything else follows from that:
 `run.py` times it, pytest-benchmark shows it side by side, `report.py` tabulates it.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from anifast import backends
 from benchmarks.results import WORKS
+from benchmarks.timing import saved_for_backward
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYOUTS = ("contiguous", "channels_last")
@@ -71,15 +74,26 @@ class Variant:
 
 @dataclass(frozen=True)
 class Aim:
-    """A ratio the op is held to: the geometric mean over the cases in float32, contiguous, on one kind of device."""
+    """A ratio the op is held to: the geometric mean over the cases of one dtype and layout on one kind of device.
+
+    Attributes:
+        against: a rival or bound, or several rivals, of which the fastest in each row counts.
+        forms: only these; empty: all.
+        cases: only cases of these names, without dtype and layout; empty: all.
+        each: the smallest ratio counts, not the mean.
+    """
 
     title: str
     device: str
-    against: str
+    against: str | tuple[str, ...]
     at_least: float
     works: tuple[str, ...]
     forms: tuple[str, ...] = ()
     percent: bool = False
+    cases: tuple[str, ...] = ()
+    dtype: str = "float32"
+    layout: str = "contiguous"
+    each: bool = False
 
 
 class OpBench(ABC):
@@ -90,9 +104,11 @@ class OpBench(ABC):
     forms: Mapping[str, str]
     #: tensors with a gradient; the first is the one that the double backward differentiates by
     leaves: tuple[str, ...]
-    #: keys of `variants` -> "ours" or "rival"
+    #: keys of `variants` -> "ours", "rival", or "strategy": a way that ours chooses among, asked for by name
     roles: Mapping[str, str]
     aims: tuple[Aim, ...] = ()
+    #: bounds beside `clone`: those that `bounds` has calls for, and "matrix" where `operations` counts some
+    limits: tuple[str, ...] = ()
 
     @abstractmethod
     def cases(self, device: str) -> list[Case]:
@@ -108,7 +124,7 @@ class OpBench(ABC):
 
     @abstractmethod
     def variants(self, case: Case, device: str) -> dict[str, Variant]:
-        """Name -> variant, for all of `roles`. The bound, `clone`, needs no variant: see `copies`."""
+        """Name -> variant, for all of `roles`. Bounds need no variant: see `copies`, `bounds` and `operations`."""
 
     @abstractmethod
     def traffic(self, case: Case, work: str) -> int:
@@ -116,7 +132,18 @@ class OpBench(ABC):
 
     @abstractmethod
     def copies(self, case: Case, work: str, tensors: Tensors, grad: Tensor, second: Tensor) -> list[Tensor]:
-        """Tensors whose clones write what the work must write: the bound."""
+        """Tensors whose clones write what the work must write: the bound `clone`."""
+
+    def bounds(self, case: Case, work: str, tensors: Tensors, grad: Tensor) -> dict[str, Call]:
+        """A call for each of `limits`: a part of the work that nothing can do without."""
+        return {}
+
+    def operations(self, case: Case, work: str) -> int:
+        """Floating-point operations of the work, 2 for a multiplication and its sum; 0 where it is bound by bytes.
+
+        The bound `matrix` is the time that they take at the rate of a large matrix product of the case's dtype.
+        """
+        return 0
 
 
 def our_backends(op: str, device: str, call: Callable[[str], Callable[..., Tensor]]) -> dict[str, Variant]:
@@ -206,12 +233,23 @@ class Prepared:
 
         return clone, 2 * sum(tensor.nbytes for tensor in copies)
 
+    def bounds(self, work: str) -> dict[str, Call]:
+        """The calls of the bounds that the op has of its own."""
+        return self.bench.bounds(self.case, work, self.tensors, self.grad)
+
+    def kept(self, name: str) -> int:
+        """Bytes that a forward by the variant `name` keeps for its backward, beyond the tensors of the case."""
+        given = _with_gradients(self.tensors, self.bench.leaves)[0]
+        return saved_for_backward(lambda: self.function(name)(**given), [t for t in given.values() if t is not None])
+
     def check(self, work: str, name: str) -> None:
         """Compare every result of `work` by the variant `name` with the reference in float64.
 
         The largest error may be twice that of the reference in the case's own dtype, plus a floor of one rounding to
         that dtype and eight in float32 of the largest value. A sum of n terms may be added up one term after the
-        other in float32, which errs by up to about n / 2 roundings of a term: torch.compile does that.
+        other in float32, which errs by up to about n / 2 roundings of a term: torch.compile does that. Where the terms
+        are a convolution's products, of either sign, the sum is about sqrt(n) terms large, and that is sqrt(n) / 2
+        roundings of it.
 
         Raises:
             WrongResult: an error beyond that, a NaN, or a wrong shape or dtype.
@@ -243,9 +281,13 @@ class Prepared:
         if result is not None and plain is not None and (result.shape, result.dtype) != (plain.shape, plain.dtype):
             return f"{tuple(result.shape)} {result.dtype}, expected {tuple(plain.shape)} {plain.dtype}"
         exact = torch.zeros_like(like, dtype=torch.float64) if exact is None else exact
-        terms = self.second.numel() // like.numel()
+        terms = max(self.second.numel(), self.grad.numel()) // like.numel()
         rounding = torch.finfo(torch.float32).eps
-        floor = (8 * rounding + torch.finfo(self.grad.dtype).eps) * float(exact.abs().max())
+        # each value of a map or a weight is a sum of so many products; sums over pixels err as the map does
+        values = like.numel() if like.dim() == 4 else self.grad.numel()
+        products = self.bench.operations(self.case, "forward") // 2 // values if like.dim() > 1 else 0
+        summing = (8 + math.sqrt(products) / 2) * rounding
+        floor = (summing + torch.finfo(self.grad.dtype).eps) * float(exact.abs().max())
         if terms > 1:
             floor += terms / 2 * rounding
         error, allowed = _distance(result, exact), 2 * _distance(plain, exact) + floor
@@ -269,11 +311,8 @@ def _distance(value: Tensor | None, exact: Tensor) -> float:
     return float(torch.stack([(piece.double() - truth).abs_().max() for piece, truth in pieces]).max())
 
 
-def _call(
-    work: str, function: Callable[..., Tensor], tensors: Tensors, leaves: tuple[str, ...], grad: Tensor, second: Tensor
-) -> Call:
-    if work == "forward":
-        return lambda: [function(**tensors)]
+def _with_gradients(tensors: Tensors, leaves: tuple[str, ...]) -> tuple[Tensors, list[Tensor]]:
+    """The tensors of a case, those called `leaves` with a gradient, and these alone in their order."""
     given = dict(tensors)
     wanted: list[Tensor] = []
     for name in leaves:
@@ -281,6 +320,15 @@ def _call(
         if tensor is not None:
             given[name] = tensor.detach().requires_grad_()
             wanted.append(given[name])  # type: ignore[arg-type]
+    return given, wanted
+
+
+def _call(
+    work: str, function: Callable[..., Tensor], tensors: Tensors, leaves: tuple[str, ...], grad: Tensor, second: Tensor
+) -> Call:
+    if work == "forward":
+        return lambda: [function(**tensors)]
+    given, wanted = _with_gradients(tensors, leaves)
     if work == "forward_backward":
 
         def forward_backward() -> Results:

@@ -50,6 +50,8 @@ class Row:
         prepared = Row._prepared
         if self.variant == "clone":
             call, moved = prepared.bound(self.work)
+        elif self.variant in self.bench.limits:
+            call, moved = prepared.bounds(self.work)[self.variant], self.bench.traffic(self.case, self.work)
         else:
             reason = prepared.variants[self.variant].why_missing(self.work)
             if reason:
@@ -83,6 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for case in bench.cases(device)
         if case.quick or not quick
         for work in WORKS
-        for variant in (*bench.roles, "clone")
+        for variant in (*bench.roles, "clone", *bench.limits)
+        if variant != "matrix"
     ]
     metafunc.parametrize("row", rows, ids=[f"{row.case.id}-{row.work}-{row.variant}" for row in rows])

@@ -16,7 +16,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-AGAINST = {"clone": "share of `clone`'s bandwidth", "compile": "`torch.compile` of plain PyTorch"}
+AGAINST = {
+    "clone": "share of `clone`'s bandwidth",
+    "convolution": "share of the library's convolution alone",
+    "matrix": "share of a matrix product's rate",
+    "compile": "`torch.compile` of plain PyTorch",
+}
 
 
 def _use_repository() -> None:
@@ -43,6 +48,13 @@ def environment_line(environment: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _against(names: str | list[str]) -> str:
+    """A rival or bound, or several rivals, in words."""
+    if isinstance(names, str):
+        return AGAINST.get(names, names)
+    return "the fastest of " + ", ".join(names)
+
+
 def _value(value: float | None, percent: bool) -> str:
     if value is None:
         return "–"
@@ -64,12 +76,14 @@ def ratios(result: dict[str, Any], ours: str) -> str:
 
     works = [work for work in WORKS if any(row["work"] == work for row in result["rows"])]
     usual, *others = {(row["dtype"], row["layout"]): None for row in result["rows"] if ours in row["us"]}
+    bounds = named(result, "bound")
+    strategies = named(result, "strategy")
     forms = [*result["forms"].items(), *([("", "all forms")] if len(result["forms"]) > 1 else [])]
     groups = [(title, form, usual) for form, title in forms]
     groups += [(", ".join(kind).replace("_", " "), "", kind) for kind in others]
     lines = []
     for title, form, kind in groups:
-        for against in [*named(result, "rival"), "clone"]:
+        for against in [*strategies, *named(result, "rival"), *bounds]:
             cells, count = [], 0
             for work in works:
 
@@ -77,11 +91,12 @@ def ratios(result: dict[str, Any], ours: str) -> str:
                     return (row["work"], row["dtype"], row["layout"]) == (of[0], *of[2]) and of[1] in ("", row["form"])
 
                 value, large, found = mean_ratio(result["rows"], ours, against, counts)
-                percent = against == "clone"
+                percent = against in bounds
                 cells.append(f"{_value(value, percent)} ({_value(large, percent)})" if found else "–")
                 count = max(count, found)
             if count:
-                lines.append([f"{title} ({count})", AGAINST.get(against, against), *cells])
+                rival = f"its strategy `{against}`" if against in strategies else _against(against)
+                lines.append([f"{title} ({count})", rival, *cells])
     return _table([f"`{ours}` (shapes)", "against", *(WORKS[work] for work in works)], lines)
 
 
@@ -93,12 +108,11 @@ def aims(result: dict[str, Any]) -> str:
             if value is not None:
                 percent = aim["percent"]
                 met = "yes" if value >= aim["aim"] else "**no**"
-                against = AGAINST.get(aim["against"], aim["against"])
                 lines.append(
                     [
                         ours,
-                        aim["title"],
-                        against,
+                        aim["title"] + (", each shape" if aim.get("each") else ""),
+                        _against(aim["against"]),
                         _value(aim["aim"], percent),
                         _value(value, percent),
                         _value(large, percent),
@@ -123,6 +137,27 @@ def memory(result: dict[str, Any]) -> str:
     return _table(["case", "pass", "output", *names], lines) if lines else ""
 
 
+def kept(result: dict[str, Any]) -> str:
+    """The table of what a forward keeps for its backward, in sizes of the output: of all shapes, and at most of one."""
+    rows = [row for row in result["rows"] if "kept" in row]
+    names = [
+        name for name, role in result["variants"].items() if role != "bound" and any(name in r["kept"] for r in rows)
+    ]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["form"], row["dtype"]), []).append(row)
+    lines = []
+    for (form, dtype), found in groups.items():
+        cells = []
+        for name in names:
+            of = [row for row in found if name in row["kept"]]
+            whole = sum(row["kept"][name] for row in of) / max(1, sum(row["output"] for row in of))
+            most = max((row["kept"][name] / row["output"] for row in of), default=0.0)
+            cells.append(f"{whole:.2f} ({most:.2f})" if of else "–")
+        lines.append([f"{result['forms'][form]}, {dtype} ({len(found)})", *cells])
+    return _table(["kept for backward beyond the inputs, in outputs (at most)", *names], lines) if lines else ""
+
+
 def section(result: dict[str, Any], link: str = "", *, rows: bool = False) -> str:
     """Everything about one op on one device."""
     from benchmarks.results import named, refusals
@@ -136,6 +171,7 @@ def section(result: dict[str, Any], link: str = "", *, rows: bool = False) -> st
     for ours in named(result, "ours"):
         parts.append(ratios(result, ours))
     parts.append(aims(result))
+    parts.append(kept(result))
     if rows:
         parts.append(each_row(result))
         parts.append(memory(result))
@@ -143,8 +179,17 @@ def section(result: dict[str, Any], link: str = "", *, rows: bool = False) -> st
 
 
 def system_section(result: dict[str, Any], link: str) -> str:
-    """Everything about one system on one device, from benchmarks/systems/bench_<system>.py."""
+    """Everything about one system on one device, from benchmarks/systems/bench_<system>.py.
+
+    A row may have an aim, a roofline, what a step's forward keeps for its backward, and a peak of memory beside.
+    """
     about = environment_line(result["environment"])
+    more = {
+        "roofline_ms": "roofline",
+        "kept": "kept for backward, ours (rival's)",
+        "peak": "peak of memory, ours (rival's)",
+    }
+    more = {name: title for name, title in more.items() if any(name in row for row in result["rows"])}
     lines = []
     for row in result["rows"]:
         ours, plain = row["ms"]["anifast"], row["ms"]["plain"]
@@ -155,13 +200,27 @@ def system_section(result: dict[str, Any], link: str) -> str:
                 f"{ours[0]:.0f} ms",
                 f"{row['images'] * 1e3 / ours[0]:.3g}",
                 f"{plain[0]:.0f} ms",
-                f"{plain[0] / ours[0]:.2f}x",
-                f"{row['convolutions_ms']:.0f} ms ({row['convolutions_ms'] / ours[0] * 100:.0f} %)",
+                f"{plain[0] / ours[0]:.2f}x" + (f" (aim {row['aim']:.1f}x)" if "aim" in row else ""),
+                *(_of_ours(row["convolutions_ms"], ours[0]), *(_beside(row, name) for name in more)),
             ]
         )
-    header = ["", "precision", "anifast", "images/s", "plain eager PyTorch", "faster", "our convolutions alone"]
+    rival = result.get("rival", "plain eager PyTorch")
+    header = ["", "precision", "anifast", "images/s", rival, "faster", "our convolutions alone", *more.values()]
     title = f"#### `{result['system']}` on {result['environment'].get('gpu') or result['environment']['cpu']}"
     return "\n\n".join([title, f"{about} ([all figures]({link})).", _table(header, lines)])
+
+
+def _of_ours(bound: float, ours: float) -> str:
+    return f"{bound:.{0 if bound >= 10 else 2}f} ms ({bound / ours * 100:.0f} %)"
+
+
+def _beside(row: dict[str, Any], name: str) -> str:
+    """A cell of what a system's row may have beside its times."""
+    if name not in row:
+        return "–"
+    if name == "roofline_ms":
+        return _of_ours(row[name], row["ms"]["anifast"][0])
+    return f"{row[name]['anifast'] / 2**20:.0f} MiB ({row[name]['plain'] / 2**20:.0f} MiB)"
 
 
 def each_row(result: dict[str, Any]) -> str:

@@ -4,20 +4,22 @@ A file holds everything measured of one op on one device:
 
     format, op, device ("cpu" or "cuda"), folder, selection ("all", or what was left out), environment, seconds,
     forms         form -> title
-    variants      name -> role ("ours", "rival", "bound")
+    variants      name -> role ("ours", "strategy", "rival", "bound")
     unavailable   "variant" or "variant work" -> why it has no times
     statistics    what the numbers of a row's "us" are: microseconds of one call, and how many samples there were
     rows          case, form, shape, dtype, layout, output (its bytes), work, bytes (that the work must move),
-                  copied (that clone moves), us: variant -> statistics, refused: variant -> why it got no speed,
-                  memory: variant -> [peak, held] bytes of allocations; in the file grouped as cases -> works
-    aims          title, against, aim, percent, and measured: ours -> [over all cases, over those of >= 1 MiB]
+                  copied (that clone moves), operations (if arithmetic binds), us: variant -> statistics, refused:
+                  variant -> why it got no speed, memory: variant -> [peak, held] bytes of allocations, kept: variant
+                  -> bytes that a forward keeps for backward; in the file grouped as cases -> works
+    aims          title, against, aim, percent, each (the smallest counts, else the mean) and measured: ours -> [over
+                  all cases, over those of >= 1 MiB]
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,23 +46,35 @@ def geomean(values: Iterable[float]) -> float | None:
     return math.exp(sum(logs) / len(logs)) if logs else None
 
 
-def ratio(row: Row, ours: str, against: str) -> float | None:
+def least(values: Iterable[float]) -> float | None:
+    """The smallest, or None of nothing."""
+    return min(values, default=None)
+
+
+def ratio(row: Row, ours: str, against: str | Sequence[str]) -> float | None:
     """How many times faster `ours` is than `against` by lower quartiles; None where either has no time.
 
-    Against "clone" it is the share of the bandwidth that cloning reaches, as bytes that have to move over bytes moved.
+    Against several it is the fastest that counts. Against "clone" it is the share of the bandwidth that cloning
+    reaches, as bytes that have to move over bytes moved.
     """
-    if ours not in row["us"] or against not in row["us"]:
+    names = [against] if isinstance(against, str) else against
+    found = [row["us"][name][0] for name in names if name in row["us"]]
+    if ours not in row["us"] or not found:
         return None
-    times = row["us"][against][0] / row["us"][ours][0]
+    times = min(found) / row["us"][ours][0]
     return times * row["bytes"] / row["copied"] if against == "clone" else times
 
 
 def mean_ratio(
-    rows: Iterable[Row], ours: str, against: str, keep: Callable[[Row], bool]
+    rows: Iterable[Row],
+    ours: str,
+    against: str | Sequence[str],
+    keep: Callable[[Row], bool],
+    mean: Callable[[Iterable[float]], float | None] = geomean,
 ) -> tuple[float | None, float | None, int]:
-    """Geometric mean of `ratio` over the rows that `keep` takes: all, those that are large, and how many there are."""
+    """`mean` of `ratio` over the rows that `keep` takes: all, those that are large, and how many there are."""
     found = [(value, row["bytes"]) for row in rows if keep(row) and (value := ratio(row, ours, against)) is not None]
-    return geomean(v for v, _ in found), geomean(v for v, size in found if size >= LARGE), len(found)
+    return mean(v for v, _ in found), mean(v for v, size in found if size >= LARGE), len(found)
 
 
 def named(result: Result, role: str) -> list[str]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.bench import Aim, Case, OpBench, Prepared
-    from benchmarks.timing import Clock, Timing
+    from benchmarks.timing import Clock, MatrixProduct, Timing
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -58,7 +58,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure_case(
-    bench: OpBench, case: Case, device: str, clock: Clock, works: list[str], skip: list[str], seconds: float
+    bench: OpBench,
+    case: Case,
+    device: str,
+    clock: Clock,
+    works: list[str],
+    skip: list[str],
+    seconds: float,
+    product: MatrixProduct | None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows of one case, and why variants have no times in any."""
     from benchmarks.bench import Prepared
@@ -67,6 +74,9 @@ def measure_case(
     rows, unavailable = [], {}
     for work in works:
         row, missing = _measure(prepared, work, clock, skip, seconds)
+        if product is not None:
+            row["operations"] = bench.operations(case, work)
+            row["us"]["matrix"] = _microseconds(product.time_of(row["operations"]))
         rows.append(row)
         unavailable.update(missing)
     return rows, unavailable
@@ -96,7 +106,9 @@ def _measure(
         else:
             calls[name] = prepared.call(work, name)
     prepared.forget_truth()
+    kept = {name: prepared.kept(name) for name in calls} if work == "forward_backward" else {}
     calls["clone"], copied = prepared.bound(work)
+    calls.update(prepared.bounds(work))
     row: dict[str, Any] = {
         "case": case.id,
         "form": case.form,
@@ -112,6 +124,8 @@ def _measure(
         times = interleave(calls, clock, seconds=seconds)
         if case.quick and work != "double_backward":
             row["memory"] = {name: list(memory(call, prepared.device)) for name, call in calls.items()}
+    if kept:
+        row["kept"] = kept
     row["us"] = {name: _microseconds(timing) for name, timing in times.items()}
     if refused:
         row["refused"] = refused
@@ -123,16 +137,21 @@ def _microseconds(timing: Timing) -> list[float]:
 
 
 def show(row: dict[str, Any], variants: dict[str, str]) -> str:
-    """A row as one line: the time of ours, bytes a second, share of the bound, and the rivals' times over ours."""
+    """A row as one line: the time of ours, its rates, the shares of its bounds, and the rivals' times over ours."""
     from benchmarks.results import ratio
 
-    parts = [f"{row['case']:<32} {row['work'].replace('_', ' '):<16} {row['bytes'] / 2**20:8.2f} MiB"]
+    size = f"{row['operations'] / 1e9:8.2f} GFLOP" if "operations" in row else f"{row['bytes'] / 2**20:8.2f} MiB"
+    parts = [f"{row['case']:<32} {row['work'].replace('_', ' '):<16} {size}"]
     for name in (name for name, role in variants.items() if role == "ours" and name in row["us"]):
         time_us, late = row["us"][name][:2]
-        rate, share = row["bytes"] / time_us / 1e3, ratio(row, name, "clone") or 0.0
-        text = f"{name} {time_us:9.1f} us (+{(late / time_us - 1) * 100:3.0f} %) {rate:6.1f} GB/s"
-        text += f" {share * 100:4.0f} % of clone"
-        for rival in (rival for rival, role in variants.items() if role == "rival"):
+        text = (
+            f"{name} {time_us:9.1f} us (+{(late / time_us - 1) * 100:3.0f} %) {row['bytes'] / time_us / 1e3:6.1f} GB/s"
+        )
+        if "operations" in row:
+            text += f" {row['operations'] / time_us / 1e3:6.1f} GFLOP/s"
+        for bound in (bound for bound, role in variants.items() if role == "bound" and bound in row["us"]):
+            text += f" {(ratio(row, name, bound) or 0.0) * 100:4.0f} % of {bound}"
+        for rival in (rival for rival, role in variants.items() if role in ("strategy", "rival")):
             times = ratio(row, name, rival)
             text += f"  {rival} {times:.2f}x" if times else ""
         parts.append(text)
@@ -141,24 +160,27 @@ def show(row: dict[str, Any], variants: dict[str, str]) -> str:
 
 
 def reached(aims: tuple[Aim, ...], device: str, rows: list[dict[str, Any]], ours: list[str]) -> list[dict[str, Any]]:
-    """The aims for this kind of device with what was measured, in float32 and contiguous."""
-    from benchmarks.results import mean_ratio
+    """The aims for this kind of device with what was measured."""
+    from benchmarks.results import geomean, least, mean_ratio
 
     found = []
     for aim in aims:
 
         def counts(row: dict[str, Any], aim: Aim = aim) -> bool:
-            usual = row["dtype"] == "float32" and row["layout"] == "contiguous"
-            return usual and row["work"] in aim.works and (not aim.forms or row["form"] in aim.forms)
+            kind = (row["dtype"], row["layout"]) == (aim.dtype, aim.layout) and row["work"] in aim.works
+            named = not aim.cases or any(row["case"].split("-")[0] == name for name in aim.cases)
+            return kind and named and (not aim.forms or row["form"] in aim.forms)
 
         if aim.device == device:
-            measured = {name: [*mean_ratio(rows, name, aim.against, counts)[:2]] for name in ours}
+            mean = least if aim.each else geomean
+            measured = {name: [*mean_ratio(rows, name, aim.against, counts, mean)[:2]] for name in ours}
             found.append(
                 {
                     "title": aim.title,
                     "against": aim.against,
                     "aim": aim.at_least,
                     "percent": aim.percent,
+                    "each": aim.each,
                     "measured": {
                         name: [None if value is None else round(value, 3) for value in values]
                         for name, values in measured.items()
@@ -180,18 +202,27 @@ def measure_op(
 ) -> dict[str, Any]:
     """Measure an op and return its results (see benchmarks/results.py), printing a line a row."""
     from benchmarks import environment, results
-    from benchmarks.timing import clock_for, steady_allocator
+    from benchmarks.bench import DTYPES
+    from benchmarks.timing import MatrixProduct, clock_for, steady_allocator
 
     described = environment.describe(device)
     described["allocator"] = "limits fixed" if steady_allocator() else "as the system has it"
     clock = clock_for(device)
     cases = bench.cases(device) if cases is None else cases
-    variants = {**bench.roles, "clone": "bound"}
+    variants = {**bench.roles, **dict.fromkeys(("clone", *bench.limits), "bound")}
+    products = {}
+    if "matrix" in bench.limits:
+        for dtype in dict.fromkeys(case.dtype for case in cases):
+            products[dtype] = MatrixProduct.measure(DTYPES[dtype], device, clock, seconds)
+        rates = {dtype: float(f"{product.rate / 1e9:.5g}") for dtype, product in products.items()}
+        described["matrix product, GFLOP/s"] = rates
     rows: list[dict[str, Any]] = []
     unavailable: dict[str, str] = {name: "left out" for name in skip or []}
     start = time.monotonic()
     for number, case in enumerate(cases, 1):
-        new, missing = measure_case(bench, case, device, clock, works or list(results.WORKS), skip or [], seconds)
+        new, missing = measure_case(
+            bench, case, device, clock, works or list(results.WORKS), skip or [], seconds, products.get(case.dtype)
+        )
         rows += new
         unavailable.update(missing)
         for row in new:

@@ -308,3 +308,88 @@ UPFIRDN2D: tuple[Upfirdn2d, ...] = (
         noise=True, quick=(16, 256),
     ),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModulatedConv2d:
+    """One use of modulated_conv2d, of a whole batch of styles; the batch is `MODULATED_BATCHES`'s.
+
+    Attributes:
+        name: form, system and side of the output in pixels; unique.
+        inputs: channels of the input.
+        outputs: channels of the output, 3 for an image.
+        side: of the input in pixels.
+        where: the layers that it stands for.
+        up: 2: transposed convolution and filter (1, 3, 3, 1).
+        size: side of the weights; 1 is an image: not demodulated, no activation, added to the image so far.
+        noise: noise of shape N,1,H,W of the output times one learned strength is added before the bias.
+        add: there is an image so far.
+        quick: part of the small selection that stands for the rest.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    side: int
+    where: str
+    up: int = 1
+    size: int = 3
+    noise: bool = False
+    add: bool = False
+    quick: bool = False
+
+    @property
+    def form(self) -> str:
+        """What it does: "plain", "up" or "rgb"."""
+        return "rgb" if self.size == 1 else "up" if self.up > 1 else "plain"
+
+    @property
+    def system(self) -> str:
+        """The system that it is a layer of."""
+        return self.name.split(".")[1]
+
+    @property
+    def demodulate(self) -> bool:
+        """Whether its weights are normalised."""
+        return self.size > 1
+
+
+def stylegan2_layers(
+    system: str, channels: dict[int, int], *, noise: bool, quick: tuple[int, ...] = ()
+) -> list[ModulatedConv2d]:
+    """The modulated layers of a StyleGAN2 generator; `channels` by side, from its first on."""
+    found = []
+    first = min(channels)
+    for side, count in channels.items():
+        some = side in quick
+        if side > first:
+            found.append(
+                ModulatedConv2d(
+                    f"up.{system}.{side}", channels[side // 2], count, side // 2, f"first layer at {side} px",
+                    up=2, noise=noise, quick=some,
+                )
+            )  # fmt: skip
+        where = "conv1" if side == first else f"second layer at {side} px"
+        found += [
+            ModulatedConv2d(f"plain.{system}.{side}", count, count, side, where, noise=noise, quick=some),
+            ModulatedConv2d(f"rgb.{system}.{side}", count, 3, side, "ToRGB", size=1, add=side > first, quick=some),
+        ]
+    return found
+
+
+#: channels by side of StyleGAN2's config-f generator (channel multiplier 2)
+CONFIG_F = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+
+#: modulated_conv2d in the two StyleGAN2-type systems: the decoder of GANs N' Roses at 256 px (its content is 16 px, and
+#: its bottleneck has the shape of conv1) and BlendGAN at 1024 px, whose layers up to 256 px are BlendGAN's at 256 px.
+MODULATED_CONV2D: tuple[ModulatedConv2d, ...] = (
+    *stylegan2_layers("gnr", {16: 512, 32: 512, 64: 256, 128: 128, 256: 64}, noise=False),
+    *stylegan2_layers("blendgan", CONFIG_F, noise=True, quick=(16,)),
+)
+
+#: device -> system -> batches. On a GPU those of training and a common larger one; on a CPU what a step of training and
+#: a translation there have.
+MODULATED_BATCHES: dict[str, dict[str, tuple[int, ...]]] = {
+    "cpu": {"gnr": (4,), "blendgan": (1,)},
+    "cuda": {"gnr": (7, 16), "blendgan": (8, 16)},
+}

@@ -1,4 +1,4 @@
-"""Interleaved timing of several calls in one process, and the memory that a call takes."""
+"""Interleaved timing of several calls in one process, the memory that a call takes, and the rate of matrix products."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 Call = Callable[[], Any]
 
@@ -168,3 +169,46 @@ def memory(call: Call, device: str) -> tuple[int, int]:
         held += change
         peak = max(peak, held)
     return peak, held
+
+
+def saved_for_backward(call: Call, given: Iterable[Tensor]) -> int:
+    """Bytes that a call keeps for its backward: whole storages, each counted once, without those of `given`."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> torch.UntypedStorage:
+        storage = tensor.untyped_storage()
+        return kept.setdefault(storage.data_ptr(), storage)
+
+    def unpack(storage: torch.UntypedStorage) -> Tensor:
+        raise NotImplementedError("what was kept is only counted")
+
+    known = {tensor.untyped_storage().data_ptr() for tensor in given}
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        result = call()
+    del result
+    return sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in known)
+
+
+@dataclass(frozen=True)
+class MatrixProduct:
+    """A large matrix product of one dtype by torch.mm: the rate that arithmetic can reach."""
+
+    operations: int
+    timing: Timing
+
+    @staticmethod
+    def measure(dtype: torch.dtype, device: str, clock: Clock, seconds: float) -> MatrixProduct:
+        """2048 x 2048 x 2048 on a CPU, 8192 x 8192 x 8192 on a GPU."""
+        side = 8192 if device == "cuda" else 2048
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        return MatrixProduct(2 * side**3, interleave({"mm": lambda: a @ b}, clock, seconds=seconds)["mm"])
+
+    @property
+    def rate(self) -> float:
+        """Operations a second, 2 for a multiplication and its sum."""
+        return self.operations / self.timing.p25
+
+    def time_of(self, operations: int) -> Timing:
+        """The time that so many operations take at this rate."""
+        part, its = operations / self.operations, self.timing
+        return Timing(its.p25 * part, its.p75 * part, its.minimum * part, its.count)

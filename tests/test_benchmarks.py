@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import os
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from anifast import cli
 from anifast.errors import AnifastError, DataError
+from anifast.nn.stylegan2 import Generator
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.networks import build_discriminator, build_generator
 
@@ -23,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from benchmarks import environment, report, results, run, timing  # noqa: E402
-from benchmarks.bench import Aim, Case, OpBench, Prepared, Tensors, Variant, WrongResult, all_benches  # noqa: E402
-from benchmarks.shapes import BIAS_LRELU, SQRT2  # noqa: E402
-from benchmarks.systems import bench_cyclegan  # noqa: E402
+from benchmarks import environment, modulated_layers, report, results, run, timing  # noqa: E402
+from benchmarks.bench import Aim, Call, Case, OpBench, Prepared, Tensors, Variant, WrongResult, all_benches  # noqa: E402
+from benchmarks.shapes import BIAS_LRELU, CONFIG_F, MODULATED_CONV2D, SQRT2, ModulatedConv2d, stylegan2_layers  # noqa: E402
+from benchmarks.systems import bench_cyclegan, bench_stylegan2  # noqa: E402
 
 
 class Scale(OpBench):
@@ -73,6 +76,36 @@ class Scale(OpBench):
         return [grad]
 
 
+class Bounded(Scale):
+    """With a bound of its own and operations, and a strategy beside ours and the rival."""
+
+    roles = {"good": "ours", "chain": "rival", "slow": "rival", "forced": "strategy"}
+    limits = ("convolution", "matrix")
+    aims = (
+        Aim("all", "cpu", ("chain", "slow"), 1.5, ("forward",)),
+        Aim("all", "cpu", "convolution", 0.85, ("forward",), percent=True, each=True),
+        Aim("map", "cpu", "matrix", 0.5, ("forward",), percent=True, cases=("map",), dtype="bfloat16"),
+    )
+
+    def variants(self, case: Case, device: str) -> dict[str, Variant]:
+        good, chain = (super(Bounded, self).variants(case, device)[name] for name in ("good", "chain"))
+        return {"good": good, "chain": chain, "slow": chain, "forced": good}
+
+    def bounds(self, case: Case, work: str, tensors: Tensors, grad: Tensor) -> dict[str, Call]:
+        return {"convolution": lambda: [grad + 1]}
+
+    def operations(self, case: Case, work: str) -> int:
+        return 10**9
+
+
+@pytest.fixture
+def product(monkeypatch: pytest.MonkeyPatch) -> timing.MatrixProduct:
+    """A matrix product of 2e10 operations in 0.1 s instead of a measured one."""
+    made = timing.MatrixProduct(2 * 10**10, timing.Timing(0.1, 0.2, 0.05, 9))
+    monkeypatch.setattr(timing.MatrixProduct, "measure", lambda *_: made)
+    return made
+
+
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
     return run.measure_op(Scale(), "cpu", seconds=0.002)
@@ -93,6 +126,59 @@ def test_each_use_of_bias_lrelu_is_listed_once() -> None:
     assert {use.form for use in BIAS_LRELU if use.quick} == {"noise", "bias", "plain", "residual"}
 
 
+def test_each_layer_of_modulated_conv2d_is_listed_once() -> None:
+    assert len({use.name for use in MODULATED_CONV2D}) == len(MODULATED_CONV2D)
+    assert len({(use.system, use.form, use.inputs, use.outputs, use.side) for use in MODULATED_CONV2D}) == len(
+        MODULATED_CONV2D
+    )
+    for use in MODULATED_CONV2D:
+        assert use.form == use.name.split(".")[0] and use.side * use.up == int(use.name.split(".")[2]), use
+    # spec/blendgan.md 9: 148.13 GFLOP of 3 x 3 and 0.394 of 1 x 1 convolutions at 1024 px, 90.14 at 256 px
+    for most, size, expected in ((1024, 3, 148.13), (1024, 1, 0.394), (256, 3, 90.14)):
+        total = sum(
+            modulated_layers.operations(use, 1, "forward")
+            for use in MODULATED_CONV2D
+            if use.system == "blendgan" and use.size == size and use.side * use.up <= most
+        )
+        assert total / 1e9 == pytest.approx(expected, abs=6e-3)
+    # spec/gnr.md 9: 11.48 and 4.23 GMAC, of which the bottleneck's two are conv1's again
+    gnr = [use for use in MODULATED_CONV2D if use.system == "gnr"]
+    for form, expected in (("plain", 11.48), ("up", 4.23)):
+        total = sum(modulated_layers.operations(use, 1, "forward") for use in gnr if use.form == form) / 2e9
+        bottleneck = 2 * modulated_layers.operations(gnr[0], 1, "forward") / 2e9 if form == "plain" else 0.0
+        assert total + bottleneck == pytest.approx(expected, abs=6e-3)
+
+
+@pytest.mark.parametrize("work", list(results.WORKS))
+@pytest.mark.parametrize("form", ["plain", "up", "rgb"])
+def test_the_convolutions_alone_are_those_of_the_work(form: str, work: str) -> None:
+    """As many operations as are counted, and as many as plain PyTorch's own gradients of the layer take."""
+    size, up = (1 if form == "rgb" else 3), (2 if form == "up" else 1)
+    use = ModulatedConv2d(f"{form}.tiny.{6 * up}", 8, 3, 6, "", up=up, size=size)
+    bench, case = all_benches()["modulated_conv2d"], Case("tiny", form, (2, 8, 6, 6), use)
+    x, weight = torch.randn(2, 8, 6, 6, requires_grad=True), torch.randn(3, 8, size, size, requires_grad=True)
+    torch.manual_seed(1)
+    call = modulated_layers.library(use, work, x, weight)
+    with FlopCounterMode(display=False) as counter:
+        found = [value for value in call() if value is not None]
+    assert counter.get_total_flops() == bench.operations(case, work)
+    out = modulated_layers.convolution(use, x, weight)
+    torch.testing.assert_close(found[0], out)
+    if work != "forward":
+        torch.manual_seed(1)
+        gx, gweight = torch.autograd.grad(out, (x, weight), torch.randn_like(out))
+        at = modulated_layers.counts(use, work)[0]
+        torch.testing.assert_close(found[at], gx)
+        torch.testing.assert_close(found[at + 1], gweight.transpose(0, 1) if up > 1 else gweight)
+    if form != "up":  # the reference's filter is a convolution too
+        call = Prepared(bench, case, "cpu").call(work, "scaled")
+        with FlopCounterMode(display=False) as counter:
+            call()
+        flops = counter.get_flop_counts()["Global"]
+        of_convolutions = sum(count for op, count in flops.items() if "convolution" in str(op))
+        assert of_convolutions == bench.operations(case, work)
+
+
 @pytest.mark.parametrize("name", list(all_benches()))
 def test_a_description_is_complete_and_its_variants_are_right(name: str) -> None:
     bench = all_benches()[name]
@@ -104,7 +190,10 @@ def test_a_description_is_complete_and_its_variants_are_right(name: str) -> None
         assert any(case.quick for case in cases)
     for aim in bench.aims:
         assert set(aim.forms) <= set(bench.forms) and set(aim.works) <= set(results.WORKS)
-        assert aim.against == "clone" or bench.roles[aim.against] == "rival"
+        for against in [aim.against] if isinstance(aim.against, str) else aim.against:
+            assert against in ("clone", *bench.limits) or bench.roles[against] == "rival"
+        assert set(aim.cases) <= {case.name for case in bench.cases(aim.device)}
+        assert (aim.dtype, aim.layout) in {(case.dtype, case.layout) for case in bench.cases(aim.device)}
     seen = set()
     for case in sorted(bench.cases("cpu"), key=lambda case: math.prod(case.shape)):
         if (case.form, case.dtype, case.layout) in seen:
@@ -119,6 +208,8 @@ def test_a_description_is_complete_and_its_variants_are_right(name: str) -> None
             x = prepared.tensors[bench.leaves[0]]
             assert x is not None
             assert copied > 0 and bench.traffic(case, work) >= x.nbytes + prepared.grad.nbytes
+            assert set(prepared.bounds(work)) == set(bench.limits) - {"matrix"}
+            assert (bench.operations(case, work) > 0) == ("matrix" in bench.limits)
             for variant, built in prepared.variants.items():
                 if built.function is not None and not built.compiled and not built.why_missing(work):
                     prepared.check(work, variant)
@@ -203,6 +294,64 @@ def test_a_result_says_what_was_measured_on_what(result: dict[str, Any]) -> None
     assert found["torch"] == torch.__version__ and found["threads"] == torch.get_num_threads()
 
 
+def test_a_result_has_bounds_of_operations_and_of_its_own(product: timing.MatrixProduct, tmp_path: Path) -> None:
+    found = run.measure_op(Bounded(), "cpu", works=["forward", "forward_backward"], seconds=0.002)
+    results.validate(found)
+    assert found["variants"] == {**Bounded.roles, "clone": "bound", "convolution": "bound", "matrix": "bound"}
+    assert found["environment"]["matrix product, GFLOP/s"] == {"float32": 200.0, "bfloat16": 200.0}
+    for row in found["rows"]:
+        assert row["operations"] == 10**9 and row["us"]["matrix"] == [5000.0, 10000.0, 2500.0, 9]
+        assert row["us"]["convolution"][3] == row["us"]["good"][3]
+        # factor * x keeps both, which are given; x + x + x is thrown away, and only factor / 3 is new
+        assert ("kept" in row) == (row["work"] == "forward_backward")
+        if "kept" in row:
+            assert row["kept"]["good"] == 0 and row["kept"]["chain"] > row["output"]
+    one, other, last = found["aims"]
+    forward = [row for row in found["rows"] if row["work"] == "forward" and row["dtype"] == "float32"]
+    fastest = [min(row["us"][name][0] for name in ("chain", "slow")) / row["us"]["good"][0] for row in forward]
+    assert one["measured"]["good"][0] == pytest.approx(math.sqrt(fastest[0] * fastest[1]), abs=1e-3)
+    shares = [row["us"]["convolution"][0] / row["us"]["good"][0] for row in forward]
+    assert other["each"] and other["measured"]["good"][0] == pytest.approx(min(shares), abs=1e-3)
+    (half,) = (row for row in found["rows"] if row["work"] == "forward" and row["dtype"] == "bfloat16")
+    assert last["measured"]["good"][0] == pytest.approx(5000.0 / half["us"]["good"][0], abs=1e-3)
+    results.save(found, tmp_path)
+    text = report.document(tmp_path, tmp_path)
+    for line in (
+        "| factor * x (2) | its strategy `forced` | ",
+        "| factor * x (2) | share of the library's convolution alone | ",
+        "| factor * x (2) | share of a matrix product's rate | ",
+        "| good | all | the fastest of chain, slow | 1.50x | ",
+        "| good | all, each shape | share of the library's convolution alone | 85 % | ",
+        "| kept for backward beyond the inputs, in outputs (at most) | good | chain | slow | forced |",
+        "| factor * x, float32 (2) | 0.00 (0.00) | ",
+    ):
+        assert line in text, line
+
+
+def test_what_a_forward_keeps_is_counted_once_and_without_what_was_given() -> None:
+    x, weight = torch.randn(10, 100, requires_grad=True), torch.randn(100, requires_grad=True)
+    assert timing.saved_for_backward(lambda: x * weight, [x, weight]) == 0
+    assert timing.saved_for_backward(lambda: x * weight, [weight]) == 4000
+    assert timing.saved_for_backward(lambda: x[:2] * weight, [weight]) == 4000  # the whole storage stays
+    assert timing.saved_for_backward(lambda: (x * weight).exp(), [x, weight]) == 4000
+    assert timing.saved_for_backward(lambda: (x * weight).exp().square(), [x, weight]) == 4000  # the same tensor
+    assert timing.saved_for_backward(lambda: (x * weight).exp().sin().cos(), [x, weight]) == 8000
+    with torch.no_grad():  # what is measured is a forward with a gradient
+        assert timing.saved_for_backward(lambda: x.exp(), [x]) == 4000
+
+
+def test_the_rate_of_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half:
+        shortest = 0.0
+
+        def __call__(self, call: Callable[[], Any], repeat: int) -> float:
+            return 0.5
+
+    found = timing.MatrixProduct.measure(torch.float32, "cpu", Half(), 1.0)  # type: ignore[arg-type]
+    assert found.rate == 2 * 2048**3 / 0.5
+    assert found.time_of(2048**3) == timing.Timing(0.25, 0.25, 0.25, found.timing.count)
+
+
 def test_ratios_and_geometric_means() -> None:
     rows = [
         {"us": {"a": [10.0, 11.0, 9.0, 7], "b": [40.0, 0, 0, 7], "clone": [5.0, 0, 0, 7]}, "bytes": 300, "copied": 200},
@@ -212,9 +361,13 @@ def test_ratios_and_geometric_means() -> None:
     assert results.ratio(rows[0], "a", "b") == 4.0
     assert results.ratio(rows[0], "a", "clone") == pytest.approx(0.5 * 300 / 200)
     assert results.ratio(rows[2], "a", "b") is None
+    assert results.ratio(rows[0], "a", ("b", "clone", "absent")) == 0.5
+    assert results.ratio(rows[0], "a", ("absent",)) is None
     value, large, count = results.mean_ratio(rows, "a", "b", lambda row: True)
     assert (value, large, count) == (pytest.approx(6.0), pytest.approx(9.0), 2)
     assert results.mean_ratio(rows, "a", "b", lambda row: False) == (None, None, 0)
+    assert results.mean_ratio(rows, "a", "b", lambda row: True, results.least) == (4.0, 9.0, 2)
+    assert results.mean_ratio(rows, "a", "b", lambda row: False, results.least) == (None, None, 0)
 
 
 def test_calls_are_timed_in_changing_turns_after_all_are_warm() -> None:
@@ -410,6 +563,81 @@ def test_the_plain_networks_are_the_same_as_ours(kind: str) -> None:
     found, expected = ours(images), plain(images)
     assert found.std() > 0.05
     torch.testing.assert_close(found, expected, rtol=2**-24, atol=2**-24)
+
+
+@pytest.fixture
+def tiny_generator() -> Generator:
+    torch.manual_seed(0)
+    net = Generator(16, 512, 2, base_channels=8).double()
+    with torch.no_grad():
+        for value in net.parameters():
+            value.add_(torch.randn_like(value) * 0.1)
+    return net
+
+
+def test_the_vendored_generator_is_ours(tiny_generator: Generator) -> None:
+    """Image, gradients and the second gradients of path length, in float64 (see the plain networks above)."""
+    state, z = tiny_generator.state_dict(keep_vars=True), torch.randn(3, 512, dtype=torch.float64)
+    parameters = [value for value in state.values() if value.requires_grad]
+    assert len(parameters) == len(list(tiny_generator.parameters()))
+    found = []
+    for image, latents in (
+        tiny_generator([z], return_latents=True, randomize_noise=False),
+        bench_stylegan2.vendored(state, z),
+    ):
+        assert image.shape == (3, 3, 16, 16) and latents is not None and latents.shape == (3, 6, 512)
+        loss = (image * image.detach().sin()).sum()
+        first = torch.autograd.grad(loss, parameters, retain_graph=True)
+        (slope,) = torch.autograd.grad(image.square().sum(), latents, create_graph=True)
+        second = torch.autograd.grad(slope.square().sum(), parameters, allow_unused=True, materialize_grads=True)
+        found.append([image.detach(), *first, *second])
+    for ours, vendored in zip(*found, strict=True):
+        scale = float(vendored.abs().max())
+        torch.testing.assert_close(ours, vendored, rtol=2**-24, atol=2**-24 * scale)
+    assert found[0][0].std() > 0.05
+
+
+def test_a_generator_is_measured_against_the_vendored_one(
+    product: timing.MatrixProduct, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench_stylegan2, "Generator", functools.partial(Generator, base_channels=8))
+    channels = {side: min(8, count) for side, count in CONFIG_F.items()}
+    rows = bench_stylegan2.measure(
+        16, "fp32", torch.device("cpu"), 0.02, ((1, 2), 2, 1), channels=channels, copied=2**16
+    )
+    expected = [("forward", 1), ("forward", 2), ("forward + backward", 2), ("path length step", 1)]
+    assert [(row["work"], row["images"]) for row in rows] == expected
+    layers = stylegan2_layers("generator", {4: 8, 8: 8, 16: 8}, noise=True)
+    for row in rows:
+        ours, plain = row["ms"]["anifast"], row["ms"]["plain"]
+        assert min(*ours[:3], *plain[:3], row["convolutions_ms"]) > 0 and ours[3] == plain[3] >= 7
+        least = sum(
+            modulated_layers.operations(use, row["images"], bench_stylegan2.WORKS[row["work"]]) for use in layers
+        )
+        assert row["roofline_ms"] >= least / product.rate * 1e3 - 1e-4
+    assert "kept" not in rows[0] and rows[2]["kept"]["plain"] > rows[2]["kept"]["anifast"] > 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    about = {"cpu": "Some CPU", "cores": 2, "threads": 1, "cpu_capability": "AVX2", "build": {"isa": "avx2"}}
+    about |= {"settings": {}, "torch": "2.13.0", "commit": None, "uncommitted_changes": False, "date": "2001-01-01"}
+    rows[0]["aim"] = 1.5
+    text = report.system_section(
+        {"system": "stylegan2", "rival": bench_stylegan2.RIVAL, "environment": about, "rows": rows}, "file"
+    )
+    header, _, first, _, third, _ = text.splitlines()[-6:]
+    assert bench_stylegan2.RIVAL in header and "kept for backward" in header
+    assert header.count("|") == first.count("|") == third.count("|")
+    assert "(aim 1.5x)" in first and "MiB" not in first and "aim" not in third and third.count("MiB") == 4
+
+
+def test_a_wrong_image_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_stylegan2, "Generator", functools.partial(Generator, base_channels=8))
+    pair = bench_stylegan2.Pair(16, torch.device("cpu"), "fp32", 2, 2)
+    pair.check()
+    right = pair.networks["anifast"]
+    for wrong in (1 + 1e-4, float("nan")):
+        pair.networks["anifast"] = lambda z, wrong=wrong: (right(z)[0] * wrong, z)  # type: ignore[misc]
+        with pytest.raises(bench_stylegan2.WrongImage, match="16 px, fp32"):
+            pair.check()
 
 
 def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,8 +41,11 @@ def compiled(
     capability: int,
     acc: Any,
     wide: tuple[str, ...] = (),
+    **options: int,
 ) -> Compiled:
     """Compile a kernel for a compute capability; sizes named in `wide` are multiples of 16, as are all addresses.
+
+    `options` are the compiler's, num_warps and num_stages.
 
     Raises:
         AssertionError: it keeps values in local memory, or a number is not passed as float64 (which float64 tensors
@@ -55,7 +58,7 @@ def compiled(
     aligned = [i for i, name in enumerate(kernel.arg_names) if name in wide or types[name].startswith("*")]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = ASTSource(kernel, types, {**constants, "ACC": acc}, attributes)
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     ptx = made.asm["ptx"]
     registers, spilled = _usage(made.asm["cubin"])
     assert ".local" not in ptx and not spilled, (capability, constants, "local memory", spilled)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from anifast.ops.modulated_conv2d import no_weight_gradients
+
 
 def r1_penalty(scores: Tensor, inputs: Tensor) -> Tensor:
     """Mean over the batch of the squared length of the gradient of sum(scores) (Mescheder et al. 2018, equation 9).
@@ -39,7 +41,8 @@ def path_lengths(images: Tensor, latents: Tensor, noise: Tensor | None = None) -
     """
     noise = torch.randn_like(images) if noise is None else noise
     directions = noise / math.sqrt(images.shape[2] * images.shape[3])
-    (gradient,) = torch.autograd.grad((images * directions).sum(), latents, create_graph=True)
+    with no_weight_gradients():
+        (gradient,) = torch.autograd.grad((images * directions).sum(), latents, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()
 
 

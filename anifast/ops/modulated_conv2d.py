@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,6 +65,26 @@ _EPILOGUE_GRAD = (
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 _STYLE_GRAD = "_style_grad(Tensor grad, Tensor x, Tensor style) -> (Tensor, Tensor)"
+
+
+_weights_are_left_out = False
+
+
+@contextmanager
+def no_weight_gradients() -> Iterator[None]:
+    """Backward passes in this block leave out the gradients of convolutions by their weights.
+
+    For the inner pass of path length regularisation, which differentiates images by styles with `create_graph=True`:
+    PyTorch does not tell a gradient written in Python which of its inputs a pass is about, and a weight's costs as much
+    as the rest of a layer. The gradient of the penalty itself, taken behind the block, is whole. It holds for all
+    threads, and not for the reference.
+    """
+    global _weights_are_left_out
+    before, _weights_are_left_out = _weights_are_left_out, True
+    try:
+        yield
+    finally:
+        _weights_are_left_out = before
 
 
 def out_size(rows: int, columns: int, size: int, taps: Sequence[int], up: int, down: int, padding: int) -> Any:
@@ -246,6 +267,7 @@ class _Op:
         x, weight, style, scale, bias, noise, strength, fir, out = ctx.saved_tensors
         how = (fir, *ctx.how)
         wants = [bool(want) for want in ctx.needs_input_grad[:8]]
+        wants[1] = wants[1] and not _weights_are_left_out
         grad = grad.contiguous(memory_format=_common.memory_format(4, _common.is_channels_last(x)))
         found[7] = grad if wants[7] else None
         if not any(wants[:7]):
@@ -519,6 +541,8 @@ def _filter_of(fir: Tensor | Sequence[float], x: Tensor) -> Tensor:
         kernel = torch.tensor(fir, dtype=_wide(x), device=x.device)
     if kernel.dim() not in (1, 2) or kernel.numel() == 0:
         raise ValueError(f"{_OP}: fir must be [k] or [k_y, k_x] with k >= 1, got shape {tuple(kernel.shape)}")
+    if not isinstance(fir, Tensor) and sum(fir) == 0:
+        raise ValueError(f"{_OP}: fir must have a sum other than 0, got {tuple(fir)}")
     return kernel / kernel.sum()
 
 
@@ -599,9 +623,8 @@ def modulated_conv2d(
         style: [N, I], x's dtype or float32: behind its affine layer.
         weight_gain: factor of the weight, 1 / sqrt(I * k * k) for an equalised learning rate.
         demodulate: whether weights are normalised per sample and output channel; not for images (ToRGB).
-        up: 2 is a transposed convolution with stride 2 (not flipped), then `fir` with gain 4; H, W become 2H, 2W for
-            filters of even length.
-        down: 2 is `fir`, then a convolution with stride 2.
+        up: 2 is a transposed convolution with stride 2 (not flipped), then `fir` with gain 4; H, W become 2H, 2W.
+        down: 2 is `fir`, then a convolution with stride 2; H, W become H // 2, W // 2.
         padding: zeros around x, "same" (k // 2) or a number; only without up and down, whose pads follow from `fir`.
         fir: filter of up and down, k numbers or a tensor [k] or [k_y, k_x]; divided by its sum.
         add: shape and dtype of the output, added last (the RGB image so far).

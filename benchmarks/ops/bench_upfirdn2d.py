@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from anifast.ops import upfirdn2d
+from benchmarks import vendored
 from benchmarks.bench import DTYPES, Aim, Case, OpBench, Tensors, Variant, compiled, in_layout, our_backends
-from benchmarks.shapes import SQRT2, UPFIRDN2D
+from benchmarks.shapes import UPFIRDN2D
 from benchmarks.shapes import Upfirdn2d as Use
 
 #: the shapes also measured in other dtypes and layouts
@@ -31,19 +31,13 @@ def zero_insert(
     *,
     use: Use,
 ) -> Tensor:
-    """What vendored op folders do on a CPU: insert zeros, pad, convolve one channel, slice; then a chain of ops."""
-    batch, channels, rows, columns = x.shape
-    y = x.reshape(batch * channels, 1, rows, 1, columns, 1)
-    y = F.pad(y, (0, use.up - 1, 0, 0, 0, use.up - 1)).reshape(batch * channels, 1, rows * use.up, columns * use.up)
-    y = F.pad(y, (*use.padding, *use.padding))
-    weight = torch.outer(kernel, kernel) * use.gain
-    y = F.conv2d(y, weight.flip(0, 1)[None, None])[:, :, :: use.down, :: use.down]
-    y = y.reshape(batch, channels, y.shape[2], y.shape[3])
+    """What vendored op folders do on a CPU: see benchmarks/vendored.py; then a chain of ops."""
+    y = vendored.zero_insert(x, torch.outer(kernel, kernel) * use.gain, use.up, use.down, use.padding)
     if scale is not None and bias is not None:
         y = y * scale[:, :, None, None]
         if noise is not None and strength is not None:
             y = y + strength * noise
-        y = F.leaky_relu(y + bias[:, None, None], 0.2) * SQRT2
+        y = vendored.bias_act(y, bias)
     return y if add is None else y + add
 
 

@@ -104,6 +104,7 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const OptionalTensor& 
                const OptionalTensor& add, const OptionalTensor& fir, int64_t up, int64_t down, int64_t padding,
                c10::string_view strategy, double slope, double gain, std::optional<double> clamp) {
     check(x_any, weight, weight.size(1), up, down, padding);
+    TORCH_CHECK(up == 1 || fir, "modulated_conv2d: up needs its filter");
     const auto format = memory_format(4, is_channels_last(x_any));
     const int64_t batch = x_any.size(0), outputs = weight.size(0), size = weight.size(2);
     const int64_t rows = up == 2 ? 2 * x_any.size(2) + 1 : x_any.size(2);
@@ -146,6 +147,7 @@ std::tuple<Tensor, Tensor> input_grad(const Tensor& grad_any, const Tensor& weig
                                       const OptionalTensor& fir, int64_t up, int64_t down, int64_t padding,
                                       c10::string_view strategy) {
     check(grad_any, weight, weight.size(0), up, down, padding);
+    TORCH_CHECK(up == 1 || fir, "modulated_conv2d: up needs its filter");
     const auto format = memory_format(4, is_channels_last(grad_any));
     const int64_t batch = grad_any.size(0), inputs = weight.size(1), size = weight.size(2);
     const OptionalTensor none;

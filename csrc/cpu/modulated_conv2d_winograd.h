@@ -394,7 +394,9 @@ void convolution(const Weights<A>& weights, const Tiles& tiles, const Maps<const
     for (auto& one : sums) one = space.take<A>(kAll * out_part);
     for (auto& one : scratch) one = space.take<A>(tiles.scratch<A>());
     matrices<typename Form::Kernel>(weights, Form::kTurned, weight);
-    const auto work = [&](int64_t number, A* v, A* m_all) {
+    // owner: the thread, where it works alone; inside, ATen counts it as the first
+    const auto work = [&](int64_t number, int owner, A* v, A* m_all) {
+        const auto own_scratch = [&] { return scratch[share.outer ? owner : at::get_thread_num()]; };
         const int64_t first = number * share.lines, lines = std::min(share.lines, tiles.lines() - first);
         A* m = m_all + kOverlap * across * out_step;
         if (kOverlap && number > 0) {
@@ -408,7 +410,7 @@ void convolution(const Weights<A>& weights, const Tiles& tiles, const Maps<const
         at::parallel_for(0, lines * in.groups(), 1, [&](int64_t begin, int64_t end) {
             for (int64_t task = begin; task < end; ++task) {
                 const int64_t line = task / in.groups(), c = task % in.groups() * kWidth<A>;
-                take_apart<Input>(in, tiles, first + line, c, factors, scratch[at::get_thread_num()],
+                take_apart<Input>(in, tiles, first + line, c, factors, own_scratch(),
                                   v + line * across * in_step + c, in_step, in_part);
             }
         });
@@ -429,18 +431,18 @@ void convolution(const Weights<A>& weights, const Tiles& tiles, const Maps<const
                 const int64_t line = task / out.groups(), c = task % out.groups() * kWidth<A>;
                 const A* from = m + line * across * out_step + c;
                 const A* above = (first + line) % tiles.down() > 0 ? from - across * out_step : nullptr;
-                put_together<Output, Stage>(from, above, out_step, out_part, tiles, first + line, c,
-                                            scratch[at::get_thread_num()], out, behind);
+                put_together<Output, Stage>(from, above, out_step, out_part, tiles, first + line, c, own_scratch(),
+                                            out, behind);
             }
         });
     };
     if (share.outer) {
         at::parallel_for(0, share.count, 1, [&](int64_t begin, int64_t end) {
             const int id = at::get_thread_num();
-            for (int64_t number = begin; number < end; ++number) work(number, parts[id], sums[id]);
+            for (int64_t number = begin; number < end; ++number) work(number, id, parts[id], sums[id]);
         });
     } else {
-        for (int64_t number = 0; number < share.count; ++number) work(number, parts[0], sums[0]);
+        for (int64_t number = 0; number < share.count; ++number) work(number, 0, parts[0], sums[0]);
     }
 }
 

@@ -18,6 +18,10 @@ NAMES = {
         ["epilogue_full", "epilogue_down", "epilogue_up", "blur2_wide", "nhwc_epilogue_full", "nhwc_down", "nhwc_up"]
         + ["nhwc_epilogue_up", "mixed", "long_line"]
     ),
+    "modulated_conv2d_passes": (
+        ["odd_clamped", "even_clamped", "small_maps", "one_pixel", "long_planes", "no_scale", "nhwc_odd", "relu_nhwc"]
+        + ["nhwc_clamped", "nhwc_many_pixels", "nhwc_wide"]
+    ),
 }  # fmt: skip
 
 for op, names in NAMES.items():
