@@ -57,7 +57,7 @@ TILES = {
     ("tf32", "narrow"): _Tile(128, 64, 32, 8, 4),
     ("tf32", "image"): _Tile(128, 16, 32, 4, 4),
     ("tf32", "small"): _Tile(64, 64, 32, 4, 3),
-    ("ieee", "any"): _Tile(64, 64, 16, 8, 3),
+    ("ieee", "any"): _Tile(64, 64, 16, 4, 3),
     ("float64", "any"): _Tile(32, 32, 16, 4, 3),
 }
 # Elements of a tile of a pass: 8 for each thread of 4 warps. Programs that a pass is cut into, at most.

@@ -57,7 +57,7 @@ CASES = [
     Case("nhwc_clamped", (3, 16, 3, 3), channels_last=True, noise="shared", clamp=0.7),
     Case("nhwc_even", (2, 32, 6, 4), channels_last=True),
     Case("nhwc_vectors_and_rest", (2, 90, 5, 3), channels_last=True, clamp=0.7),
-    Case("nhwc_many_pixels", (2, 8, 30, 37), channels_last=True, noise="shared"),
+    Case("nhwc_many_pixels", (2, 32, 30, 37), channels_last=True, noise="shared"),
     Case("nhwc_few_channels", (2, 3, 19, 17), channels_last=True),
     Case("nhwc_wide", (1, 1032, 2, 2), channels_last=True),
     Case("no_scale", (2, 4, 6, 6), scale=False, wants="bn"),

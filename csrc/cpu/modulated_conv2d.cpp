@@ -21,6 +21,7 @@
 #include "../common/layout.h"
 #include "../common/vec.h"
 #include "memory.h"
+#include "modulated_conv2d_few.h"
 #include "modulated_conv2d_gemm.h"
 #include "modulated_conv2d_maps.h"
 #include "modulated_conv2d_winograd.h"
@@ -117,6 +118,7 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const OptionalTensor& 
                                  size * size, size * size};
         const auto options = x_any.options().dtype(sizeof(A) == 8 ? at::kDouble : at::kFloat);
         const Tensor out = empty({batch, outputs, rows, columns}, options, format);
+        const bool only_bias = !scale && !noise && slope == 1.0 && gain == 1.0 && !clamp;
         ForwardEpilogue<A> epilogue{};
         epilogue.gain = epilogue.negative_gain = A(1);
         if (up == 1) {
@@ -132,6 +134,8 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const OptionalTensor& 
                                                                        output<A>(out, format), epilogue);
             };
             up == 2 ? go(winograd::Up()) : go(winograd::Plain());
+        } else if (out.numel() > 0 && size == 1 && outputs <= few::kMost && only_bias) {
+            few::forward(x, weights.data, given.vector(style), epilogue.bias, output<A>(out, format));
         } else if (out.numel() > 0) {
             const Form form = up == 2 ? up_form() : plain_form(static_cast<int>(size), false);
             Gemm<A>(form, weights, x, output<A>(out, format)).template run<ForwardStage<A>>(given.vector(style), epilogue);
@@ -163,7 +167,8 @@ std::tuple<Tensor, Tensor> input_grad(const Tensor& grad_any, const Tensor& weig
         const auto options = grad_any.options().dtype(sizeof(A) == 8 ? at::kDouble : at::kFloat);
         const Tensor out = empty({batch, inputs, rows, columns}, options, format);
         const bool fused = style && x;
-        Tensor sums = at::empty({fused ? batch : 0, rows, inputs}, options);
+        const bool to_few = size == 1 && grad.channels <= few::kMost;
+        Tensor sums = at::empty({fused ? batch : 0, to_few ? 1 : rows, inputs}, options);
         GradEpilogue<A> epilogue{given.vector(style), nullptr, nullptr};
         if (fused) epilogue.x = given.maps(*x).data, epilogue.sums = sums.template mutable_data_ptr<A>();
         if (out.numel() > 0 && strategy == "winograd") {
@@ -173,6 +178,8 @@ std::tuple<Tensor, Tensor> input_grad(const Tensor& grad_any, const Tensor& weig
                     weights, tiles, grad, static_cast<const A*>(nullptr), output<A>(out, format), epilogue);
             };
             up == 2 ? go(winograd::UpAdjoint()) : go(winograd::PlainAdjoint());
+        } else if (out.numel() > 0 && to_few) {
+            few::input_grad(grad, weights.data, epilogue.style, epilogue.x, output<A>(out, format), epilogue.sums);
         } else if (out.numel() > 0) {
             const Form form = up == 2 ? down_form() : plain_form(static_cast<int>(size), true);
             Gemm<A>(form, weights, grad, output<A>(out, format)).template run<GradStage<A>>(nullptr, epilogue);
@@ -196,6 +203,10 @@ Tensor weight_grad(const Tensor& x_any, const OptionalTensor& style, const Tenso
         const auto options = x_any.options().dtype(sizeof(A) == 8 ? at::kDouble : at::kFloat);
         if (x_any.numel() == 0) return at::zeros({grad.channels, x.channels, size, size}, x_any.options());
         const Tensor out = at::empty({grad.channels, x.channels, size, size}, options);
+        if (size == 1 && grad.channels <= few::kMost) {
+            few::weight_gradient(x, given.vector(style), grad, out.template mutable_data_ptr<A>());
+            return out.to(x_any.scalar_type());
+        }
         if (strategy == "winograd") {
             using namespace winograd;
             const auto run = up == 2 ? &winograd::weight_gradient<UpInput, UpGrad, UpKernel, A>

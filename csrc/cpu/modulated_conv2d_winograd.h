@@ -220,6 +220,15 @@ struct UpAdjoint {
     static constexpr bool kTurned = false;
 };
 
+// A distance between what is written side by side, one value to each of many places: an odd number of cache lines, or
+// all would share a few places of the cache.
+template <class A>
+int64_t spread(int64_t values) {
+    constexpr int64_t kLine = 64 / sizeof(A);
+    const int64_t lines = (values + kLine - 1) / kLine;
+    return (lines + 1 - lines % 2) * kLine;
+}
+
 // Along both axes, from kFrom x kFrom vectors to kTo x kTo.
 template <int kFrom, int kTo, class V, class Axis>
 inline void both(const V* from, V* to, const Axis& axis) {
@@ -230,11 +239,10 @@ inline void both(const V* from, V* to, const Axis& axis) {
     for (int x = 0; x < kTo; ++x) axis(between + x, kTo, to + x, kTo);
 }
 
-// Every matrix of a weight, [point][block of outputs][input][kColumns]. `turned` turns the kernel around.
+// Every matrix of a weight, [block of outputs][input][kColumns], `matrix` values apart. `turned` turns the kernel around.
 template <class Kernel, class A>
-void matrices(const Weights<A>& w, bool turned, A* to) {
+void matrices(const Weights<A>& w, bool turned, int64_t matrix, A* to) {
     constexpr int W = kWidth<A>;
-    const int64_t matrix = w.blocks() * w.inputs * kColumns<A>;
     at::parallel_for(0, w.blocks() * w.inputs * kVectors, 32, [&](int64_t begin, int64_t end) {
         for (int64_t task = begin; task < end; ++task) {
             const int64_t line = task / kVectors, part = task % kVectors;
@@ -357,12 +365,14 @@ struct Share {
     // bytes: of all parts of a line of tiles; weights: of all matrices
     Share(const Tiles& tiles, int64_t bytes, int64_t weights, bool may_be_outer) {
         const int64_t threads = at::get_num_threads();
-        constexpr int64_t kOwn = 1 << 20, kShared = 24 << 20, kLight = 4 << 20;
+        constexpr int64_t kOwn = 1 << 20, kLight = 4 << 20;
+        // the matrices are read once for each share; beyond what they take, a larger one only leaves the caches
+        const int64_t shared = std::clamp<int64_t>(2 * weights, 2 << 20, 24 << 20);
         lines = std::clamp<int64_t>(kOwn / bytes, 1, tiles.lines());
         count = (tiles.lines() + lines - 1) / lines;
         outer = may_be_outer && weights <= kLight && count >= 4 * threads;
         if (outer) return;
-        lines = std::clamp<int64_t>(kShared / bytes, 1, tiles.lines());
+        lines = std::clamp<int64_t>(shared / bytes, 1, tiles.lines());
         count = (tiles.lines() + lines - 1) / lines;
         lines = (tiles.lines() + count - 1) / count;
     }
@@ -379,12 +389,12 @@ void convolution(const Weights<A>& weights, const Tiles& tiles, const Maps<const
     constexpr int kParts = Input::kParts, kAll = kParts * kParts;
     constexpr bool kOverlap = Output::kTile > Output::kStep;
     const int64_t in_step = PixelRow<A>::step_for(in.channels), out_step = weights.blocks() * C + 16;
-    const int64_t across = tiles.across(), matrix = weights.blocks() * weights.inputs * C;
+    const int64_t across = tiles.across(), matrix = spread<A>(weights.blocks() * weights.inputs * C);
     const Share share(tiles, kAll * across * (in_step + out_step) * sizeof(A), kAllMatrices * matrix * sizeof(A),
                       !kOverlap);
     const int64_t threads = at::get_num_threads(), owners = share.outer ? threads : 1, count = share.lines * across;
     // the line above a share's first, for what overlaps
-    const int64_t in_part = count * in_step, out_part = (count + kOverlap * across) * out_step;
+    const int64_t in_part = spread<A>(count * in_step), out_part = spread<A>((count + kOverlap * across) * out_step);
     using Space = Workspace;
     Space space(Space::bytes<A>(kAllMatrices * matrix) + owners * Space::bytes<A>(kAll * in_part) +
                 owners * Space::bytes<A>(kAll * out_part) + threads * Space::bytes<A>(tiles.scratch<A>()));
@@ -393,7 +403,7 @@ void convolution(const Weights<A>& weights, const Tiles& tiles, const Maps<const
     for (auto& one : parts) one = space.take<A>(kAll * in_part);
     for (auto& one : sums) one = space.take<A>(kAll * out_part);
     for (auto& one : scratch) one = space.take<A>(tiles.scratch<A>());
-    matrices<typename Form::Kernel>(weights, Form::kTurned, weight);
+    matrices<typename Form::Kernel>(weights, Form::kTurned, matrix, weight);
     // owner: the thread, where it works alone; inside, ATen counts it as the first
     const auto work = [&](int64_t number, int owner, A* v, A* m_all) {
         const auto own_scratch = [&] { return scratch[share.outer ? owner : at::get_thread_num()]; };
@@ -454,9 +464,10 @@ void weight_gradient(const Maps<const A>& x, const A* factors, const Maps<const 
     const Tiles tiles{x.batch, x.rows, x.columns};
     const int64_t blocks = (grad.channels + C - 1) / C, across = tiles.across();
     const int64_t x_step = PixelRow<A>::step_for(x.channels), grad_step = blocks * C + 16;
-    const int64_t matrix = blocks * x.channels * C;
-    const Share share(tiles, kAll * across * (x_step + grad_step) * sizeof(A), 0, false);
-    const int64_t x_part = share.lines * across * x_step, grad_part = share.lines * across * grad_step;
+    const int64_t matrix = spread<A>(blocks * x.channels * C);
+    const Share share(tiles, kAll * across * (x_step + grad_step) * sizeof(A), kAllMatrices * matrix * sizeof(A), false);
+    const int64_t x_part = spread<A>(share.lines * across * x_step);
+    const int64_t grad_part = spread<A>(share.lines * across * grad_step);
     const int64_t threads = at::get_num_threads();
     using Space = Workspace;
     Space space(Space::bytes<A>(kAll * x_part) + Space::bytes<A>(kAll * grad_part) +

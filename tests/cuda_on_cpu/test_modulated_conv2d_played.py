@@ -86,13 +86,14 @@ def test_every_cut_of_the_work_is_right(played: Player, name: str, processors: i
     check(CASE[name], torch.float32, "played")
 
 
-@pytest.mark.parametrize("name", ["long_planes", "nhwc_many_pixels"])
-def test_long_planes_and_many_pixels_are_shared_by_the_blocks_of_a_large_gpu(played: Player, name: str) -> None:
-    tensors, counts = make(CASE[name], torch.float32), []
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_large_gpu_has_more_blocks_for_the_same_maps(played: Player, channels_last: bool) -> None:
+    case, counts = Case("large", (1, 8, 120, 148), channels_last=channels_last), []
+    tensors = make(case, torch.float32)
     for processors in (1, 132):
         played.set(processors=processors)
         before = played.blocks
-        results(CASE[name], tensors, "played")
+        results(case, tensors, "played")
         counts.append(played.blocks - before)
     assert counts[0] < counts[1]
 

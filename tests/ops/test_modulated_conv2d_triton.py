@@ -12,7 +12,7 @@ from triton_checks import compile_all, interpret, needs_install, needs_triton
 @needs_triton
 @needs_install
 def test_in_the_interpreter(tmp_path: Path) -> None:
-    interpret(Path(__file__).with_name("interpreted_modulated_conv2d.py"), tmp_path, at_least=120)
+    interpret(Path(__file__).with_name("interpreted_modulated_conv2d.py"), tmp_path, at_least=150)
 
 
 COMPILE = """
@@ -93,10 +93,8 @@ product(90, "fp32", ("tf32", "wide"), "transposed")
 product(90, "fp32", ("ieee", "any"), summed=True)
 for kernel in (kernels.modulated_conv2d_epilogue_grad_kernel, kernels.modulated_conv2d_style_grad_kernel):
     for pixels in (False, True):
-        a_pass(kernel, 90, "bf16", pixels)
-        a_pass(kernel, 90, "fp32", pixels, wide_offsets=True)
         a_pass(kernel, 80, "bf16", pixels)
-        a_pass(kernel, 100, "bf16", pixels)
+        a_pass(kernel, 90, "fp32", pixels, wide_offsets=True)
     sizes = {p.name for p in kernel.params if not (p.is_constexpr or p.name.startswith("p_"))} - SCALARS
     assert set(kernels._PASS_SIZES) == sizes - {"channels", "pixels"}
 # only channels, and whether addresses are aligned, may make another kernel: no image size does
