@@ -159,8 +159,6 @@ def results(case: Case, tensors: dict[str, Tensor], backend: str) -> dict[str, T
 
 def plain(case: Case, tensors: dict[str, Tensor], clamp: float | None) -> dict[str, Tensor]:
     """Both passes in plain PyTorch. `clamp` is the limit that `out` shows, rounded as the type of `out` rounds it."""
-    out = tensors["out"]  # where it is 0 the activation took the slope, as for negative values
-    tensors = tensors | {"out": out.masked_fill(out == 0, -torch.finfo(out.dtype).tiny)}
     first, second = arguments(case, tensors, clamp)
     return named(case, (*epilogue_grad(*first), *style_grad(*second)))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import bias_lrelu_cases
+import modulated_conv2d_cases
 import torch
 import upfirdn2d_cases
 from hypothesis import HealthCheck, Phase, assume, settings
@@ -108,6 +109,36 @@ def bias_lrelu_case(draw: Any, largest: int = 40) -> bias_lrelu_cases.Case:
     )
 
 
+@st.composite
+def modulated_conv2d_case(draw: Any, largest: int = 12) -> modulated_conv2d_cases.Case:
+    """A valid call of modulated_conv2d; wide maps or many channels, not both."""
+    wide = draw(st.booleans())
+    side, channels = (st.integers(1, largest), st.integers(1, 6)) if wide else (st.integers(1, 5), st.integers(1, 40))
+    up, down = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 1), (1, 2)]))
+    least = 2 if down == 2 else 1
+    shape = (draw(st.sampled_from([1, 2, 3, 0])), draw(channels), max(draw(side), least), max(draw(side), least))
+    noise = draw(st.sampled_from(["", "", "each", "shared"]))
+    return modulated_conv2d_cases.Case(
+        "random",
+        shape,
+        draw(channels),
+        size=draw(st.sampled_from([1, 3, 3])),
+        up=up,
+        down=down,
+        demodulate=draw(st.booleans()),
+        fir=draw(st.sampled_from([(1.0, 3.0, 3.0, 1.0), (1.0, 2.0, 1.0), (2.0, 1.0, 1.0, 3.0, 2.0, 1.0)])),
+        channels_last=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        noise=noise if shape[0] or noise != "shared" else "each",
+        strength=draw(st.booleans()),
+        act=draw(st.booleans()),
+        slope=draw(st.sampled_from([0.2, 0.0, 1.0])),
+        clamp=draw(st.sampled_from([None, None, 3.0])),
+        add=draw(st.booleans()),
+        float32_parameters=draw(st.booleans()),
+    )
+
+
 @dataclass(frozen=True)
 class Fault:
     """What makes a valid call invalid: other fields of its case, or a tensor in the place of a valid one."""
@@ -172,6 +203,28 @@ FAULTS = {
         "a gain of text": Fault(fields=lambda case: {"gain": "1"}),
         "no gain": Fault(fields=lambda case: {"gain": None}),
     },
+    "modulated_conv2d": {
+        **{
+            f"{name} {how}": Fault(tensor=name, wrong=wrong)
+            for name in ("weight", "style", "bias", "noise", "add")
+            for how, wrong in _WRONG.items()
+            if (name, how) != ("weight", "longer everywhere")
+        },
+        "x a list": Fault(tensor="x", wrong=_WRONG["a list"]),
+        "x integers": Fault(tensor="x", wrong=_WRONG["integers"]),
+        "x of one axis less": Fault(tensor="x", wrong=lambda x: x.sum(0)),
+        "x without pixels": Fault(tensor="x", wrong=lambda x: x[..., :0]),
+        "a channel more": Fault(tensor="x", wrong=lambda x: x.new_zeros(x.shape[0], x.shape[1] + 1, *x.shape[2:])),
+        "an even kernel": Fault(tensor="weight", wrong=lambda w: w.new_zeros(*w.shape[:2], 2, 2)),
+        "a weight without outputs": Fault(tensor="weight", wrong=lambda w: w[:0]),
+        "strengths": Fault(tensor="noise_strength", wrong=lambda x: x.new_zeros(2)),
+        "up 3": Fault(fields=lambda case: {"up": 3}),
+        "down 0": Fault(fields=lambda case: {"down": 0}),
+        "padding of text": Fault(fields=lambda case: {"padding": "valid"}),
+        "a negative clamp": Fault(fields=lambda case: {"clamp": -0.5}),
+        "a gain of text": Fault(fields=lambda case: {"gain": "1"}),
+        "no slope": Fault(fields=lambda case: {"slope": None}),
+    },
     "bias_lrelu": {
         **{
             f"{name} {how}": Fault(tensor=name, wrong=wrong)
@@ -203,8 +256,26 @@ def check(op: str, case: Any, dtype: torch.dtype, backend: str, device: str = "c
     MODULES[op].check(case, dtype, backend, device)
 
 
+#: the ops whose every backend is asked by its name
 CASES = {"upfirdn2d": upfirdn2d_case, "bias_lrelu": bias_lrelu_case}
-MODULES: dict[str, Any] = {"upfirdn2d": upfirdn2d_cases, "bias_lrelu": bias_lrelu_cases}
+MODULES: dict[str, Any] = {
+    "upfirdn2d": upfirdn2d_cases,
+    "bias_lrelu": bias_lrelu_cases,
+    "modulated_conv2d": modulated_conv2d_cases,
+}
+
+
+def check_strategy(case: modulated_conv2d_cases.Case, dtype: torch.dtype, strategy: str, device: str = "cpu") -> None:
+    """Hold a strategy of modulated_conv2d to the reference on a random case that it does.
+
+    Not where a half type would choose the side of an activation's kink or limit, nor where one input channel is
+    demodulated: the style has no effect then, and its gradients are what rounding leaves of large terms.
+    """
+    assume(modulated_conv2d_cases.suits(case, strategy))
+    assume(not (case.demodulate and case.shape[1] == 1))
+    if dtype in (torch.float16, torch.bfloat16):
+        assume(case.bias or not (case.act or case.clamp))
+    modulated_conv2d_cases.check(case, dtype, strategy, device)
 
 
 def check_refused(op: str, case: Any, dtype: torch.dtype, fault: str, backend: str) -> None:
@@ -214,7 +285,7 @@ def check_refused(op: str, case: Any, dtype: torch.dtype, fault: str, backend: s
 
     def outcome(backend: str) -> tuple[type[Exception], str] | None:
         try:
-            module.call(*wrong, backend)
+            module.call(*wrong, backend=backend)
         except (TypeError, ValueError) as error:
             return type(error), str(error)
         return None

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anifast import backends
+from anifast import _native, backends
 from anifast.errors import BackendError
 from anifast.ops import _common
 from anifast.ops.bias_lrelu import bias_lrelu
@@ -64,6 +64,8 @@ _EPILOGUE_GRAD = (
     "float slope, float gain, float? clamp, bool want_scale, bool want_bias, bool want_strength) "
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
+_DEMODULATION = "_demodulation(Tensor weight, Tensor style, float eps) -> Tensor"
+_SQUARE_SUMS = "_square_sums(Tensor weight) -> Tensor"
 _STYLE_GRAD = "_style_grad(Tensor grad, Tensor x, Tensor style) -> (Tensor, Tensor)"
 
 
@@ -268,7 +270,8 @@ class _Op:
         how = (fir, *ctx.how)
         wants = [bool(want) for want in ctx.needs_input_grad[:8]]
         wants[1] = wants[1] and not _weights_are_left_out
-        grad = grad.contiguous(memory_format=_common.memory_format(4, _common.is_channels_last(x)))
+        form = _common.memory_format(4, _common.is_channels_last(x))
+        grad = grad.contiguous(memory_format=form)
         found[7] = grad if wants[7] else None
         if not any(wants[:7]):
             return tuple(found)
@@ -291,7 +294,8 @@ class _Op:
                 found[6] = (grad * noise).sum(dtype=_wide(grad)).to(strength.dtype).reshape(strength.shape)
         if wants[0] or wants[2]:
             gx, gstyle = self.input_grad(gc, weight, x if wants[2] else None, style, x.shape[2], x.shape[3], *how)
-            found[0] = gx if wants[0] else None
+            # a gradient of one channel lies in memory as both layouts
+            found[0] = gx.contiguous(memory_format=form) if wants[0] else None
             found[2] = gstyle.to(style.dtype) if wants[2] else None
         if wants[1]:
             found[1] = self.weight_grad(x, style, gc, weight.shape[2], *how)
@@ -319,7 +323,8 @@ class _Op:
             slope, gain, clamp = act
             y = bias_lrelu(y, bias, noise=noise, noise_strength=strength, slope=slope, gain=gain, clamp=clamp)
             asked = [at for at in range(7) if wants[at]]
-            some = torch.autograd.grad(y, [own[at] for at in asked], grad, create_graph=again, allow_unused=True)  # type: ignore[misc]
+            given = [value for value in (own[at] for at in asked) if value is not None]
+            some = torch.autograd.grad(y, given, grad, create_graph=again, allow_unused=True)
         found: list[Tensor | None] = [None] * 7
         for at, value in zip(asked, some, strict=True):
             found[at] = value
@@ -398,7 +403,9 @@ def _fake_weight_grad(x: Tensor, style: Tensor | None, grad: Tensor, size: int, 
 def _fake_epilogue_grad(grad: Tensor, out: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     wants = rest[-3:]
     shapes = (grad.shape[:2], grad.shape[1:2], (1,))
-    sums = [grad.new_empty(shape if want else (0,), dtype=_wide(grad)) for want, shape in zip(wants, shapes, strict=True)]
+    sums = [
+        grad.new_empty(shape if want else (0,), dtype=_wide(grad)) for want, shape in zip(wants, shapes, strict=True)
+    ]
     return torch.empty_like(grad), sums[0], sums[1], sums[2]
 
 
@@ -414,9 +421,9 @@ def epilogue_grad(
     """The pass in plain PyTorch, in float32 sums; needs slope >= 0 and gain > 0. (gc, gscale, gbias, gstrength)."""
     wide = _wide(grad)
     g, y = grad.to(wide), out.to(wide)
-    gz = torch.where(y < 0, g * (gain * slope), g * gain)
+    gz = torch.where(y > 0, g * gain, g * (gain * slope))
     if clamp is not None:
-        gz = torch.where(y.abs() < clamp, gz, 0.0)
+        gz = torch.where(y.abs() < torch.tensor(clamp, dtype=out.dtype), gz, 0.0)
     none = gz.new_empty(0)
     gbias, gstrength, gscale = (gz.sum((0, 2, 3)) if want_bias else none), none, none
     if want_strength:
@@ -424,7 +431,7 @@ def epilogue_grad(
         gstrength = (gz * noise).sum().reshape(1)
     if want_scale:
         assert scale is not None
-        c = torch.where(y < 0, y / (gain * slope if slope else 1.0), y / gain)
+        c = torch.where(y > 0, y / gain, y / (gain * slope if slope else 1.0))
         if noise is not None:
             c = c - noise.to(wide) * (1.0 if strength is None else strength.to(wide))
         if bias is not None:
@@ -441,6 +448,42 @@ def style_grad(grad: Tensor, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
     return gx, (grad.to(wide) * x.to(wide)).sum((2, 3))
 
 
+def _square_sums(weight: Tensor) -> Tensor:
+    return weight.square().sum((2, 3))
+
+
+def _demodulation(weight: Tensor, style: Tensor, eps: float) -> Tensor:
+    sums = torch.ops.anifast.modulated_conv2d_square_sums.default(weight)
+    return torch.rsqrt(F.linear(style.square(), sums) + eps)
+
+
+def _demodulation_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    weight, style, ctx.eps = inputs
+    ctx.save_for_backward(weight, style, output)
+    ctx.set_materialize_grads(False)
+
+
+def _demodulation_grad(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+    """The sums of squares, of the size of a weight's matrix, are made again instead of kept."""
+    if grad is None:
+        return None, None, None
+    weight, style, scale = ctx.saved_tensors
+    want_weight, want_style = ctx.needs_input_grad[:2]
+    if torch.is_grad_enabled():
+        own = (weight.view_as(weight), style.view_as(style))
+        again = torch.rsqrt(F.linear(own[1].square(), _square_sums(own[0])) + ctx.eps)
+        asked = [value for value, want in zip(own, (want_weight, want_style), strict=True) if want]
+        found = list(torch.autograd.grad(again, asked, grad, create_graph=True))
+        return found.pop(0) if want_weight else None, found.pop() if want_style else None, None
+    back = grad * scale**3  # -1/2 of it is the gradient of the sum, 2 that of a square
+    gweight = gstyle = None
+    if want_weight:
+        gweight = weight * -(back.t() @ style.square())[:, :, None, None]
+    if want_style:
+        gstyle = style * -(back @ torch.ops.anifast.modulated_conv2d_square_sums.default(weight))
+    return gweight, gstyle, None
+
+
 def _define_passes(suffix: str) -> None:
     for schema, fake in ((_EPILOGUE_GRAD, _fake_epilogue_grad), (_STYLE_GRAD, _fake_style_grad)):
         at = schema.index("(")
@@ -448,6 +491,16 @@ def _define_passes(suffix: str) -> None:
 
 
 _define_passes("")
+torch.library.register_fake(_common.define(_OP + _SQUARE_SUMS))(lambda weight: weight.new_empty(weight.shape[:2]))
+_common.define(_OP + _DEMODULATION)
+torch.library.register_fake(f"anifast::{_OP}_demodulation")(
+    lambda weight, style, eps: style.new_empty(style.shape[0], weight.shape[0])
+)
+torch.library.register_autograd(f"anifast::{_OP}_demodulation", _demodulation_grad, setup_context=_demodulation_context)
+for _device in ("CUDA", *(["CPU"] if _native.unavailable("cpu") else [])):
+    _common.LIBRARY.impl(f"{_OP}_square_sums", _square_sums, _device)
+for _device in ("CPU", "CUDA"):
+    _common.LIBRARY.impl(f"{_OP}_demodulation", _demodulation, _device)
 _NATIVE = _Op("", "")
 _LIBRARY = _Op("_library", "")
 _LIBRARY.implement(_Library(""), ("CPU", "CUDA"))
@@ -612,9 +665,9 @@ def modulated_conv2d(
 
         out = clamp(gain * lrelu(conv(W_b, x_b) + noise_strength * noise + bias)) + add
 
-    where without `act` the leaky ReLU and its gain are left out. No weights are made per sample: the style scales x, and
-    the divisor, one number for a sample and output channel, scales the sums. Any order of gradient is exact with respect
-    to x, weight, style, bias, noise, noise_strength and add. Backward keeps x and the output.
+    where without `act` the leaky ReLU and its gain are left out. No weights are made per sample: the style scales x,
+    and the divisor, one number for a sample and output channel, scales the sums. Any order of gradient is exact with
+    respect to x, weight, style, bias, noise, noise_strength and add. Backward keeps x and the output.
 
     Args:
         x: [N, I, H, W], floating point, N may be 0; contiguous or channels_last is kept in the output. Under autocast
@@ -636,8 +689,9 @@ def modulated_conv2d(
         gain: factor after the activation.
         clamp: values end up in [-clamp, clamp] before the sum; None leaves them. With or without `act`.
         eps: added to the sum of squares.
-        strategy: "grouped" (the definition) or "scaled" of the reference, "library", "gemm" or "winograd" (3 x 3 without
-            up or down) of native, "implicit_gemm" of triton; "auto" takes the fastest that was measured.
+        strategy: "grouped" (the definition) or "scaled" of the reference; "library" (its convolutions), "gemm" or
+            "winograd" (3 x 3; both on a CPU, without down) of native; "implicit_gemm" (without down) of triton; "auto"
+            takes the fastest that was measured.
         backend: "reference", "native" or "triton"; None chooses (see `anifast.backends`).
 
     Returns:
@@ -655,9 +709,7 @@ def modulated_conv2d(
         _common.check_number(_OP, name, number)
     size = weight.shape[2]
     if padding != "same" and (isinstance(padding, str) or up > 1 or down > 1 or padding < 0):
-        raise ValueError(
-            f'{_OP}: padding must be "same", or 0 or more where neither up nor down is 2, got {padding!r}'
-        )
+        raise ValueError(f'{_OP}: padding must be "same", or 0 or more where neither up nor down is 2, got {padding!r}')
     pad = size // 2 if isinstance(padding, str) else int(padding)
     if torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32:
         x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -665,7 +717,9 @@ def modulated_conv2d(
     kernel = _filter_of(fir, x) if up > 1 or down > 1 else None
     rows, columns = out_size(x.shape[2], x.shape[3], size, _taps(kernel), up, down, pad)
     if rows < 1 or columns < 1:
-        raise ValueError(f"{_OP}: no output is left of {x.shape[2]} x {x.shape[3]} pixels under {size} x {size} weights")
+        raise ValueError(
+            f"{_OP}: no output is left of {x.shape[2]} x {x.shape[3]} pixels under {size} x {size} weights"
+        )
     shape = (x.shape[0], weight.shape[0], rows, columns)
     _check_epilogue(shape, bias, noise, clamp, add)
     strength = None if noise_strength is None else _common.strength_tensor(_OP, noise_strength, noise, x)
@@ -683,11 +737,14 @@ def modulated_conv2d(
     chosen = _choose(x, strategy, backend)
     strategy = _strategy(weight, x, up, down, pad, chosen, strategy)
     if chosen == "reference":
-        narrow = [value if value is None else value.to(x.dtype) for value in (bias, noise, strength)]
+
+        def narrow(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(x.dtype)
+
         unit = torch.ones(1) if kernel is None else kernel
         y = _reference(
             x, weight.to(x.dtype), style.to(x.dtype), float(weight_gain), demodulate, up, down, pad, unit.to(x.dtype),
-            add, *narrow, slope, gain, clamp, eps, strategy,
+            add, narrow(bias), narrow(noise), narrow(strength), slope, gain, clamp, eps, strategy,
         )  # fmt: skip
         return y.contiguous(memory_format=_common.memory_format(4, _common.is_channels_last(x)))
     if not torch.compiler.is_compiling():
@@ -710,7 +767,7 @@ def _run(
     scale = None
     if demodulate:
         # float32 also for half weights: a sum of squares leaves the range of float16
-        scale = torch.rsqrt(F.linear(style.square(), weight.to(wide).square().sum((2, 3))) + eps)
+        scale = torch.ops.anifast.modulated_conv2d_demodulation.default(weight.to(wide), style, eps)
     if x.dtype == torch.float16:
         weight, style, scale = _in_range_of_half(weight.to(wide), style, scale)
     op = _OPS[STRATEGIES[strategy] if strategy != "library" else strategy]

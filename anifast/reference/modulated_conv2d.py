@@ -1,7 +1,7 @@
 """Reference of `modulated_conv2d` in its two forms, differentiable to any order by PyTorch itself.
 
-`grouped` is the definition: every sample has weights of its own, W'_boi = gain * W_oi * s_bi, normalised over inputs and
-taps, in one grouped convolution. `scaled` moves what depends on the sample out of the weights: the style scales the
+`grouped` is the definition: every sample has weights of its own, W'_boi = gain * W_oi * s_bi, normalised over inputs
+and taps, in one grouped convolution. `scaled` moves what depends on the sample out of the weights: the style scales the
 input, the normalisation scales the output, and one convolution serves the batch. They agree up to rounding.
 """
 

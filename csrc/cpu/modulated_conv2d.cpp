@@ -7,6 +7,7 @@
 //   winograd  3 x 3 alone, a quarter of the products (modulated_conv2d_winograd.h)
 //
 // The up-sampling form computes its four output phases so, 9 taps for 4 outputs; upfirdn2d follows with the epilogue.
+#include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
@@ -46,30 +47,31 @@ Tensor filter(const Tensor& x, const Tensor& fir, bool adjoint, const OptionalTe
     // pads of k taps behind 3: (k - 3) / 2 of up_padding in anifast/reference, k - 1 less that for the adjoint
     std::vector<c10::SymInt> pads;
     for (const int64_t taps : {fir.size(fir.dim() - 1), fir.size(0)}) {
-        const int64_t spare = taps - 4, before = (spare + 1 + 1024) / 2 - 512 + 1, behind = (spare + 1024) / 2 - 512 + 1;
+        const int64_t spare = taps - 4, before = (spare + 1 + 1024) / 2 - 512 + 1,
+                      behind = (spare + 1024) / 2 - 512 + 1;
         pads.emplace_back(adjoint ? taps - 1 - before : before);
         pads.emplace_back(adjoint ? taps - 1 - behind : behind);
     }
     const int64_t one[2] = {1, 1};
-    return std::get<0>(op.call(x, fir, one, one, pads, adjoint, 4.0, scale, bias, noise, strength, add, slope, gain,
-                               clamp, false));
+    return std::get<0>(
+        op.call(x, fir, one, one, pads, adjoint, 4.0, scale, bias, noise, strength, add, slope, gain, clamp, false));
 }
 
 // Tensors in the type of sums and in memory as kernels want them, kept alive.
 template <class A>
 class Operands {
-   public:
+  public:
     explicit Operands(at::MemoryFormat format) : format_(format) {}
     Maps<const A> maps(const Tensor& x) {
         const Tensor& kept = keep(x, format_);
-        return {kept.template const_data_ptr<A>(), x.size(0), x.size(1), x.size(2), x.size(3),
+        return {kept.template const_data_ptr<A>(),        x.size(0), x.size(1), x.size(2), x.size(3),
                 format_ == at::MemoryFormat::ChannelsLast};
     }
     const A* vector(const OptionalTensor& value) {
         return value ? keep(*value, at::MemoryFormat::Contiguous).template const_data_ptr<A>() : nullptr;
     }
 
-   private:
+  private:
     const Tensor& keep(const Tensor& value, at::MemoryFormat format) {
         kept_.push_back(value.to(sizeof(A) == 8 ? at::kDouble : at::kFloat).contiguous(format));
         return kept_.back();
@@ -80,7 +82,11 @@ class Operands {
 
 template <class A>
 Maps<A> output(const Tensor& out, at::MemoryFormat format) {
-    return {out.mutable_data_ptr<A>(), out.size(0), out.size(1), out.size(2), out.size(3),
+    return {out.mutable_data_ptr<A>(),
+            out.size(0),
+            out.size(1),
+            out.size(2),
+            out.size(3),
             format == at::MemoryFormat::ChannelsLast};
 }
 
@@ -114,16 +120,23 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const OptionalTensor& 
         using A = decltype(type);
         Operands<A> given(format);
         const auto x = given.maps(x_any);
-        const Weights<A> weights{given.vector(weight), outputs, weight.size(1), weight.size(1) * size * size,
-                                 size * size, size * size};
+        const Weights<A> weights{given.vector(weight),         outputs,     weight.size(1),
+                                 weight.size(1) * size * size, size * size, size * size};
         const auto options = x_any.options().dtype(sizeof(A) == 8 ? at::kDouble : at::kFloat);
         const Tensor out = empty({batch, outputs, rows, columns}, options, format);
         const bool only_bias = !scale && !noise && slope == 1.0 && gain == 1.0 && !clamp;
         ForwardEpilogue<A> epilogue{};
         epilogue.gain = epilogue.negative_gain = A(1);
         if (up == 1) {
-            epilogue = {given.vector(scale), given.vector(bias), given.vector(noise), noise ? noise->size(0) : 1,
-                        A(1), A(gain), A(gain * slope), A(clamp.value_or(0.0)), slope != 1.0 || gain != 1.0,
+            epilogue = {given.vector(scale),
+                        given.vector(bias),
+                        given.vector(noise),
+                        noise ? noise->size(0) : 1,
+                        A(1),
+                        A(gain),
+                        A(gain * slope),
+                        A(clamp.value_or(0.0)),
+                        slope != 1.0 || gain != 1.0,
                         clamp.has_value()};
             if (strength) epilogue.strength = given.vector(strength)[0];
         }
@@ -138,7 +151,8 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const OptionalTensor& 
             few::forward(x, weights.data, given.vector(style), epilogue.bias, output<A>(out, format));
         } else if (out.numel() > 0) {
             const Form form = up == 2 ? up_form() : plain_form(static_cast<int>(size), false);
-            Gemm<A>(form, weights, x, output<A>(out, format)).template run<ForwardStage<A>>(given.vector(style), epilogue);
+            Gemm<A>(form, weights, x, output<A>(out, format))
+                .template run<ForwardStage<A>>(given.vector(style), epilogue);
         }
         const Tensor narrow = out.to(x_any.scalar_type());
         if (up == 2) return filter(narrow, *fir, false, scale, bias, noise, strength, add, slope, gain, clamp);
@@ -155,15 +169,15 @@ std::tuple<Tensor, Tensor> input_grad(const Tensor& grad_any, const Tensor& weig
     const auto format = memory_format(4, is_channels_last(grad_any));
     const int64_t batch = grad_any.size(0), inputs = weight.size(1), size = weight.size(2);
     const OptionalTensor none;
-    const Tensor behind = up == 1 ? grad_any
-                                  : filter(grad_any.contiguous(format), *fir, true, none, none, none, none, none, 1.0,
-                                           1.0, std::nullopt);
+    const Tensor behind =
+        up == 1 ? grad_any
+                : filter(grad_any.contiguous(format), *fir, true, none, none, none, none, none, 1.0, 1.0, std::nullopt);
     return by_type(grad_any, [&](auto type) {
         using A = decltype(type);
         Operands<A> given(format);
         const auto grad = given.maps(behind);
-        const Weights<A> weights{given.vector(weight), inputs, weight.size(0), size * size, inputs * size * size,
-                                 size * size};
+        const Weights<A> weights{given.vector(weight), inputs,     weight.size(0), size * size,
+                                 inputs * size * size, size * size};
         const auto options = grad_any.options().dtype(sizeof(A) == 8 ? at::kDouble : at::kFloat);
         const Tensor out = empty({batch, inputs, rows, columns}, options, format);
         const bool fused = style && x;
@@ -193,9 +207,9 @@ Tensor weight_grad(const Tensor& x_any, const OptionalTensor& style, const Tenso
                    const OptionalTensor& fir, int64_t up, int64_t down, int64_t padding, c10::string_view strategy) {
     const auto format = memory_format(4, is_channels_last(x_any));
     const OptionalTensor none;
-    const Tensor behind = up == 1 ? grad_any
-                                  : filter(grad_any.contiguous(format), *fir, true, none, none, none, none, none, 1.0,
-                                           1.0, std::nullopt);
+    const Tensor behind =
+        up == 1 ? grad_any
+                : filter(grad_any.contiguous(format), *fir, true, none, none, none, none, none, 1.0, 1.0, std::nullopt);
     return by_type(x_any, [&](auto type) {
         using A = decltype(type);
         Operands<A> given(format);
@@ -220,12 +234,32 @@ Tensor weight_grad(const Tensor& x_any, const OptionalTensor& style, const Tenso
     });
 }
 
+// [O, I]: what each pair of channels adds to the square that demodulation divides by.
+Tensor square_sums(const Tensor& weight_any) {
+    const Tensor weight = weight_any.contiguous();
+    const int64_t pairs = weight.size(0) * weight.size(1), taps = weight.size(2) * weight.size(3);
+    Tensor out = at::empty({weight.size(0), weight.size(1)}, weight.options());
+    AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "modulated_conv2d_square_sums", [&] {
+        const scalar_t* from = weight.const_data_ptr<scalar_t>();
+        scalar_t* to = out.mutable_data_ptr<scalar_t>();
+        at::parallel_for(0, pairs, 4096, [&](int64_t begin, int64_t end) {
+            for (int64_t pair = begin; pair < end; ++pair) {
+                scalar_t sum = 0;
+                for (int64_t tap = 0; tap < taps; ++tap) sum += from[pair * taps + tap] * from[pair * taps + tap];
+                to[pair] = sum;
+            }
+        });
+    });
+    return out;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(anifast, CPU, m) {
     m.impl("modulated_conv2d", &forward);
     m.impl("modulated_conv2d_input_grad", &input_grad);
     m.impl("modulated_conv2d_weight_grad", &weight_grad);
+    m.impl("modulated_conv2d_square_sums", &square_sums);
 }
 
 }  // namespace anifast

@@ -22,9 +22,9 @@ namespace {
 // What a convolution does: each phase of the output (one, or four where it up-samples) is a sum over taps, each of
 // which reads a phase of the input (one, or four where it down-samples).
 struct Tap {
-    int weight;     // which of the kernel's weights
-    int phase;      // of the input
-    int64_t y, x;   // distance from the output's pixel to the input's
+    int weight;    // which of the kernel's weights
+    int phase;     // of the input
+    int64_t y, x;  // distance from the output's pixel to the input's
 };
 struct Form {
     int in_phases = 1, border = 0;
@@ -95,7 +95,6 @@ void pack_weights(const Weights<A>& w, A* to) {
     });
 }
 
-
 struct Geometry {
     int64_t rows, columns;  // of one phase of the maps, without what stands between
     int64_t border;
@@ -138,7 +137,7 @@ struct PixelRow {
         });
     }
 
-   private:
+  private:
     void fill_line(const Maps<const A>& maps, const A* factors, int64_t number, int64_t c) const {
         const int64_t n = (number - g.border) / std::max<int64_t>(g.image(), 1);
         const int64_t y = number < g.border ? -1 : (number - g.border) % g.image();
@@ -172,7 +171,7 @@ struct PixelRow {
 // A convolution of whole maps in parts of some lines.
 template <class A>
 class Gemm {
-   public:
+  public:
     Gemm(const Form& form, const Weights<A>& weights, const Maps<const A>& in, const Maps<A>& out)
         : form_(form), weights_(weights), in_(in), out_(out) {
         const bool up = form.taps.size() > 1;
@@ -214,7 +213,8 @@ class Gemm {
                 const int id = at::get_thread_num();
                 for (int64_t part = begin; part < end; ++part) {
                     const PixelRow<A> pixels = fill(part, factors, row[id]);
-                    for (int64_t b = 0; b < weights_.blocks(); ++b) block<Stage>(part, b, pixels, packed, sum[id], behind);
+                    for (int64_t b = 0; b < weights_.blocks(); ++b)
+                        block<Stage>(part, b, pixels, packed, sum[id], behind);
                 }
             });
             return;
@@ -228,7 +228,7 @@ class Gemm {
         }
     }
 
-   private:
+  private:
     struct Span {
         int64_t n, from, until;
     };
@@ -243,9 +243,7 @@ class Gemm {
             q += until - from;
         }
     }
-    int64_t first_number(int64_t part) const {
-        return geometry_.number(part * part_ / lines_, part * part_ % lines_);
-    }
+    int64_t first_number(int64_t part) const { return geometry_.number(part * part_ / lines_, part * part_ % lines_); }
     PixelRow<A> fill(int64_t part, const A* factors, A* memory) const {
         const int64_t last = std::min(in_.batch * lines_, (part + 1) * part_) - 1;
         const int64_t begin = first_number(part) - form_.border;
@@ -256,7 +254,8 @@ class Gemm {
     }
     // All lines of a part for one block of output channels.
     template <class Stage, class Behind>
-    void block(int64_t part, int64_t b, const PixelRow<A>& pixels, const A* packed, A* sums, const Behind& behind) const {
+    void block(int64_t part, int64_t b, const PixelRow<A>& pixels, const A* packed, A* sums,
+               const Behind& behind) const {
         constexpr int64_t C = kColumns<A>;
         const int64_t inputs = weights_.inputs, line = geometry_.line(), start = first_number(part);
         const int64_t phase_values = most_lines_ * line * C;
@@ -287,8 +286,9 @@ class Gemm {
                         Stage stage(behind, out_, span.n, 2 * y + p, c);
                         const A* even = from + 2 * p * phase_values;
                         const A* odd = even + phase_values;
-                        write_line(out_, span.n, 2 * y + p, c,
-                                   [&](int64_t x) { return (x % 2 ? odd : even) + x / 2 * C; }, stage);
+                        write_line(
+                            out_, span.n, 2 * y + p, c, [&](int64_t x) { return (x % 2 ? odd : even) + x / 2 * C; },
+                            stage);
                     }
                 }
             });
@@ -305,11 +305,11 @@ class Gemm {
 };
 
 // The gradient of a weight [outputs, inputs, k, k]: for every tap the product of the maps that the tap meets, summed
-// over pixels. `x` are the maps that the inputs are of and `grad` those of the outputs; for the plain form the taps move
-// x, for the down-sampling one (the weight of an up-sampling convolution, see down_form) they choose from grad.
+// over pixels. `x` are the maps that the inputs are of and `grad` those of the outputs; for the plain form the taps
+// move x, for the down-sampling one (the weight of an up-sampling convolution, see down_form) they choose from grad.
 template <class A>
-void weight_gradient(const Form& form, int64_t taps, const Maps<const A>& x, const A* factors, const Maps<const A>& grad,
-                     A* out) {
+void weight_gradient(const Form& form, int64_t taps, const Maps<const A>& x, const A* factors,
+                     const Maps<const A>& grad, A* out) {
     constexpr int64_t C = kColumns<A>;
     const Geometry g{x.rows, x.columns, form.border};
     const int64_t x_step = PixelRow<A>::step_for(x.channels);

@@ -78,7 +78,8 @@ void read_line(const Maps<const A>& maps, int64_t n, int64_t y, int64_t c, const
     for (int64_t x = 0; x < columns; x += W) {
         const int64_t here = std::min<int64_t>(W, columns - x);
         Vec<A> v[W];
-        for (int i = 0; i < count; ++i) v[i] = here == W ? load(from + i * step + x) : load_first(from + i * step + x, here);
+        for (int i = 0; i < count; ++i)
+            v[i] = here == W ? load(from + i * step + x) : load_first(from + i * step + x, here);
         for (int64_t i = count; i < W; ++i) v[i] = Vec<A>{};
         transpose<A>(v);
         for (int i = 0; i < here; ++i) store(to(x + i), v[i] * factor);
@@ -132,7 +133,7 @@ struct ForwardEpilogue {
 
 template <class A>
 class ForwardStage {
-   public:
+  public:
     ForwardStage(const ForwardEpilogue<A>& e, const Maps<A>& out, int64_t n, int64_t y, int64_t c) : e_(e) {
         const int64_t count = std::min<int64_t>(kWidth<A>, out.channels - c);
         scale_ = e.scale ? load_channels(e.scale + n * out.channels + c, count) : broadcast(A(1));
@@ -151,7 +152,7 @@ class ForwardStage {
     }
     Vec<A> line(Vec<A> v, int, int64_t, int64_t) const { return v; }
 
-   private:
+  private:
     const ForwardEpilogue<A>& e_;
     Vec<A> scale_, bias_;
     const A* noise_ = nullptr;
@@ -167,7 +168,7 @@ struct GradEpilogue {
 
 template <class A>
 class GradStage {
-   public:
+  public:
     GradStage(const GradEpilogue<A>& e, const Maps<A>& out, int64_t n, int64_t y, int64_t c)
         : last_(out.last), count_(std::min<int64_t>(kWidth<A>, out.channels - c)), step_(out.channel_step()) {
         const Maps<const A> of_x{e.x, out.batch, out.channels, out.rows, out.columns, out.last};
@@ -193,7 +194,7 @@ class GradStage {
         return v * broadcast(style_[i]);
     }
 
-   private:
+  private:
     bool last_;
     int64_t count_, step_, pixel_step_;
     Vec<A> style_;
@@ -203,51 +204,54 @@ class GradStage {
 };
 
 // Memory that is kept from call to call: fresh pages cost as much as the convolution of a small map. A second thread
-// that calls meanwhile gets memory of its own.
+// that calls meanwhile gets memory of its own, and with AddressSanitizer each piece is apart.
 class Workspace {
-   public:
+  public:
     explicit Workspace(size_t bytes) : kept_(mutex(), std::try_to_lock) {
-        auto& memory = kept_.owns_lock() ? shared() : own_;
-        if (memory.size() < bytes + kAlign) memory = Memory(bytes + kAlign);
-        const auto address = reinterpret_cast<uintptr_t>(memory.get());
-        next_ = memory.get() + (kAlign - address % kAlign) % kAlign;
+#if !defined(ANIFAST_ADDRESS_SANITIZER)
+        std::vector<Line>& memory = kept_.owns_lock() ? shared() : own_;
+        const size_t lines = bytes / sizeof(Line);
+        if (memory.size() < lines) {
+            memory = {};
+            memory = std::vector<Line>(lines);
+        }
+        next_ = memory.data();
+#endif
     }
     template <class A>
     A* take(int64_t count) {
+#if defined(ANIFAST_ADDRESS_SANITIZER)
+        pieces_.emplace_back(new char[count * sizeof(A)]);
+        return reinterpret_cast<A*>(pieces_.back().get());
+#else
         A* taken = reinterpret_cast<A*>(next_);
-        next_ += bytes<A>(count);
+        next_ += bytes<A>(count) / sizeof(Line);
         return taken;
+#endif
     }
     // What `take` uses of it.
     template <class A>
     static size_t bytes(int64_t count) {
-        return (count * sizeof(A) + kAlign - 1) / kAlign * kAlign;
+        return (count * sizeof(A) + sizeof(Line) - 1) / sizeof(Line) * sizeof(Line);
     }
 
-   private:
-    static constexpr size_t kAlign = 64;
-    class Memory {
-       public:
-        Memory() = default;
-        explicit Memory(size_t size) : data_(new char[size]), size_(size) {}
-        char* get() const { return data_.get(); }
-        size_t size() const { return size_; }
-
-       private:
-        std::unique_ptr<char[]> data_;
-        size_t size_ = 0;
+  private:
+    struct alignas(64) Line {
+        Line() {}  // leaves its memory as it is
+        char values[64];
     };
     static std::mutex& mutex() {
         static std::mutex only;
         return only;
     }
-    static Memory& shared() {
-        static Memory kept;
+    static std::vector<Line>& shared() {
+        static std::vector<Line> kept;
         return kept;
     }
     std::unique_lock<std::mutex> kept_;
-    Memory own_;
-    char* next_;
+    std::vector<Line> own_;
+    std::vector<std::unique_ptr<char[]>> pieces_;
+    Line* next_ = nullptr;
 };
 
 }  // namespace

@@ -1,8 +1,8 @@
 // 3 x 3 convolutions with fewer products (Winograd 1980; Lavin & Gray 2016), plain and up-sampling.
 //
-// Along an axis a tile of inputs and a kernel are two polynomials, and the outputs of the tile are coefficients of their
-// product. Both are evaluated at some points, the values multiplied, and the outputs interpolated. So it is along both
-// axes; for each pair of points the channels meet in a matrix product.
+// Along an axis a tile of inputs and a kernel are two polynomials, and the outputs of the tile are coefficients of
+// their product. Both are evaluated at some points, the values multiplied, and the outputs interpolated. So it is along
+// both axes; for each pair of points the channels meet in a matrix product.
 //
 //   plain     4 outputs of 3 taps by 6 points, 0, +-a, +-b and infinity:      36 products for 16 outputs instead of 144
 //   up        4 inputs make 5 even outputs, of 2 taps, by 5 points, 0, +-a, +-b, and 4 odd ones, of 1 tap, by
@@ -89,8 +89,8 @@ inline void interpolate_transposed(const Vec<A>* d, int64_t step, Vec<A>* to, in
     to[4 * to_step] = even_b - odd_b;
 }
 
-// A side of a convolution, as tiles of maps: kTile values along an axis, kStep from tile to tile, the first at -kBorder,
-// are kParts values that meet the other side's; `axis` gives those of a tile, or a tile from those.
+// A side of a convolution, as tiles of maps: kTile values along an axis, kStep from tile to tile, the first at
+// -kBorder, are kParts values that meet the other side's; `axis` gives those of a tile, or a tile from those.
 struct PlainInput {
     static constexpr int kTile = 6, kStep = 4, kBorder = 1, kParts = 6;
     template <class A>
@@ -239,7 +239,8 @@ inline void both(const V* from, V* to, const Axis& axis) {
     for (int x = 0; x < kTo; ++x) axis(between + x, kTo, to + x, kTo);
 }
 
-// Every matrix of a weight, [block of outputs][input][kColumns], `matrix` values apart. `turned` turns the kernel around.
+// Every matrix of a weight, [block of outputs][input][kColumns], `matrix` values apart. `turned` turns the kernel
+// around.
 template <class Kernel, class A>
 void matrices(const Weights<A>& w, bool turned, int64_t matrix, A* to) {
     constexpr int W = kWidth<A>;
@@ -251,7 +252,8 @@ void matrices(const Weights<A>& w, bool turned, int64_t matrix, A* to) {
             const A* from = w.data + o * w.output_step + i * w.input_step;
             A lanes[9][W] = {};
             for (int64_t lane = 0; lane < count; ++lane) {
-                for (int tap = 0; tap < 9; ++tap) lanes[turned ? 8 - tap : tap][lane] = from[lane * w.output_step + tap];
+                for (int tap = 0; tap < 9; ++tap)
+                    lanes[turned ? 8 - tap : tap][lane] = from[lane * w.output_step + tap];
             }
             Vec<A> weights[9], points[kAllMatrices];
             for (int tap = 0; tap < 9; ++tap) weights[tap] = load(lanes[tap]);
@@ -420,8 +422,8 @@ void convolution(const Weights<A>& weights, const Tiles& tiles, const Maps<const
         at::parallel_for(0, lines * in.groups(), 1, [&](int64_t begin, int64_t end) {
             for (int64_t task = begin; task < end; ++task) {
                 const int64_t line = task / in.groups(), c = task % in.groups() * kWidth<A>;
-                take_apart<Input>(in, tiles, first + line, c, factors, own_scratch(),
-                                  v + line * across * in_step + c, in_step, in_part);
+                take_apart<Input>(in, tiles, first + line, c, factors, own_scratch(), v + line * across * in_step + c,
+                                  in_step, in_part);
             }
         });
         at::parallel_for(0, kAllMatrices * weights.blocks(), 1, [&](int64_t begin, int64_t end) {
@@ -441,8 +443,8 @@ void convolution(const Weights<A>& weights, const Tiles& tiles, const Maps<const
                 const int64_t line = task / out.groups(), c = task % out.groups() * kWidth<A>;
                 const A* from = m + line * across * out_step + c;
                 const A* above = (first + line) % tiles.down() > 0 ? from - across * out_step : nullptr;
-                put_together<Output, Stage>(from, above, out_step, out_part, tiles, first + line, c, own_scratch(),
-                                            out, behind);
+                put_together<Output, Stage>(from, above, out_step, out_part, tiles, first + line, c, own_scratch(), out,
+                                            behind);
             }
         });
     };
@@ -465,7 +467,8 @@ void weight_gradient(const Maps<const A>& x, const A* factors, const Maps<const 
     const int64_t blocks = (grad.channels + C - 1) / C, across = tiles.across();
     const int64_t x_step = PixelRow<A>::step_for(x.channels), grad_step = blocks * C + 16;
     const int64_t matrix = spread<A>(blocks * x.channels * C);
-    const Share share(tiles, kAll * across * (x_step + grad_step) * sizeof(A), kAllMatrices * matrix * sizeof(A), false);
+    const Share share(tiles, kAll * across * (x_step + grad_step) * sizeof(A), kAllMatrices * matrix * sizeof(A),
+                      false);
     const int64_t x_part = spread<A>(share.lines * across * x_step);
     const int64_t grad_part = spread<A>(share.lines * across * grad_step);
     const int64_t threads = at::get_num_threads();
@@ -489,8 +492,8 @@ void weight_gradient(const Maps<const A>& x, const A* factors, const Maps<const 
                     take_apart<Input>(x, tiles, first + line, group * W, factors, memory,
                                       v + line * across * x_step + group * W, x_step, x_part);
                 } else if (c < grad.channels) {
-                    take_apart<Grad>(grad, tiles, first + line, c, static_cast<const A*>(nullptr), memory, to, grad_step,
-                                     grad_part);
+                    take_apart<Grad>(grad, tiles, first + line, c, static_cast<const A*>(nullptr), memory, to,
+                                     grad_step, grad_part);
                 } else {
                     for (int64_t p = 0; p < kAll; ++p) {
                         for (int64_t t = 0; t < across; ++t) store(to + p * grad_part + t * grad_step, Vec<A>{});
@@ -509,9 +512,11 @@ void weight_gradient(const Maps<const A>& x, const A* factors, const Maps<const 
                 }
                 A* to = sums + point * matrix + b * x.channels * C;
                 if (first == 0) {
-                    products<true, false>(x.channels, factors_of, sharing.count, lines * across, x_step, grad_step, to, C);
+                    products<true, false>(x.channels, factors_of, sharing.count, lines * across, x_step, grad_step, to,
+                                          C);
                 } else {
-                    products<true, true>(x.channels, factors_of, sharing.count, lines * across, x_step, grad_step, to, C);
+                    products<true, true>(x.channels, factors_of, sharing.count, lines * across, x_step, grad_step, to,
+                                         C);
                 }
             }
         });

@@ -152,7 +152,9 @@ def test_gradcheck_of_every_number(strategy: str, up: int) -> None:
 
 @needs_native
 @pytest.mark.parametrize("strategy", NATIVE)
-@pytest.mark.parametrize("name", ["plain", "up", "nhwc_plain", "nhwc_up", "rgb", "down", "not_demodulated", "empty_batch"])
+@pytest.mark.parametrize(
+    "name", ["plain", "up", "nhwc_plain", "nhwc_up", "rgb", "down", "not_demodulated", "empty_batch"]
+)
 def test_opcheck(name: str, strategy: str) -> None:
     case = CASE[name]
     if not suits(case, strategy):

@@ -1,4 +1,4 @@
-"""C++ and Triton backends against the reference over random arguments: 900 valid and 600 invalid calls of C++."""
+"""C++ and Triton backends against the reference over random arguments: 1200 valid and 900 invalid calls of C++."""
 
 from __future__ import annotations
 
@@ -42,10 +42,25 @@ def test_random_calls_of_bias_lrelu(case: Any, dtype: torch.dtype) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("op", CASES)
+@pytest.mark.parametrize("strategy", ["gemm", "winograd", "library"])
+def test_random_calls_of_modulated_conv2d(strategy: str) -> None:
+    @examples(100)
+    @given(random_arguments.modulated_conv2d_case(), FLOATS)
+    def run(case: Any, dtype: torch.dtype) -> None:
+        with nan_filled_allocations():
+            random_arguments.check_strategy(case, dtype, strategy)
+
+    run()
+
+
+EVERY = CASES | {"modulated_conv2d": random_arguments.modulated_conv2d_case}
+
+
+@needs_native
+@pytest.mark.parametrize("op", EVERY)
 def test_faults(op: str) -> None:
     @examples(300)
-    @given(CASES[op](), FLOATS, st.sampled_from(sorted(FAULTS[op])))
+    @given(EVERY[op](), FLOATS, st.sampled_from(sorted(FAULTS[op])))
     def run(case: Any, dtype: torch.dtype, fault: str) -> None:
         random_arguments.check_refused(op, case, dtype, fault, "native")
 
