@@ -140,6 +140,12 @@ class _Library:
         back = adjoint_padding(to, (grad.shape[2], grad.shape[3]), _taps(fir), (1, 1), (1, 1), pads)
         return self._filter(grad, fir, back, True, float(up * up))
 
+    def unfiltered(self, grad: Tensor, fir: Tensor | None, rows: int, columns: int, size: int, up: int) -> Tensor:
+        """The gradient between an up-sampling convolution and its filter; without a filter, `grad` is that one."""
+        if fir is None:
+            return grad
+        return self._filter_adjoint(grad, fir, ((rows - 1) * up + size, (columns - 1) * up + size), size, up)
+
     def forward(
         self, x: Tensor, weight: Tensor, style: Tensor | None, scale: Tensor | None, bias: Tensor | None,
         noise: Tensor | None, strength: Tensor | None, add: Tensor | None, fir: Tensor | None, up: int, down: int,
@@ -172,9 +178,7 @@ class _Library:
         size = weight.shape[2]
         form = _common.memory_format(4, _common.is_channels_last(grad))
         if up > 1:
-            assert fir is not None
-            between = ((rows - 1) * up + size, (columns - 1) * up + size)
-            grad = self._filter_adjoint(grad, fir, between, size, up)
+            grad = self.unfiltered(grad, fir, rows, columns, size, up)
             back = F.conv2d(grad, weight.transpose(0, 1), stride=up)
         elif down > 1:
             assert fir is not None
@@ -202,9 +206,7 @@ class _Library:
         form = _common.memory_format(4, _common.is_channels_last(x))
         y = x if style is None else x * _maps(style, x)
         if up > 1:
-            assert fir is not None
-            between = ((x.shape[2] - 1) * up + size, (x.shape[3] - 1) * up + size)
-            grad = self._filter_adjoint(grad.contiguous(memory_format=form), fir, between, size, up)
+            grad = self.unfiltered(grad.contiguous(memory_format=form), fir, x.shape[2], x.shape[3], size, up)
             # the weight of a transposed convolution from y to grad is that of the convolution from grad to y
             y, grad, shape = grad, y, (x.shape[1], grad.shape[1], size, size)
             found = _weight_grad_of_convolution(y, grad, shape, up, 0)
@@ -234,7 +236,7 @@ class _Op:
 
     Args:
         suffix: of the three linear ops.
-        passes: suffix of epilogue_grad and style_grad.
+        passes: suffix of epilogue_grad, style_grad and the filters.
     """
 
     def __init__(self, suffix: str, passes: str) -> None:
@@ -245,6 +247,7 @@ class _Op:
             getattr(torch.ops.anifast, name.removeprefix("anifast::")).default for name in names
         )
         self.epilogue_grad = getattr(torch.ops.anifast, _OP + "_epilogue_grad" + passes).default
+        self.filters = _Library(passes)
         for name, fake in zip(names, (_fake_forward, _fake_input_grad, _fake_weight_grad), strict=True):
             torch.library.register_fake(name)(fake)
         torch.library.register_autograd(names[0], self._forward_grad, setup_context=_forward_context)
@@ -292,6 +295,9 @@ class _Op:
                 found[4] = grad.sum((0, 2, 3), dtype=_wide(grad)).to(bias.dtype)
             if wants[6]:
                 found[6] = (grad * noise).sum(dtype=_wide(grad)).to(strength.dtype).reshape(strength.shape)
+        if ctx.how[0] > 1 and wants[1] and (wants[0] or wants[2]):  # once for both adjoints
+            gc = self.filters.unfiltered(gc, fir, x.shape[2], x.shape[3], weight.shape[2], ctx.how[0])
+            how = (None, *ctx.how)
         if wants[0] or wants[2]:
             gx, gstyle = self.input_grad(gc, weight, x if wants[2] else None, style, x.shape[2], x.shape[3], *how)
             # a gradient of one channel lies in memory as both layouts
@@ -507,34 +513,46 @@ _LIBRARY.implement(_Library(""), ("CPU", "CUDA"))
 backends.register(_OP, "native", "triton")
 
 
+def _suits(strategy: str, x: Tensor, size: int, up: int, down: int, padding: int) -> bool:
+    """Whether a strategy of a compiled backend does this."""
+    if strategy == "library":
+        return True
+    sizes = (3,) if up > 1 or strategy == "winograd" else (1, 3)
+    here = x.device.type == "cpu" or strategy == "implicit_gemm"
+    return here and down == 1 and size in sizes and (up > 1 or padding == size // 2)
+
+
+# The fewest 4 x 4 tiles of x, in the whole batch, from which Winograd's matrices of the weight are worth making,
+# without up and with it.
+_FEWEST_TILES = {1: 12, 2: 8}
+
+
 def _strategy(weight: Tensor, x: Tensor, up: int, down: int, padding: int, backend: str, asked: str) -> str:
-    """The strategy of a call on `backend`, where "auto" is asked for by what was measured (benchmarks/results).
+    """The strategy of a call on `backend`, where "auto" is asked for by what was measured.
 
     Raises:
         ValueError: the one asked for does not do this.
     """
-    if backend == "reference":
-        return "scaled" if asked == "auto" else asked
     size = weight.shape[2]
-    ours = x.device.type == "cpu" or backend == "triton"
-    suits = {
-        "library": backend == "native",
-        "gemm": backend == "native" and ours and down == 1 and size in ((1, 3) if up == 1 else (3,)),
-        "winograd": backend == "native" and ours and down == 1 and size == 3,
-        "implicit_gemm": backend == "triton" and down == 1 and size in ((1, 3) if up == 1 else (3,)),
-    }
-    same = padding == size // 2 or up > 1
     if asked != "auto":
-        if not (suits[asked] and (same or asked == "library")):
+        if backend != "reference" and not _suits(asked, x, size, up, down, padding):
             raise ValueError(
                 f"{_OP}: strategy {asked!r} does no {size} x {size} kernel with up={up}, down={down} and "
                 f'padding={padding} on {x.device.type}; "library" does'
             )
         return asked
-    for name in ("winograd", "gemm", "implicit_gemm"):
-        if suits[name] and same:
-            return name
-    return "library"
+    if backend == "reference":
+        return "scaled"
+    if backend == "triton":
+        return "implicit_gemm" if _suits("implicit_gemm", x, size, up, down, padding) else "library"
+    if not _suits("gemm", x, size, up, down, padding):
+        return "library"
+    if size == 1:
+        return "gemm"
+    tiles = x.shape[0] * ((x.shape[2] + 3) // 4) * ((x.shape[3] + 3) // 4)
+    if tiles >= _FEWEST_TILES[up]:
+        return "winograd"
+    return "gemm" if up > 1 else "library"
 
 
 def _choose(x: Tensor, strategy: str, backend: str | None) -> str:
@@ -812,9 +830,7 @@ class _ImplicitGemm(_Library):
         """L'_x(weight, grad), times the style where there is one; the style's gradient where there are both."""
         form = _common.memory_format(4, _common.is_channels_last(grad))
         if up > 1:
-            assert fir is not None
-            between = ((rows - 1) * up + weight.shape[2], (columns - 1) * up + weight.shape[2])
-            grad = self._filter_adjoint(grad, fir, between, weight.shape[2], up)
+            grad = self.unfiltered(grad, fir, rows, columns, weight.shape[2], up)
         return self._kernels().input_grad(grad, weight, x, style, rows, columns, up, padding, form)
 
     @staticmethod

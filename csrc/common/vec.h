@@ -149,6 +149,22 @@ inline void store(T* to, Vec<Accumulate<T>> value) {
     }
 }
 
+// Past the caches, for what is not read again soon; `to` is aligned to a vector.
+template <class A>
+inline void store_past_caches(A* to, Vec<A> value) {
+#if defined(ANIFAST_AVX512)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)value);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(value) == 32) {
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)value);
+    } else {
+        store(to, value);
+    }
+#else
+    store(to, value);
+#endif
+}
+
 #if defined(ANIFAST_MASKED_MEMORY)
 inline __mmask16 first_of_16(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
 inline __mmask8 first_of_8(int64_t count) { return static_cast<__mmask8>((1u << count) - 1); }

@@ -57,6 +57,13 @@ Tensor filter(const Tensor& x, const Tensor& fir, bool adjoint, const OptionalTe
         op.call(x, fir, one, one, pads, adjoint, 4.0, scale, bias, noise, strength, add, slope, gain, clamp, false));
 }
 
+// The gradient before the filter, or the given one where that was done.
+Tensor unfiltered(const Tensor& grad, const OptionalTensor& fir, at::MemoryFormat format) {
+    if (!fir) return grad;
+    const OptionalTensor none;
+    return filter(grad.contiguous(format), *fir, true, none, none, none, none, none, 1.0, 1.0, std::nullopt);
+}
+
 // Tensors in the type of sums and in memory as kernels want them, kept alive.
 template <class A>
 class Operands {
@@ -165,13 +172,9 @@ std::tuple<Tensor, Tensor> input_grad(const Tensor& grad_any, const Tensor& weig
                                       const OptionalTensor& fir, int64_t up, int64_t down, int64_t padding,
                                       c10::string_view strategy) {
     check(grad_any, weight, weight.size(0), up, down, padding);
-    TORCH_CHECK(up == 1 || fir, "modulated_conv2d: up needs its filter");
     const auto format = memory_format(4, is_channels_last(grad_any));
     const int64_t batch = grad_any.size(0), inputs = weight.size(1), size = weight.size(2);
-    const OptionalTensor none;
-    const Tensor behind =
-        up == 1 ? grad_any
-                : filter(grad_any.contiguous(format), *fir, true, none, none, none, none, none, 1.0, 1.0, std::nullopt);
+    const Tensor behind = unfiltered(grad_any, up == 2 ? fir : std::nullopt, format);
     return by_type(grad_any, [&](auto type) {
         using A = decltype(type);
         Operands<A> given(format);
@@ -206,10 +209,7 @@ std::tuple<Tensor, Tensor> input_grad(const Tensor& grad_any, const Tensor& weig
 Tensor weight_grad(const Tensor& x_any, const OptionalTensor& style, const Tensor& grad_any, int64_t size,
                    const OptionalTensor& fir, int64_t up, int64_t down, int64_t padding, c10::string_view strategy) {
     const auto format = memory_format(4, is_channels_last(x_any));
-    const OptionalTensor none;
-    const Tensor behind =
-        up == 1 ? grad_any
-                : filter(grad_any.contiguous(format), *fir, true, none, none, none, none, none, 1.0, 1.0, std::nullopt);
+    const Tensor behind = unfiltered(grad_any, up == 2 ? fir : std::nullopt, format);
     return by_type(x_any, [&](auto type) {
         using A = decltype(type);
         Operands<A> given(format);

@@ -244,6 +244,8 @@ inline void both(const V* from, V* to, const Axis& axis) {
 template <class Kernel, class A>
 void matrices(const Weights<A>& w, bool turned, int64_t matrix, A* to) {
     constexpr int W = kWidth<A>;
+    constexpr size_t kCache = 8 << 20;  // what is larger has left it before it is read
+    const bool past_caches = kAllMatrices * matrix * sizeof(A) > kCache;
     at::parallel_for(0, w.blocks() * w.inputs * kVectors, 32, [&](int64_t begin, int64_t end) {
         for (int64_t task = begin; task < end; ++task) {
             const int64_t line = task / kVectors, part = task % kVectors;
@@ -258,23 +260,44 @@ void matrices(const Weights<A>& w, bool turned, int64_t matrix, A* to) {
             Vec<A> weights[9], points[kAllMatrices];
             for (int tap = 0; tap < 9; ++tap) weights[tap] = load(lanes[tap]);
             both<3, kMatrices>(weights, points, Kernel::template axis<A>);
-            for (int p = 0; p < kAllMatrices; ++p) store(to + p * matrix + line * kColumns<A> + part * W, points[p]);
+            A* here = to + line * kColumns<A> + part * W;
+            if (past_caches) {
+                for (int p = 0; p < kAllMatrices; ++p) store_past_caches(here + p * matrix, points[p]);
+            } else {
+                for (int p = 0; p < kAllMatrices; ++p) store(here + p * matrix, points[p]);
+            }
         }
     });
 }
 
-// The products that share a matrix: parts 5 and more along an axis are the odd ones of the up-sampling form.
+// The products of a convolution, those that share a matrix one behind the other: parts 5 and more along an axis are the
+// odd ones of the up-sampling form.
 template <int kParts>
-struct Sharing {
-    int parts[(kParts - 5) * (kParts - 5)];
-    int count = 0;
+struct Order {
+    static constexpr int kAll = kParts * kParts;
+    int part[kAll], matrix[kAll];
+    int begin[kAllMatrices + 1];  // of each matrix's
 
-    explicit Sharing(int64_t matrix) {
-        const auto last = [](int64_t point) { return static_cast<int>(point < 5 ? point + 1 : kParts); };
-        for (int y = matrix / kMatrices; y < last(matrix / kMatrices); ++y) {
-            for (int x = matrix % kMatrices; x < last(matrix % kMatrices); ++x) parts[count++] = y * kParts + x;
+    Order() {
+        const auto last = [](int point) { return point < 5 ? point + 1 : kParts; };
+        int count = 0;
+        for (int m = 0; m < kAllMatrices; ++m) {
+            begin[m] = count;
+            for (int y = m / kMatrices; y < last(m / kMatrices); ++y) {
+                for (int x = m % kMatrices; x < last(m % kMatrices); ++x) {
+                    part[count] = y * kParts + x;
+                    matrix[count++] = m;
+                }
+            }
         }
+        begin[kAllMatrices] = count;
     }
+    static const Order& get() {
+        static const Order only;
+        return only;
+    }
+    // Products that are worked on together: they share a matrix, and their inputs fit a second cache.
+    int together(int first) const { return std::min(4, begin[matrix[first] + 1] - first); }
 };
 
 // The tiles of maps of `rows` x `columns`, in tiles of 4 x 4 (8 x 8 of what is up-sampled), line by line and image by
@@ -426,15 +449,18 @@ void convolution(const Weights<A>& weights, const Tiles& tiles, const Maps<const
                                   in_step, in_part);
             }
         });
-        at::parallel_for(0, kAllMatrices * weights.blocks(), 1, [&](int64_t begin, int64_t end) {
-            for (int64_t task = begin; task < end; ++task) {
-                const int64_t point = task / weights.blocks(), b = task % weights.blocks();
-                const Sharing<kParts> sharing(point);
-                for (int i = 0; i < sharing.count; ++i) {
-                    const int64_t p = sharing.parts[i];
-                    const Factor<A> factor{v + p * in_part, weight + point * matrix + b * weights.inputs * C};
-                    products<false, false>(lines * across, &factor, 1, weights.inputs, in_step, C,
-                                           m + p * out_part + b * C, out_step);
+        at::parallel_for(0, kAll * weights.blocks(), 1, [&](int64_t begin, int64_t end) {
+            const auto& order = Order<kParts>::get();
+            int64_t task = 0;
+            for (int first = 0; first < kAll; first += order.together(first)) {
+                for (int64_t b = 0; b < weights.blocks(); ++b) {
+                    for (int i = first; i < first + order.together(first); ++i, ++task) {
+                        if (task < begin || task >= end) continue;
+                        const A* columns = weight + order.matrix[i] * matrix + b * weights.inputs * C;
+                        const Factor<A> factor{v + order.part[i] * in_part, columns};
+                        products<false, false>(lines * across, &factor, 1, weights.inputs, in_step, C,
+                                               m + order.part[i] * out_part + b * C, out_step);
+                    }
                 }
             }
         });
@@ -501,22 +527,27 @@ void weight_gradient(const Maps<const A>& x, const A* factors, const Maps<const 
                 }
             }
         });
-        at::parallel_for(0, kAllMatrices * blocks, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t task = begin; task < end; ++task) {
-                const int64_t point = task / blocks, b = task % blocks;
-                const Sharing<kParts> sharing(point);
-                Factor<A> factors_of[16];
-                for (int i = 0; i < sharing.count; ++i) {
-                    const int64_t p = sharing.parts[i];
-                    factors_of[i] = {v + p * x_part, d + p * grad_part + b * C};
-                }
-                A* to = sums + point * matrix + b * x.channels * C;
-                if (first == 0) {
-                    products<true, false>(x.channels, factors_of, sharing.count, lines * across, x_step, grad_step, to,
-                                          C);
-                } else {
-                    products<true, true>(x.channels, factors_of, sharing.count, lines * across, x_step, grad_step, to,
-                                         C);
+        // a matrix of a block of outputs is one thread's, where its first product falls to it
+        at::parallel_for(0, kAll * blocks, 1, [&](int64_t begin, int64_t end) {
+            const auto& order = Order<kParts>::get();
+            for (int point = 0; point < kAllMatrices; ++point) {
+                const int from = order.begin[point], products_of = order.begin[point + 1] - from;
+                for (int64_t b = 0; b < blocks; ++b) {
+                    const int64_t task = from * blocks + b * products_of;
+                    if (task < begin || task >= end) continue;
+                    Factor<A> factors_of[16];
+                    for (int i = 0; i < products_of; ++i) {
+                        const int64_t p = order.part[from + i];
+                        factors_of[i] = {v + p * x_part, d + p * grad_part + b * C};
+                    }
+                    A* to = sums + point * matrix + b * x.channels * C;
+                    if (first == 0) {
+                        products<true, false>(x.channels, factors_of, products_of, lines * across, x_step, grad_step,
+                                              to, C);
+                    } else {
+                        products<true, true>(x.channels, factors_of, products_of, lines * across, x_step, grad_step, to,
+                                             C);
+                    }
                 }
             }
         });
