@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anifast.ops.modulated_conv2d import epilogue_grad, style_grad
+from anifast.reference.modulated_conv2d import epilogue_grad, style_grad
 
 
 @dataclass(frozen=True)

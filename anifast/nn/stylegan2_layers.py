@@ -128,8 +128,8 @@ class _Filter(nn.Module):
 
     def __init__(self, blur_kernel: Sequence[float], factor: int = 1) -> None:
         super().__init__()
-        taps = torch.tensor(blur_kernel, dtype=torch.float32)
-        taps = taps / taps.sum()
+        self.numbers = tuple(number / sum(blur_kernel) for number in blur_kernel)
+        taps = torch.tensor(self.numbers, dtype=torch.float32)
         self.gain = float(factor**2)
         self.register_buffer("kernel", torch.outer(taps, taps) * self.gain)
         self.register_buffer("taps", taps, persistent=False)  # one axis of sum 1: what the ops take
@@ -147,8 +147,12 @@ def _check_kernel(
     error_msgs: list[str],
 ) -> None:
     key = prefix + "kernel"
+    taps = torch.tensor(module.numbers, dtype=torch.float32, device="cpu")
+    expected = torch.outer(taps, taps) * module.gain
+    if module.kernel.is_meta:  # a network that was built without memory and is given all of it now
+        module.kernel, module.taps = expected.clone(), taps
     stored = state_dict.get(key, module.kernel)
-    shape, expected = tuple(stored.shape), module.kernel.float().cpu()
+    shape = tuple(stored.shape)
     # as far as bfloat16 tells filters apart
     if shape != tuple(expected.shape) or not torch.allclose(stored.float().cpu(), expected, rtol=2**-8, atol=1e-6):
         found = f"shape {list(shape)} and sum {float(stored.sum()):.4g}"
@@ -404,7 +408,7 @@ def modulate(layers: Sequence[EqualLinear], w: Tensor, slots: Sequence[int] | No
     Gradients flow into each layer's own parameters. The product is in float32 under autocast.
 
     Args:
-        layers: the affine layers, of one input width.
+        layers: the affine layers, of one input width, with lr_mul 1.
         w: [N, style_dim] for all layers, or [N, L, style_dim], one for each of L slots.
         slots: of the layers, for the latter: a batched product, in which narrower layers are filled up with zeros.
 
@@ -487,6 +491,8 @@ class StyledConv(nn.Module):
             ValueError: noise for a layer that has none; neither or both of w and style; a wrong shape.
         """
         strength = None
+        if x.dim() != 4:
+            raise ValueError(f"StyledConv: x must have rank 4 (N,C,H,W), got shape {tuple(x.shape)}")
         if self.noise is not None:
             strength = self.noise.weight
             if noise is None:

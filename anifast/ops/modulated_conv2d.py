@@ -13,16 +13,19 @@ the activation, which the sign and the limit of the output tell, and z, which th
     gxs = L'_x(weight, gc),   gx = style * gxs,   gstyle = sum x * gxs                        (input_grad)
     gweight = L'_w(style * x, gc)                                                             (weight_grad)
 
-so that of the maps only the input and the output are kept, and style * x is made again. Where a gradient will itself be
+so that of the maps only the input and the output are kept, and style * x is made again. In float16 a factor of each
+output's weights, weight_scale, goes into the weights before L and out of the sums behind it; gradients have the weights
+as they are, whose products with gradients are of the usual size. Where a gradient will itself be
 differentiated (path length regularisation), backward is made of L, L'_x and L'_w alone, each of which is the gradient
 of the other two, so every order is exact.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +43,8 @@ from anifast.reference.modulated_conv2d import modulated_conv2d as _reference
 
 _OP = "modulated_conv2d"
 _SQRT2 = math.sqrt(2.0)
+# outputs that count as few: those of an image
+_FEW = 4
 #: strategy -> the backend that it belongs to
 STRATEGIES = {
     "grouped": "reference",
@@ -52,7 +57,7 @@ STRATEGIES = {
 _LINEAR = "Tensor? fir, int up, int down, int padding, str strategy"
 _FORWARD = (
     "(Tensor x, Tensor weight, Tensor? style, Tensor? scale, Tensor? bias, Tensor? noise, Tensor? noise_strength, "
-    f"Tensor? add, {_LINEAR}, float slope, float gain, float? clamp) -> Tensor"
+    f"Tensor? add, Tensor? weight_scale, {_LINEAR}, float slope, float gain, float? clamp) -> Tensor"
 )
 _INPUT_GRAD = (
     "_input_grad(Tensor grad, Tensor weight, Tensor? x, Tensor? style, SymInt rows, SymInt columns, "
@@ -113,6 +118,30 @@ def _maps(value: Tensor | None, x: Tensor) -> Tensor:
     return value.to(x.dtype)[:, :, None, None]
 
 
+def _in_given_types(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: a gradient is computed in the types that it is given, whatever autocast is on around backward."""
+
+    @functools.wraps(backward)
+    def run(*given: Any) -> Any:
+        tensor = next((value for value in given if isinstance(value, Tensor)), None)
+        if tensor is None:
+            return backward(*given)
+        with torch.autocast(tensor.device.type, enabled=False):
+            return backward(*given)
+
+    return run
+
+
+def _guarded(
+    weight: Tensor, scale: Tensor | None, weight_scale: Tensor | None, x: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The weight in x's type and the scale, with a factor of the weight moved from the one to the other."""
+    if weight_scale is not None:
+        weight = weight * weight_scale[:, None, None, None]
+        scale = None if scale is None else scale / weight_scale
+    return weight.to(x.dtype), scale
+
+
 class _Library:
     """The convolutions of the library, one pass before them and one behind: the `library` strategy.
 
@@ -148,11 +177,13 @@ class _Library:
 
     def forward(
         self, x: Tensor, weight: Tensor, style: Tensor | None, scale: Tensor | None, bias: Tensor | None,
-        noise: Tensor | None, strength: Tensor | None, add: Tensor | None, fir: Tensor | None, up: int, down: int,
-        padding: int, strategy: str, slope: float, gain: float, clamp: float | None,
+        noise: Tensor | None, strength: Tensor | None, add: Tensor | None, weight_scale: Tensor | None,
+        fir: Tensor | None, up: int, down: int, padding: int, strategy: str, slope: float, gain: float,
+        clamp: float | None,
     ) -> Tensor:  # fmt: skip
         """L(weight, style * x) and its epilogue."""
         form = _common.memory_format(4, _common.is_channels_last(x))
+        weight, scale = _guarded(weight, scale, weight_scale, x)
         y = x if style is None else x * _maps(style, x)
         epilogue = (scale, bias, noise, strength, add, slope, gain, clamp)
         plain = all(value is None for value in (*epilogue[:5], clamp)) and slope == gain == 1.0
@@ -175,7 +206,7 @@ class _Library:
         fir: Tensor | None, up: int, down: int, padding: int, strategy: str,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """L'_x(weight, grad), times the style where there is one; the style's gradient where there are both."""
-        size = weight.shape[2]
+        size, weight = weight.shape[2], weight.to(grad.dtype)
         form = _common.memory_format(4, _common.is_channels_last(grad))
         if up > 1:
             grad = self.unfiltered(grad, fir, rows, columns, size, up)
@@ -202,7 +233,7 @@ class _Library:
         self, x: Tensor, style: Tensor | None, grad: Tensor, size: int, fir: Tensor | None, up: int, down: int,
         padding: int, strategy: str,
     ) -> Tensor:  # fmt: skip
-        """L'_w(style * x, grad)."""
+        """L'_w(style * x, grad), in the type of sums."""
         form = _common.memory_format(4, _common.is_channels_last(x))
         y = x if style is None else x * _maps(style, x)
         if up > 1:
@@ -210,12 +241,13 @@ class _Library:
             # the weight of a transposed convolution from y to grad is that of the convolution from grad to y
             y, grad, shape = grad, y, (x.shape[1], grad.shape[1], size, size)
             found = _weight_grad_of_convolution(y, grad, shape, up, 0)
-            return found.transpose(0, 1).contiguous()
+            return found.transpose(0, 1).to(_wide(x)).contiguous()
         if down > 1:
             assert fir is not None
             y = self._filter(y.contiguous(memory_format=form), fir, self._pads(fir, size, up), False, 1.0)
         shape = (grad.shape[1], x.shape[1], size, size)
-        return _weight_grad_of_convolution(y, grad, shape, down, 0 if down > 1 else padding).contiguous()
+        found = _weight_grad_of_convolution(y, grad, shape, down, 0 if down > 1 else padding)
+        return found.to(_wide(x)).contiguous()
 
 
 def _weight_grad_of_convolution(
@@ -262,14 +294,15 @@ class _Op:
 
     def linear(self, x: Tensor, weight: Tensor, how: tuple[Any, ...]) -> Tensor:
         """L(weight, x)."""
-        out: Tensor = self.forward(x, weight, None, None, None, None, None, None, *how, 1.0, 1.0, None)
+        out: Tensor = self.forward(x, weight, *[None] * 7, *how, 1.0, 1.0, None)
         return out
 
+    @_in_given_types
     def _forward_grad(self, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        found: list[Tensor | None] = [None] * 16
+        found: list[Tensor | None] = [None] * 17
         if grad is None:
             return tuple(found)
-        x, weight, style, scale, bias, noise, strength, fir, out = ctx.saved_tensors
+        x, weight, style, scale, bias, noise, strength, weight_scale, fir, out = ctx.saved_tensors
         how = (fir, *ctx.how)
         wants = [bool(want) for want in ctx.needs_input_grad[:8]]
         wants[1] = wants[1] and not _weights_are_left_out
@@ -280,14 +313,15 @@ class _Op:
             return tuple(found)
         if torch.is_grad_enabled() or wants[5]:
             inputs = (x, weight, style, scale, bias, noise, strength)
-            found[:7] = self._differentiable(inputs, how, ctx.act, grad, wants)
+            found[:7] = self._differentiable(inputs, weight_scale, how, ctx.act, grad, wants)
             return tuple(found)
         gc: Tensor = grad
         if out is not None:
             gc, gscale, gbias, gstrength = self.epilogue_grad(
                 grad, out, scale, bias, noise, strength, *ctx.act, wants[3], wants[4], wants[6]
             )
-            found[3] = gscale.to(scale.dtype) if wants[3] else None
+            # where a style's square left the type there is nothing to divide by
+            found[3] = gscale.masked_fill(scale == 0, 0.0).to(scale.dtype) if wants[3] else None
             found[4] = gbias.to(bias.dtype) if wants[4] else None
             found[6] = gstrength.to(strength.dtype).reshape(strength.shape) if wants[6] else None
         else:
@@ -308,8 +342,8 @@ class _Op:
         return tuple(found)
 
     def _differentiable(
-        self, inputs: Sequence[Tensor | None], how: tuple[Any, ...], act: tuple[Any, ...], grad: Tensor,
-        wants: Sequence[bool],
+        self, inputs: Sequence[Tensor | None], weight_scale: Tensor | None, how: tuple[Any, ...],
+        act: tuple[float, float, float | None], grad: Tensor, wants: Sequence[bool],
     ) -> list[Tensor | None]:  # fmt: skip
         """The gradients, themselves with a graph where one is recorded."""
         again = torch.is_grad_enabled()
@@ -324,18 +358,39 @@ class _Op:
             own = [value if value is None else value.view_as(value) for value in inputs]
             x, weight, style, scale, bias, noise, strength = own
             assert x is not None and weight is not None
-            y = self.linear(x if style is None else x * _maps(style, x), weight, how)
-            y = y if scale is None else y * _maps(scale, y)
+            y = self._scaled(x, weight, style, scale, weight_scale, how)
             slope, gain, clamp = act
+            if y.dtype != x.dtype:
+                noise = noise if noise is None else noise.to(y.dtype)
+                bias, strength = (value if value is None else value.to(y.dtype) for value in (bias, strength))
             y = bias_lrelu(y, bias, noise=noise, noise_strength=strength, slope=slope, gain=gain, clamp=clamp)
             asked = [at for at in range(7) if wants[at]]
             given = [value for value in (own[at] for at in asked) if value is not None]
-            some = torch.autograd.grad(y, given, grad, create_graph=again, allow_unused=True)
+            some = torch.autograd.grad(y, given, grad.to(y.dtype), create_graph=again, allow_unused=True)
         found: list[Tensor | None] = [None] * 7
         for at, value in zip(asked, some, strict=True):
             found[at] = value
         return found
 
+    def _scaled(
+        self, x: Tensor, weight: Tensor, style: Tensor | None, scale: Tensor | None, weight_scale: Tensor | None,
+        how: tuple[Any, ...],
+    ) -> Tensor:  # fmt: skip
+        """scale * L(weight, style * x) of operations that have every order of gradient."""
+        outputs, _, size, _ = weight.shape
+        if size == 1 and outputs <= _FEW and scale is None and x.is_contiguous() and how[1:4] == (1, 1, 0):
+            # an image's channels: weights of each sample are fewer than the pixels of style * x
+            own = weight[None, :, :, 0, 0] if style is None else weight[None, :, :, 0, 0] * style[:, None, :]
+            return torch.matmul(own.to(x.dtype), x.flatten(2)).unflatten(2, x.shape[2:])
+        weight, scale = _guarded(weight, scale, weight_scale, weight)
+        y = self.linear(x if style is None else x * _maps(style, x), weight, how)
+        if scale is None:
+            return y
+        if weight_scale is not None:  # the scale may leave the range of float16
+            y = y.to(scale.dtype)
+        return y * _maps(scale, y)
+
+    @_in_given_types
     def _input_grad_grad(self, ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         found: list[Tensor | None] = [None] * 11
         if grad is not None:
@@ -346,6 +401,7 @@ class _Op:
             found[1] = self.weight_grad(grad, None, given, weight.shape[2], *how) if ctx.needs_input_grad[1] else None
         return tuple(found)
 
+    @_in_given_types
     def _weight_grad_grad(self, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         found: list[Tensor | None] = [None] * 9
         if grad is not None:
@@ -358,10 +414,11 @@ class _Op:
 
 
 def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, style, scale, bias, noise, strength, _add, fir, up, down, padding, strategy, slope, gain, clamp = inputs
+    x, weight, style, scale, bias, noise, strength, _, weight_scale, fir, *rest = inputs
+    up, down, padding, strategy, slope, gain, clamp = rest
     ctx.how, ctx.act = (up, down, padding, strategy), (slope, gain, clamp)
     linear = scale is None and ctx.act == (1.0, 1.0, None)
-    ctx.save_for_backward(x, weight, style, scale, bias, noise, strength, fir, None if linear else output)
+    ctx.save_for_backward(x, weight, style, scale, bias, noise, strength, weight_scale, fir, None if linear else output)
     ctx.set_materialize_grads(False)
 
 
@@ -385,7 +442,7 @@ def _refuse_fused(style: Tensor | None) -> None:
 
 
 def _fake_forward(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-    fir, up, down, padding = rest[6:10]
+    fir, up, down, padding = rest[7:11]
     size = out_size(x.shape[2], x.shape[3], weight.shape[2], _taps(fir), up, down, padding)
     form = _common.memory_format(4, _common.is_channels_last(x))
     shape = (x.shape[0], weight.shape[0], *size)
@@ -403,7 +460,7 @@ def _fake_input_grad(
 
 
 def _fake_weight_grad(x: Tensor, style: Tensor | None, grad: Tensor, size: int, *how: Any) -> Tensor:
-    return x.new_empty((grad.shape[1], x.shape[1], size, size))
+    return x.new_empty((grad.shape[1], x.shape[1], size, size), dtype=_wide(x))
 
 
 def _fake_epilogue_grad(grad: Tensor, out: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -417,41 +474,6 @@ def _fake_epilogue_grad(grad: Tensor, out: Tensor, *rest: Any) -> tuple[Tensor, 
 
 def _fake_style_grad(grad: Tensor, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(grad), grad.new_empty(grad.shape[:2], dtype=_wide(grad))
-
-
-def epilogue_grad(
-    grad: Tensor, out: Tensor, scale: Tensor | None, bias: Tensor | None, noise: Tensor | None,
-    strength: Tensor | None, slope: float, gain: float, clamp: float | None, want_scale: bool, want_bias: bool,
-    want_strength: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The pass in plain PyTorch, in float32 sums; needs slope >= 0 and gain > 0. (gc, gscale, gbias, gstrength)."""
-    wide = _wide(grad)
-    g, y = grad.to(wide), out.to(wide)
-    gz = torch.where(y > 0, g * gain, g * (gain * slope))
-    if clamp is not None:
-        gz = torch.where(y.abs() < torch.tensor(clamp, dtype=out.dtype), gz, 0.0)
-    none = gz.new_empty(0)
-    gbias, gstrength, gscale = (gz.sum((0, 2, 3)) if want_bias else none), none, none
-    if want_strength:
-        assert noise is not None
-        gstrength = (gz * noise).sum().reshape(1)
-    if want_scale:
-        assert scale is not None
-        c = torch.where(y > 0, y / gain, y / (gain * slope if slope else 1.0))
-        if noise is not None:
-            c = c - noise.to(wide) * (1.0 if strength is None else strength.to(wide))
-        if bias is not None:
-            c = c - bias.to(wide)[:, None, None]
-        gscale = (gz * c).sum((2, 3)) / scale.to(wide)
-    gc = gz if scale is None else gz * scale.to(wide)[:, :, None, None]
-    return gc.to(grad.dtype), gscale, gbias, gstrength
-
-
-def style_grad(grad: Tensor, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
-    """The pass in plain PyTorch: (style * grad, sum over pixels of x * grad in float32)."""
-    wide = _wide(grad)
-    gx = (grad.to(wide) * style.to(wide)[:, :, None, None]).to(grad.dtype)
-    return gx, (grad.to(wide) * x.to(wide)).sum((2, 3))
 
 
 def _square_sums(weight: Tensor) -> Tensor:
@@ -469,6 +491,7 @@ def _demodulation_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> 
     ctx.set_materialize_grads(False)
 
 
+@_in_given_types
 def _demodulation_grad(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
     """The sums of squares, of the size of a weight's matrix, are made again instead of kept."""
     if grad is None:
@@ -484,20 +507,29 @@ def _demodulation_grad(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Te
     back = grad * scale**3  # -1/2 of it is the gradient of the sum, 2 that of a square
     gweight = gstyle = None
     if want_weight:
-        gweight = weight * -(back.t() @ style.square())[:, :, None, None]
+        # of what has no finite square the scale and its gradient are 0
+        squares = style.square().nan_to_num(posinf=0.0)
+        gweight = weight * -(back.t() @ squares)[:, :, None, None]
     if want_style:
         gstyle = style * -(back @ torch.ops.anifast.modulated_conv2d_square_sums.default(weight))
     return gweight, gstyle, None
 
 
+def _no_gradient(ctx: Any, *grads: Any) -> Any:
+    raise NotImplementedError(f"{_OP}: a pass of its gradient has no gradient of its own")
+
+
 def _define_passes(suffix: str) -> None:
     for schema, fake in ((_EPILOGUE_GRAD, _fake_epilogue_grad), (_STYLE_GRAD, _fake_style_grad)):
         at = schema.index("(")
-        torch.library.register_fake(_common.define(_OP + schema[:at] + suffix + schema[at:]))(fake)
+        name = _common.define(_OP + schema[:at] + suffix + schema[at:])
+        torch.library.register_fake(name)(fake)
+        torch.library.register_autograd(name, _no_gradient)
 
 
 _define_passes("")
 torch.library.register_fake(_common.define(_OP + _SQUARE_SUMS))(lambda weight: weight.new_empty(weight.shape[:2]))
+torch.library.register_autograd(f"anifast::{_OP}_square_sums", _no_gradient)
 _common.define(_OP + _DEMODULATION)
 torch.library.register_fake(f"anifast::{_OP}_demodulation")(
     lambda weight, style, eps: style.new_empty(style.shape[0], weight.shape[0])
@@ -598,23 +630,42 @@ def _check(x: Tensor, weight: Tensor, style: Tensor, up: int, down: int) -> None
             "sample and input channel, behind its affine layer"
         )
     for name, value in (("up", up), ("down", down)):
-        if value not in (1, 2):
+        if value not in (1, 2) or not isinstance(value, int):
             raise ValueError(f"{_OP}: {name} must be 1 or 2, got {value!r}")
     if up == down == 2:
         raise ValueError(f"{_OP}: up and down cannot both be 2")
 
 
+# (numbers, device, dtype) -> the filter: a copy to a GPU is not made at each call, nor while a CUDA graph is recorded
+_filters: dict[tuple[Any, ...], Tensor] = {}
+
+
 def _filter_of(fir: Tensor | Sequence[float], x: Tensor) -> Tensor:
     """The filter with sum 1, one axis or two, on x's device in the type of sums."""
+    wide = _wide(x)
     if isinstance(fir, Tensor):
-        kernel = fir.detach().to(x.device, _wide(x))
-    else:
-        kernel = torch.tensor(fir, dtype=_wide(x), device=x.device)
-    if kernel.dim() not in (1, 2) or kernel.numel() == 0:
-        raise ValueError(f"{_OP}: fir must be [k] or [k_y, k_x] with k >= 1, got shape {tuple(kernel.shape)}")
-    if not isinstance(fir, Tensor) and sum(fir) == 0:
-        raise ValueError(f"{_OP}: fir must have a sum other than 0, got {tuple(fir)}")
-    return kernel / kernel.sum()
+        kernel = fir.detach().to(x.device, wide)
+        if kernel.dim() not in (1, 2) or kernel.numel() == 0:
+            raise ValueError(f"{_OP}: fir must be [k] or [k_y, k_x] with k >= 1, got shape {tuple(kernel.shape)}")
+        return kernel / kernel.sum()
+    try:
+        numbers = tuple(float(number) for number in fir)
+    except (TypeError, ValueError):
+        raise TypeError(f"{_OP}: fir must be numbers or a tensor, got {fir!r}") from None
+    if not numbers or sum(numbers) == 0 or not math.isfinite(sum(numbers)):
+        raise ValueError(f"{_OP}: fir must be one number or more, with a finite sum other than 0, got {numbers}")
+    scaled = [number / sum(numbers) for number in numbers]
+    if torch.compiler.is_compiling():
+        return torch.tensor(scaled, dtype=wide, device=x.device)
+    key = (numbers, x.device, wide)
+    if key not in _filters:
+        with torch.inference_mode(False):
+            made = torch.tensor(scaled, dtype=wide, device=x.device)
+        transforms = _native.extension is not None and _native.extension.transforms_are_active()
+        if type(made) is not Tensor or transforms:  # what stands in for a tensor passes
+            return made
+        _filters[key] = made
+    return _filters[key]
 
 
 def _check_epilogue(
@@ -636,20 +687,28 @@ def _check_epilogue(
 
 def _in_range_of_half(
     weight: Tensor, style: Tensor, scale: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The same product with a weight and a style that float16 holds: largest factors leave for the scale.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(weight, style, scale, weight_scale) of the same product, whose numbers float16 holds.
 
-    The largest weight of an output channel becomes 1 / sqrt(inputs * taps) and the largest style of a sample 1, so that
-    products of x stay near x; what was divided by multiplies the sums in float32 (Karras et al. 2020, their code).
+    The largest style of a sample becomes 1 and the mean square of an output's weights too, so that gradients between
+    are of the usual size; weight_scale makes the largest weight 1 / sqrt(inputs * taps), so that sums of products of x
+    stay near x. What was divided by multiplies the sums in float32 (Karras et al. 2020, their code).
     """
     with torch.no_grad():
-        tiny = torch.finfo(torch.float32).tiny
+
+        def or_one(size: Tensor) -> Tensor:
+            return torch.where(size > 0, size, 1.0)
+
+        of_weight = or_one(weight.abs().amax((1, 2, 3)))  # first, for squares in range
+        of_weight = of_weight * (weight / of_weight[:, None, None, None]).square().mean((1, 2, 3)).sqrt()
+        of_weight = or_one(of_weight)
+        of_style = or_one(style.abs().amax(1))[:, None]
+    weight = weight / of_weight[:, None, None, None]
+    factor = of_style * of_weight[None, :]
+    with torch.no_grad():
         fan = math.sqrt(weight.shape[1] * weight.shape[2] * weight.shape[3])
-        of_weight = weight.float().abs().amax((1, 2, 3)).clamp_min(tiny) * fan
-        of_style = style.float().abs().amax(1).clamp_min(tiny)
-    factor = of_style[:, None] * of_weight[None, :]
-    scale = factor if scale is None else scale * factor
-    return weight / of_weight[:, None, None, None], style / of_style[:, None], scale
+        weight_scale = 1.0 / (or_one(weight.abs().amax((1, 2, 3))) * fan)
+    return weight, style / of_style, factor if scale is None else scale * factor, weight_scale
 
 
 def modulated_conv2d(
@@ -686,6 +745,7 @@ def modulated_conv2d(
     where without `act` the leaky ReLU and its gain are left out. No weights are made per sample: the style scales x,
     and the divisor, one number for a sample and output channel, scales the sums. Any order of gradient is exact with
     respect to x, weight, style, bias, noise, noise_strength and add. Backward keeps x and the output.
+    The C++ strategies keep a workspace from call to call: about four times the largest layer's weights, and 24 MB.
 
     Args:
         x: [N, I, H, W], floating point, N may be 0; contiguous or channels_last is kept in the output. Under autocast
@@ -714,7 +774,8 @@ def modulated_conv2d(
 
     Returns:
         A new tensor [N, O, rows, columns] in the dtype and layout of x. Sums are in float32 from half types. In float16
-        weights and styles are scaled to a largest value of 1 before they meet x, so that no product overflows.
+        styles are scaled to a largest value of 1, and weights to one of 1 / sqrt(I * k * k), before they meet x. "winograd"
+        spreads a NaN or inf over its tile of 4 x 4 pixels.
 
     Raises:
         TypeError: an argument is no tensor or number, or has a wrong dtype.
@@ -726,7 +787,8 @@ def modulated_conv2d(
     for name, number in (("weight_gain", weight_gain), ("slope", slope), ("gain", gain), ("eps", eps)):
         _common.check_number(_OP, name, number)
     size = weight.shape[2]
-    if padding != "same" and (isinstance(padding, str) or up > 1 or down > 1 or padding < 0):
+    whole = isinstance(padding, int) and padding >= 0 and up == down == 1
+    if padding != "same" and not whole:
         raise ValueError(f'{_OP}: padding must be "same", or 0 or more where neither up nor down is 2, got {padding!r}')
     pad = size // 2 if isinstance(padding, str) else int(padding)
     if torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32:
@@ -769,8 +831,8 @@ def modulated_conv2d(
         _common.refuse_tangents(_OP, (x, weight, style, bias, noise, strength, add))
     with torch.autocast(x.device.type, enabled=False):
         return _run(
-            x, weight, style * weight_gain, demodulate, kernel, up, down, pad, add, bias, noise, strength, slope, gain,
-            clamp, eps, strategy,
+            x, weight, style.to(_wide(x)) * weight_gain, demodulate, kernel, up, down, pad, add, bias, noise, strength,
+            slope, gain, clamp, eps, strategy,
         )  # fmt: skip
 
 
@@ -780,17 +842,17 @@ def _run(
     clamp: float | None, eps: float, strategy: str,
 ) -> Tensor:  # fmt: skip
     """The call on compiled kernels, in one op where its gradient can tell everything from the output."""
-    wide = _wide(x)
-    style = style.to(wide)
-    scale = None
+    scale = weight_scale = None
+    weight = weight.to(_wide(x))  # float32 also for half maps: a sum of squares leaves the range of float16
     if demodulate:
-        # float32 also for half weights: a sum of squares leaves the range of float16
-        scale = torch.ops.anifast.modulated_conv2d_demodulation.default(weight.to(wide), style, eps)
+        scale = torch.ops.anifast.modulated_conv2d_demodulation.default(weight, style, eps)
     if x.dtype == torch.float16:
-        weight, style, scale = _in_range_of_half(weight.to(wide), style, scale)
+        weight, style, scale, weight_scale = _in_range_of_half(weight, style, scale)
+        if strategy not in ("library", "implicit_gemm"):  # which sum in float32 and keep their sums there
+            weight_scale = None
     op = _OPS[STRATEGIES[strategy] if strategy != "library" else strategy]
-    x, weight = _common.dense(x), weight.to(x.dtype)
-    how = (kernel, up, down, padding, strategy)
+    x = _common.dense(x)
+    how = (weight_scale, kernel, up, down, padding, strategy)
     plain = scale is None and slope == gain == 1.0 and clamp is None
     within = add if plain else None  # the sum would hide what the activation gave
     if slope >= 0.0 and gain > 0.0:
@@ -810,11 +872,13 @@ class _ImplicitGemm(_Library):
 
     def forward(
         self, x: Tensor, weight: Tensor, style: Tensor | None, scale: Tensor | None, bias: Tensor | None,
-        noise: Tensor | None, strength: Tensor | None, add: Tensor | None, fir: Tensor | None, up: int, down: int,
-        padding: int, strategy: str, slope: float, gain: float, clamp: float | None,
+        noise: Tensor | None, strength: Tensor | None, add: Tensor | None, weight_scale: Tensor | None,
+        fir: Tensor | None, up: int, down: int, padding: int, strategy: str, slope: float, gain: float,
+        clamp: float | None,
     ) -> Tensor:  # fmt: skip
         """L(weight, style * x) and its epilogue."""
         form = _common.memory_format(4, _common.is_channels_last(x))
+        weight, scale = _guarded(weight, scale, weight_scale, x)
         epilogue = (scale, bias, noise, strength, add)
         if up == 1:
             return self._kernels().forward(x, weight, style, *epilogue, up, padding, slope, gain, clamp, form)
@@ -831,7 +895,7 @@ class _ImplicitGemm(_Library):
         form = _common.memory_format(4, _common.is_channels_last(grad))
         if up > 1:
             grad = self.unfiltered(grad, fir, rows, columns, weight.shape[2], up)
-        return self._kernels().input_grad(grad, weight, x, style, rows, columns, up, padding, form)
+        return self._kernels().input_grad(grad, weight.to(grad.dtype), x, style, rows, columns, up, padding, form)
 
     @staticmethod
     def _kernels() -> Any:

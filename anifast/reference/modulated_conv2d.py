@@ -89,3 +89,41 @@ def modulated_conv2d(
         y = y * factor
     y = y.reshape(batch, weight.shape[0], *y.shape[2:])
     return bias_lrelu(y, bias, noise, noise_strength, add, 1, slope, gain, clamp, 1.0)
+
+
+def epilogue_grad(
+    grad: Tensor, out: Tensor, scale: Tensor | None, bias: Tensor | None, noise: Tensor | None,
+    strength: Tensor | None, slope: float, gain: float, clamp: float | None, want_scale: bool, want_bias: bool,
+    want_strength: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """What backward does first: (gradient of the sums, of the scale, of the bias, of the noise's strength).
+
+    From the output alone, in float32 (float64); needs slope >= 0 and gain > 0. What is not wanted is empty.
+    """
+    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    g, y = grad.to(wide), out.to(wide)
+    gz = torch.where(y > 0, g * gain, g * (gain * slope))
+    if clamp is not None:
+        gz = torch.where(y.abs() < torch.tensor(clamp, dtype=out.dtype), gz, 0.0)
+    none = gz.new_empty(0)
+    gbias, gstrength, gscale = (gz.sum((0, 2, 3)) if want_bias else none), none, none
+    if want_strength:
+        assert noise is not None
+        gstrength = (gz * noise).sum().reshape(1)
+    if want_scale:
+        assert scale is not None
+        c = torch.where(y > 0, y / gain, y / (gain * slope if slope else 1.0))
+        if noise is not None:
+            c = c - noise.to(wide) * (1.0 if strength is None else strength.to(wide))
+        if bias is not None:
+            c = c - bias.to(wide)[:, None, None]
+        gscale = (gz * c).sum((2, 3)) / scale.to(wide)
+    gc = gz if scale is None else gz * scale.to(wide)[:, :, None, None]
+    return gc.to(grad.dtype), gscale, gbias, gstrength
+
+
+def style_grad(grad: Tensor, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    """What backward does last: (style * grad, sum over pixels of x * grad in float32 or float64)."""
+    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    gx = (grad.to(wide) * style.to(wide)[:, :, None, None]).to(grad.dtype)
+    return gx, (grad.to(wide) * x.to(wide)).sum((2, 3))

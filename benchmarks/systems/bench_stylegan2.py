@@ -24,6 +24,7 @@ from torch import Tensor
 
 from anifast.engine.precision import autocast, matrix_unit
 from anifast.files import write_text
+from anifast.nn.regularizers import path_lengths
 from anifast.nn.stylegan2 import Generator
 
 from .. import environment, modulated_layers
@@ -105,7 +106,8 @@ class Pair:
 
         if work == "forward":
             return forward
-        direction = torch.randn_like(forward(), dtype=torch.float32) / z.shape[0]
+        noise = torch.randn_like(forward(), dtype=torch.float32)
+        direction = noise / z.shape[0]
 
         def gradients() -> Any:
             with autocast(self.device, self.precision):
@@ -115,9 +117,7 @@ class Pair:
         def path_length() -> Any:
             with autocast(self.device, self.precision):
                 image, latents = network(z)
-                weighted = (image.float() * direction).sum()
-                (slope,) = torch.autograd.grad(weighted, latents, create_graph=True)
-                loss = slope.float().square().sum(2).mean(1).mean()
+                loss = path_lengths(image.float(), latents, noise).square().mean()
             return torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
         return gradients if work == "forward + backward" else path_length

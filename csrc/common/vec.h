@@ -165,6 +165,13 @@ inline void store_past_caches(A* to, Vec<A> value) {
 #endif
 }
 
+// Behind the last of them, before other threads read.
+inline void fence_past_caches() {
+#if defined(__AVX2__)
+    _mm_sfence();
+#endif
+}
+
 #if defined(ANIFAST_MASKED_MEMORY)
 inline __mmask16 first_of_16(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
 inline __mmask8 first_of_8(int64_t count) { return static_cast<__mmask8>((1u << count) - 1); }

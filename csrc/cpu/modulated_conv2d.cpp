@@ -15,6 +15,7 @@
 #include <torch/library.h>
 
 #include <optional>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <vector>
@@ -97,15 +98,39 @@ Maps<A> output(const Tensor& out, at::MemoryFormat format) {
             format == at::MemoryFormat::ChannelsLast};
 }
 
-void check(const Tensor& x, const Tensor& weight, int64_t inputs, int64_t up, int64_t down, int64_t padding) {
+// Whether the strategies here do this.
+void check(int64_t size, int64_t up, int64_t down, int64_t padding, std::string_view strategy) {
+    const bool winograd = strategy == "winograd";
+    TORCH_CHECK(winograd || strategy == "gemm", "modulated_conv2d: unknown strategy ", std::string(strategy));
+    TORCH_CHECK(
+        down == 1 &&
+            ((up == 1 && padding == size / 2 && (size == 3 || (size == 1 && !winograd))) || (up == 2 && size == 3)),
+        "modulated_conv2d: ", std::string(strategy), " does not do up ", up, ", down ", down, ", kernel ", size);
+}
+
+void check_maps(const Tensor& x, const Tensor& weight, int64_t channels) {
     TORCH_CHECK(x.dim() == 4 && weight.dim() == 4, "modulated_conv2d: x and weight must have rank 4");
-    TORCH_CHECK(x.scalar_type() == weight.scalar_type(), "modulated_conv2d: weight has dtype ", weight.scalar_type(),
-                ", expected ", x.scalar_type());
-    const int64_t size = weight.size(2);
-    TORCH_CHECK(x.size(1) == inputs && weight.size(3) == size, "modulated_conv2d: x ", x.sizes(), " and weight ",
-                weight.sizes(), " do not fit");
-    TORCH_CHECK(down == 1 && ((up == 1 && (size == 1 || size == 3) && padding == size / 2) || (up == 2 && size == 3)),
-                "modulated_conv2d: this strategy does not do up ", up, ", down ", down, ", kernel ", size);
+    TORCH_CHECK(weight.scalar_type() == x.scalar_type() || weight.scalar_type() == at::kFloat,
+                "modulated_conv2d: weight has dtype ", weight.scalar_type(), ", expected ", x.scalar_type(),
+                " or Float");
+    TORCH_CHECK(x.scalar_type() != at::kDouble || weight.scalar_type() == at::kDouble,
+                "modulated_conv2d: weight has dtype ", weight.scalar_type(), ", expected Double");
+    TORCH_CHECK(x.size(1) == channels && weight.size(2) == weight.size(3), "modulated_conv2d: maps ", x.sizes(),
+                " and weight ", weight.sizes(), " do not fit");
+}
+
+void check_numbers(const OptionalTensor& value, const Tensor& x, const char* name, int64_t numel) {
+    if (!value) return;
+    TORCH_CHECK(value->device() == x.device(), "modulated_conv2d: ", name, " is on ", value->device(), ", expected ",
+                x.device());
+    TORCH_CHECK(value->numel() == numel, "modulated_conv2d: ", name, " has ", value->numel(), " elements, expected ",
+                numel);
+}
+
+void check_size(const Tensor& grad, int64_t rows, int64_t columns, int64_t up, bool filtered) {
+    const int64_t more = up == 2 && filtered ? 1 : 0;
+    TORCH_CHECK(grad.dim() == 4 && grad.size(2) == rows * up + more && grad.size(3) == columns * up + more,
+                "modulated_conv2d: grad is ", grad.sizes(), ", expected the output's size for ", rows, " x ", columns);
 }
 
 template <class Run>
@@ -115,10 +140,22 @@ auto by_type(const Tensor& x, const Run& run) {
 
 Tensor forward(const Tensor& x_any, const Tensor& weight, const OptionalTensor& style, const OptionalTensor& scale,
                const OptionalTensor& bias, const OptionalTensor& noise, const OptionalTensor& strength,
-               const OptionalTensor& add, const OptionalTensor& fir, int64_t up, int64_t down, int64_t padding,
-               c10::string_view strategy, double slope, double gain, std::optional<double> clamp) {
-    check(x_any, weight, weight.size(1), up, down, padding);
+               const OptionalTensor& add, const OptionalTensor& weight_scale, const OptionalTensor& fir, int64_t up,
+               int64_t down, int64_t padding, c10::string_view strategy, double slope, double gain,
+               std::optional<double> clamp) {
+    check_maps(x_any, weight, weight.size(1));
+    check(weight.size(2), up, down, padding, strategy);
+    TORCH_CHECK(!weight_scale, "modulated_conv2d: weights here are in the type of sums and need no scale");
     TORCH_CHECK(up == 1 || fir, "modulated_conv2d: up needs its filter");
+    check_numbers(style, x_any, "style", x_any.size(0) * x_any.size(1));
+    if (up == 1) {  // else upfirdn2d does
+        const int64_t pixels = x_any.size(2) * x_any.size(3), outputs = weight.size(0);
+        check_numbers(scale, x_any, "scale", x_any.size(0) * outputs);
+        check_numbers(bias, x_any, "bias", outputs);
+        check_numbers(noise, x_any, "noise", noise && noise->numel() == pixels ? pixels : x_any.size(0) * pixels);
+        check_numbers(strength, x_any, "noise_strength", 1);
+        check_numbers(add, x_any, "add", x_any.size(0) * outputs * pixels);
+    }
     const auto format = memory_format(4, is_channels_last(x_any));
     const int64_t batch = x_any.size(0), outputs = weight.size(0), size = weight.size(2);
     const int64_t rows = up == 2 ? 2 * x_any.size(2) + 1 : x_any.size(2);
@@ -171,7 +208,11 @@ std::tuple<Tensor, Tensor> input_grad(const Tensor& grad_any, const Tensor& weig
                                       const OptionalTensor& style, int64_t rows, int64_t columns,
                                       const OptionalTensor& fir, int64_t up, int64_t down, int64_t padding,
                                       c10::string_view strategy) {
-    check(grad_any, weight, weight.size(0), up, down, padding);
+    check_maps(grad_any, weight, weight.size(0));
+    check(weight.size(2), up, down, padding, strategy);
+    check_size(grad_any, rows, columns, up, !fir);
+    check_numbers(style, grad_any, "style", grad_any.size(0) * weight.size(1));
+    check_numbers(x, grad_any, "x", grad_any.size(0) * weight.size(1) * rows * columns);
     const auto format = memory_format(4, is_channels_last(grad_any));
     const int64_t batch = grad_any.size(0), inputs = weight.size(1), size = weight.size(2);
     const Tensor behind = unfiltered(grad_any, up == 2 ? fir : std::nullopt, format);
@@ -208,6 +249,12 @@ std::tuple<Tensor, Tensor> input_grad(const Tensor& grad_any, const Tensor& weig
 
 Tensor weight_grad(const Tensor& x_any, const OptionalTensor& style, const Tensor& grad_any, int64_t size,
                    const OptionalTensor& fir, int64_t up, int64_t down, int64_t padding, c10::string_view strategy) {
+    check(size, up, down, padding, strategy);
+    TORCH_CHECK(x_any.dim() == 4, "modulated_conv2d: x must have rank 4, got ", x_any.sizes());
+    check_size(grad_any, x_any.size(2), x_any.size(3), up, !fir);
+    TORCH_CHECK(grad_any.size(0) == x_any.size(0) && grad_any.scalar_type() == x_any.scalar_type(),
+                "modulated_conv2d: grad ", grad_any.sizes(), " and x ", x_any.sizes(), " do not fit");
+    check_numbers(style, x_any, "style", x_any.size(0) * x_any.size(1));
     const auto format = memory_format(4, is_channels_last(x_any));
     const Tensor behind = unfiltered(grad_any, up == 2 ? fir : std::nullopt, format);
     return by_type(x_any, [&](auto type) {
@@ -215,22 +262,22 @@ Tensor weight_grad(const Tensor& x_any, const OptionalTensor& style, const Tenso
         Operands<A> given(format);
         const auto x = given.maps(x_any), grad = given.maps(behind);
         const auto options = x_any.options().dtype(sizeof(A) == 8 ? at::kDouble : at::kFloat);
-        if (x_any.numel() == 0) return at::zeros({grad.channels, x.channels, size, size}, x_any.options());
+        if (x_any.numel() == 0) return at::zeros({grad.channels, x.channels, size, size}, options);
         const Tensor out = at::empty({grad.channels, x.channels, size, size}, options);
         if (size == 1 && grad.channels <= few::kMost) {
             few::weight_gradient(x, given.vector(style), grad, out.template mutable_data_ptr<A>());
-            return out.to(x_any.scalar_type());
+            return out;
         }
         if (strategy == "winograd") {
             using namespace winograd;
             const auto run = up == 2 ? &winograd::weight_gradient<UpInput, UpGrad, UpKernel, A>
                                      : &winograd::weight_gradient<PlainInput, PlainGrad, PlainKernel, A>;
             run(x, given.vector(style), grad, out.template mutable_data_ptr<A>());
-            return out.to(x_any.scalar_type());
+            return out;
         }
         const Form form = up == 2 ? down_form() : plain_form(static_cast<int>(size), false);
         weight_gradient<A>(form, size * size, x, given.vector(style), grad, out.template mutable_data_ptr<A>());
-        return out.to(x_any.scalar_type());
+        return out;
     });
 }
 

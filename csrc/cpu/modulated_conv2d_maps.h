@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -221,8 +223,10 @@ class Workspace {
     template <class A>
     A* take(int64_t count) {
 #if defined(ANIFAST_ADDRESS_SANITIZER)
-        pieces_.emplace_back(new char[count * sizeof(A)]);
-        return reinterpret_cast<A*>(pieces_.back().get());
+        void* piece = nullptr;
+        if (posix_memalign(&piece, sizeof(Line), std::max<size_t>(count * sizeof(A), 1)) != 0) throw std::bad_alloc();
+        pieces_.emplace_back(piece, &std::free);
+        return static_cast<A*>(piece);
 #else
         A* taken = reinterpret_cast<A*>(next_);
         next_ += bytes<A>(count) / sizeof(Line);
@@ -250,7 +254,7 @@ class Workspace {
     }
     std::unique_lock<std::mutex> kept_;
     std::vector<Line> own_;
-    std::vector<std::unique_ptr<char[]>> pieces_;
+    std::vector<std::unique_ptr<void, decltype(&std::free)>> pieces_;
     Line* next_ = nullptr;
 };
 

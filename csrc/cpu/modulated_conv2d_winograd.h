@@ -267,6 +267,7 @@ void matrices(const Weights<A>& w, bool turned, int64_t matrix, A* to) {
                 for (int p = 0; p < kAllMatrices; ++p) store(here + p * matrix, points[p]);
             }
         }
+        if (past_caches) fence_past_caches();
     });
 }
 

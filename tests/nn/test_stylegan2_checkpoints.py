@@ -55,6 +55,17 @@ def test_file_of_a_training_run(tmp_path: Path, zipped: bool) -> None:
     assert state["args"].size == 16 and same(load_generator(state)[0].state_dict(), stored["g_ema"])
 
 
+def test_a_network_without_memory_takes_its_own_from_a_state() -> None:
+    stored = contents()
+    with torch.device("meta"):
+        net = Generator(16, 24, 3, 1, base_channels=16)
+    net.load_state_dict(stored["g_ema"], assign=True)
+    z = torch.randn(2, 24)
+    expected = load_generator(stored)[0](z, randomize_noise=False)[0]
+    assert torch.equal(net(z, randomize_noise=False)[0], expected)
+    assert same(net.state_dict(), stored["g_ema"])
+
+
 @pytest.mark.parametrize(("size", "multiplier"), [(8, 2), (32, 2), (64, 1), (128, 2), (128, 0.5)])
 def test_sizes_are_told_from_shapes(tmp_path: Path, size: int, multiplier: float) -> None:
     torch.manual_seed(0)

@@ -205,23 +205,13 @@ def test_results_do_not_depend_on_the_number_of_threads(name: str, strategy: str
 @pytest.mark.parametrize("strategy", NATIVE)
 @pytest.mark.parametrize("name", ["plain", "up", "clamped"])
 def test_training_keeps_the_input_the_output_and_small_vectors(name: str, strategy: str) -> None:
+    from benchmarks.timing import saved_for_backward
+
     case = replace(CASE[name], shape=(2, 8, 16, 16), outputs=8)
     tensors = make(case, torch.float32)
-    kept: dict[int, int] = {}
-
-    def pack(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        out = call(case, tensors, strategy)
-    given = sum(value.nbytes for name, value in tensors.items() if name not in ("grad", "x"))
     vectors = 8 * 4 * 2 * (8 + 8 + 8)  # style and scale a few times, each [2, 8]
-    assert sum(kept.values()) <= tensors["x"].nbytes + out.nbytes + given + vectors
-    kept.clear()
-    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        call(case, tensors, strategy)
-    assert not kept
+    kept = saved_for_backward(lambda: call(case, tensors, strategy), tensors.values())
+    assert kept <= 4 * math.prod(case.out_shape) + vectors
 
 
 @needs_native
@@ -328,35 +318,84 @@ def test_odd_strides_are_taken(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", EVERY)
-def test_a_style_of_zeros_gives_no_nan(strategy: str) -> None:
-    x, weight = torch.randn(2, 4, 6, 5, requires_grad=True), torch.randn(3, 4, 3, 3, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_style_of_zeros_gives_no_nan(strategy: str, dtype: torch.dtype) -> None:
+    x, weight = torch.randn(2, 4, 6, 5).to(dtype).requires_grad_(), torch.randn(3, 4, 3, 3, requires_grad=True)
     style = torch.zeros(2, 4, requires_grad=True)
     bias = torch.tensor([1.0, -1.0, 0.5], requires_grad=True)
+    if dtype == torch.float16 and strategy in REFERENCE:
+        pytest.skip("plain PyTorch in float16 has no eps of 1e-8")
     for up in (1, 2):
         out = modulated_conv2d(x, weight, style, bias=bias, up=up, strategy=strategy)
-        expected = F.leaky_relu(bias, 0.2) * math.sqrt(2.0)
+        expected = (F.leaky_relu(bias, 0.2) * math.sqrt(2.0)).to(dtype)
         torch.testing.assert_close(out, expected[None, :, None, None].expand_as(out))
+        if dtype == torch.float16:  # the style's gradient is beyond its range, 1e4 times the usual
+            grads = torch.autograd.grad(out.float().sum() * 1e-4, (x, weight, style, bias))
+            assert all(value.isfinite().all() for value in grads) and grads[2].any()
+            continue
         grads = torch.autograd.grad(out.sum(), (x, weight, style, bias), create_graph=True)
         again = torch.autograd.grad(grads[2].square().sum(), (x, weight, style), allow_unused=True)
         assert all(value.isfinite().all() for value in (*grads, *(g for g in again if g is not None)))
 
 
 @pytest.mark.parametrize("strategy", [pytest.param(name, marks=needs_native) for name in NATIVE])
+@pytest.mark.parametrize("demodulate", [True, False])
 @pytest.mark.parametrize("factor", [1e-6, 1.0, 3e4])
-def test_float16_at_extreme_styles(factor: float, strategy: str) -> None:
+def test_float16_at_extreme_styles(factor: float, demodulate: bool, strategy: str) -> None:
     torch.manual_seed(0)
     x = (torch.randn(2, 32, 6, 5) * 100).half()
     weight, style = torch.randn(8, 32, 3, 3), torch.randn(2, 32) * factor
-    weight[0] *= factor
-    for demodulate in (True, False):
-        gain = 1.0 if demodulate else 1.0 / factor / 300.0
-        given: dict[str, Any] = dict(demodulate=demodulate, weight_gain=gain, eps=0.0, act=False, clamp=256.0)
-        with torch.no_grad():
-            got = modulated_conv2d(x, weight, style, **given, strategy=strategy)
-            expected = modulated_conv2d(x.double(), weight.double(), style.double(), **given, strategy="grouped")
-        assert got.dtype == torch.float16 and got.isfinite().all() and got.abs().max() <= 256.0
-        # the weight, the product with the style and the sum are rounded, each at its largest
-        torch.testing.assert_close(got.double(), expected, rtol=2**-9, atol=2**-9 * expected.abs().max().item())
+    if demodulate:
+        weight[0] *= factor
+    gain = 1.0 if demodulate else 1.0 / factor / 300.0
+    direction = torch.randn(2, 8, 6, 5)
+    found = []
+    for dtype, way in ((torch.float16, strategy), (torch.float64, "grouped")):
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        leaves = [x.to(dtype).requires_grad_(), weight.to(wide).requires_grad_(), style.to(wide).requires_grad_()]
+        out = modulated_conv2d(
+            *leaves, demodulate=demodulate, weight_gain=gain, eps=0.0, act=False, clamp=256.0, strategy=way
+        )
+        loss = (out.to(wide) * direction).sum()
+        first = torch.autograd.grad(loss, leaves, retain_graph=True)
+        again = torch.autograd.grad(loss, leaves, create_graph=True)
+        found.append([out, *first, *again])
+    assert found[0][0].dtype == torch.float16 and found[0][0].abs().max() <= 256.0
+    for got, expected in zip(*found, strict=True):
+        # x * style, the weight, the sum and the gradient between are rounded, each at its largest
+        bound = 2**-8 * expected.abs().max().item()
+        assert got.isfinite().all()
+        torch.testing.assert_close(got.double(), expected, rtol=2**-8, atol=bound)
+
+
+@pytest.mark.parametrize("strategy", [pytest.param(name, marks=needs_native) for name in NATIVE])
+def test_float16_gradients_of_weights_have_their_usual_range(strategy: str) -> None:
+    torch.manual_seed(0)
+    x, weight, style = torch.randn(1, 64, 8, 8).half(), torch.randn(4, 64, 3, 3), torch.rand(1, 64) + 0.5
+    grads = []
+    for given in (x, x.float()):
+        leaf = weight.clone().requires_grad_()
+        out = modulated_conv2d(given, leaf, style, act=False, strategy=strategy).float()
+        grads.append(torch.autograd.grad((out * out.detach()).sum() * 1e3, leaf)[0])
+    assert grads[1].abs().max() > 1e3  # where a guard's factor of the weights would leave the type
+    torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=2**-8 * grads[1].abs().max().item())
+
+
+@pytest.mark.parametrize("strategy", [pytest.param(name, marks=needs_native) for name in NATIVE])
+def test_a_style_beyond_squares_has_finite_gradients(strategy: str) -> None:
+    x, weight = torch.randn(1, 4, 6, 5, requires_grad=True), torch.randn(3, 4, 3, 3, requires_grad=True)
+    style = torch.full((1, 4), 1e20, requires_grad=True)
+    out = modulated_conv2d(x, weight, style, strategy=strategy)
+    assert all(value.isfinite().all() for value in torch.autograd.grad(out.sum(), (weight, style)))
+
+
+@needs_native
+@pytest.mark.parametrize("up", [1, 2])
+def test_matrices_that_pass_the_caches(up: int) -> None:
+    case = Case("wide weight", (1, 256, 4, 4), 256, up=up, bias=True)
+    tensors = make(case, torch.float32)
+    out, expected = (call(case, tensors, way) for way in ("winograd", "scaled"))
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
 
 
 # torch.compile, autocast, transforms, modes
@@ -393,6 +432,26 @@ def test_autocast_and_float32_parameters(strategy: str) -> None:
     assert all(value.grad is not None and value.grad.dtype == torch.float32 for value in (x, weight, style, bias))
     with pytest.raises(TypeError, match="weight has dtype torch.float16, expected torch.float32 as x"):
         modulated_conv2d(x, weight.half(), style, strategy=strategy)
+
+
+@pytest.mark.parametrize("strategy", [pytest.param(name, marks=needs_native) for name in NATIVE])
+@pytest.mark.parametrize("name", ["plain", "up", "rgb"])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16], ids=str)
+def test_backward_computes_in_the_types_of_forward_under_autocast(kind: torch.dtype, name: str, strategy: str) -> None:
+    case = CASE[name] if suits(CASE[name], strategy) else replace(CASE[name], size=3)
+    expected = results(case, make(case, torch.float32), strategy)
+    tensors = make(case, torch.float32)
+    out, inputs = call(case, tensors, strategy), leaves(tensors)
+    loss = (out * tensors["grad"]).sum()
+    with torch.autocast("cpu", kind):
+        first = torch.autograd.grad(loss, list(inputs.values()), retain_graph=True)
+        again = torch.autograd.grad(loss, list(inputs.values()), create_graph=True)
+    penalty = sum(((value + 0.5) ** 2).mean() for value in again)
+    second = torch.autograd.grad(penalty, tensors["style"])[0]
+    for at, key in enumerate(inputs):
+        torch.testing.assert_close(first[at], expected[f"g {key}"])
+        torch.testing.assert_close(again[at], expected[f"d {key}"])
+    torch.testing.assert_close(second, expected["d2 style"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["auto", "scaled", pytest.param("winograd", marks=needs_native)])
@@ -479,7 +538,7 @@ def test_the_automatic_choice_runs_what_the_shape_suits(
     class Record(CalledOps):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func.name().removeprefix("anifast::") in OP.values():
-                ran.append(args[12])
+                ran.append(args[13])
             return super().__torch_dispatch__(func, types, args, kwargs)
 
     with Record() as called:
@@ -550,7 +609,14 @@ BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("padding negative", dict(padding=-1), ValueError, "got -1"),
     ("no output", dict(x=X[..., :2, :2], padding=0), ValueError, "no output is left of 2 x 2 pixels under 3 x 3"),
     ("fir", dict(up=2, fir=torch.zeros(1, 1, 1)), ValueError, r"fir must be \[k\] or \[k_y, k_x\].*\(1, 1, 1\)"),
-    ("fir sum", dict(up=2, fir=(1, -1)), ValueError, "fir must have a sum other than 0"),
+    ("no fir", dict(up=2, fir=()), ValueError, r"fir must be one number or more.*got \(\)"),
+    ("fir sum", dict(up=2, fir=(1, -1)), ValueError, "with a finite sum other than 0, got"),
+    ("fir nan", dict(up=2, fir=(1, math.nan)), ValueError, "with a finite sum other than 0, got"),
+    ("fir nothing", dict(up=2, fir=None), TypeError, "fir must be numbers or a tensor, got None"),
+    ("fir nested", dict(up=2, fir=[[1, 2]]), TypeError, r"fir must be numbers or a tensor, got \[\[1, 2\]\]"),
+    ("up of float", dict(up=2.0), ValueError, "up must be 1 or 2, got 2.0"),
+    ("padding of float", dict(padding=1.5), ValueError, "padding must be.*got 1.5"),
+    ("no padding", dict(padding=None), ValueError, "padding must be.*got None"),
     ("bias", dict(bias=torch.ones(3)), ValueError, r"bias has shape \(3,\), expected \(6,\)"),
     ("noise", dict(noise=X), ValueError, r"noise has shape.*expected \(2, 1, 4, 5\), or 1 at axis 0"),
     ("noise up", dict(noise=X[:, :1], up=2), ValueError, r"expected \(2, 1, 8, 10\), or 1"),
@@ -571,16 +637,41 @@ def test_bad_arguments_are_named(given: dict[str, Any], error: type[Exception], 
 
 @needs_native
 def test_the_dispatcher_op_checks_its_own_arguments() -> None:
-    def forward(x: Tensor = X, weight: Tensor = WEIGHT, up: int = 1, down: int = 1, padding: int = 1) -> None:
+    def forward(
+        x: Tensor = X, weight: Tensor = WEIGHT, up: int = 1, down: int = 1, padding: int = 1, strategy: str = "gemm",
+        **given: Tensor,
+    ) -> None:  # fmt: skip
+        names = ("style", "scale", "bias", "noise", "noise_strength", "add", "weight_scale", "fir")
         torch.ops.anifast.modulated_conv2d(
-            x, weight, None, None, None, None, None, None, None, up, down, padding, "gemm", 1.0, 1.0, None
+            x, weight, *[given.get(name) for name in names], up, down, padding, strategy, 1.0, 1.0, None
         )
+
+    def adjoints(grad: Tensor, size: int = 3, strategy: str = "gemm") -> None:
+        torch.ops.anifast.modulated_conv2d_weight_grad(X, None, grad, size, None, 1, 1, size // 2, strategy)
+        torch.ops.anifast.modulated_conv2d_input_grad(grad, WEIGHT, None, None, 4, 5, None, 1, 1, 1, strategy)
+
+    adjoints(torch.zeros(2, 6, 4, 5))
+    for grad in (torch.zeros(2, 6, 4, 4), torch.zeros(1, 6, 4, 5)[0]):
+        with pytest.raises(RuntimeError, match="expected the output's size for 4 x 5"):
+            adjoints(grad)
+    with pytest.raises(RuntimeError, match="do not fit"):
+        adjoints(torch.zeros(1, 6, 4, 5))
+    with pytest.raises(RuntimeError, match="winograd does not do up 1, down 1, kernel 1"):
+        adjoints(torch.zeros(2, 6, 4, 5), 1, "winograd")
 
     for wrong, message in (
         (dict(x=X[0]), "x and weight must have rank 4"),
         (dict(weight=WEIGHT.double()), "weight has dtype Double, expected Float"),
+        (dict(strategy="fast"), "unknown strategy fast"),
+        (dict(weight=WEIGHT[..., :1, :1], padding=0, strategy="winograd"), "winograd does not do up 1, down 1, kernel"),
+        (dict(style=STYLE[:1]), "style has 3 elements, expected 6"),
+        (dict(scale=STYLE), "scale has 6 elements, expected 12"),
+        (dict(bias=STYLE[0]), "bias has 3 elements, expected 6"),
+        (dict(noise=X), "noise has 120 elements, expected 40"),
+        (dict(add=X), "add has 120 elements, expected 240"),
+        (dict(weight_scale=STYLE), "need no scale"),
         (dict(x=X[:, :2]), "do not fit"),
-        (dict(down=2), "does not do up 1, down 2, kernel 3"),
+        (dict(down=2), "gemm does not do up 1, down 2, kernel 3"),
         (dict(padding=0), "does not do"),
         (dict(up=2), "needs its filter"),
     ):
