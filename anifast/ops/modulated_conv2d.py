@@ -774,8 +774,8 @@ def modulated_conv2d(
 
     Returns:
         A new tensor [N, O, rows, columns] in the dtype and layout of x. Sums are in float32 from half types. In float16
-        styles are scaled to a largest value of 1, and weights to one of 1 / sqrt(I * k * k), before they meet x. "winograd"
-        spreads a NaN or inf over its tile of 4 x 4 pixels.
+        styles are scaled to a largest value of 1, and weights to one of 1 / sqrt(I * k * k), before they meet x.
+        "winograd" spreads a NaN or inf over its tile of 4 x 4 pixels.
 
     Raises:
         TypeError: an argument is no tensor or number, or has a wrong dtype.
