@@ -246,25 +246,28 @@ void matrices(const Weights<A>& w, bool turned, int64_t matrix, A* to) {
     constexpr int W = kWidth<A>;
     constexpr size_t kCache = 8 << 20;  // what is larger has left it before it is read
     const bool past_caches = kAllMatrices * matrix * sizeof(A) > kCache;
-    at::parallel_for(0, w.blocks() * w.inputs * kVectors, 32, [&](int64_t begin, int64_t end) {
-        for (int64_t task = begin; task < end; ++task) {
-            const int64_t line = task / kVectors, part = task % kVectors;
-            const int64_t o = line / w.inputs * kColumns<A> + part * W, i = line % w.inputs;
-            const int64_t count = std::clamp<int64_t>(w.outputs - o, 0, W);
-            const A* from = w.data + o * w.output_step + i * w.input_step;
-            A lanes[9][W] = {};
-            for (int64_t lane = 0; lane < count; ++lane) {
-                for (int tap = 0; tap < 9; ++tap)
-                    lanes[turned ? 8 - tap : tap][lane] = from[lane * w.output_step + tap];
+    at::parallel_for(0, w.blocks() * w.inputs, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t line = begin; line < end; ++line) {
+            Vec<A> points[kVectors][kAllMatrices];
+            for (int half = 0; half < kVectors; ++half) {
+                const int64_t o = line / w.inputs * kColumns<A> + half * W, i = line % w.inputs;
+                const int64_t count = std::clamp<int64_t>(w.outputs - o, 0, W);
+                const A* from = w.data + o * w.output_step + i * w.input_step;
+                A lanes[9][W] = {};
+                for (int64_t lane = 0; lane < count; ++lane) {
+                    const A* taps = from + lane * w.output_step;
+                    for (int tap = 0; tap < 9; ++tap) lanes[turned ? 8 - tap : tap][lane] = taps[tap];
+                }
+                Vec<A> weights[9];
+                for (int tap = 0; tap < 9; ++tap) weights[tap] = load(lanes[tap]);
+                both<3, kMatrices>(weights, points[half], Kernel::template axis<A>);
             }
-            Vec<A> weights[9], points[kAllMatrices];
-            for (int tap = 0; tap < 9; ++tap) weights[tap] = load(lanes[tap]);
-            both<3, kMatrices>(weights, points, Kernel::template axis<A>);
-            A* here = to + line * kColumns<A> + part * W;
-            if (past_caches) {
-                for (int p = 0; p < kAllMatrices; ++p) store_past_caches(here + p * matrix, points[p]);
-            } else {
-                for (int p = 0; p < kAllMatrices; ++p) store(here + p * matrix, points[p]);
+            A* here = to + line * kColumns<A>;
+            for (int p = 0; p < kAllMatrices; ++p) {  // whole cache lines
+                for (int half = 0; half < kVectors; ++half) {
+                    A* at = here + p * matrix + half * W;
+                    past_caches ? store_past_caches(at, points[half][p]) : store(at, points[half][p]);
+                }
             }
         }
         if (past_caches) fence_past_caches();
