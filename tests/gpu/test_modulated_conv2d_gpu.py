@@ -99,7 +99,7 @@ def test_results_are_the_same_bits_each_time(backend: str, case: Case) -> None:
     ops = importlib.import_module("anifast.ops.modulated_conv2d")._TRITON
     how = (torch.ones(4, device="cuda") / 4 if case.up > 1 else None, case.up, 1, case.size // 2, "implicit_gemm")
     x, weight, style, grad = (tensors[name] for name in ("x", "weight", "style", "grad"))
-    rest = (*[None] * 5, *how, 0.2, 1.0, None)
+    rest = (*[None] * 6, *how, 0.2, 1.0, None)
     found = []
     for _ in range(2):
         out = ops.forward(x, weight, style, *rest)
