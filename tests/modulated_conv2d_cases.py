@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from upfirdn2d_cases import layout
 
 from anifast.ops import modulated_conv2d
 from anifast.ops.modulated_conv2d import STRATEGIES
@@ -126,11 +127,6 @@ def suits(case: Case, strategy: str) -> bool:
     same = case.padding in ("same", case.size // 2) or case.up == 2
     sizes = (1, 3) if case.up == 1 and strategy != "winograd" else (3,)
     return same and case.down == 1 and case.size in sizes
-
-
-def layout(x: Tensor, case: Case) -> Tensor:
-    """X in the memory layout of the case."""
-    return x.contiguous(memory_format=torch.channels_last if case.channels_last else torch.contiguous_format)
 
 
 def make(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:

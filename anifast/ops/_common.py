@@ -70,6 +70,11 @@ def dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=memory_format(x.dim(), nearer))
 
 
+def wide(x: Tensor) -> torch.dtype:
+    """The type in which values of x are summed."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def choose(op: str, x: Tensor, requested: str | None) -> str:
     """The backend of a call on x.
 
@@ -133,8 +138,7 @@ def strength_tensor(op: str, strength: Tensor | float, noise: Tensor | None, x: 
         raise ValueError(f"{op}: noise_strength is given without noise")
     if not isinstance(strength, Tensor):
         check_number(op, "noise_strength", strength)
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return torch.full((), float(strength), dtype=wide, device=x.device)
+        return torch.full((), float(strength), dtype=wide(x), device=x.device)
     if strength.numel() != 1:
         raise ValueError(f"{op}: noise_strength has shape {tuple(strength.shape)}, expected one element")
     return strength
@@ -155,6 +159,40 @@ def check_clamp(op: str, clamp: float | None) -> None:
     check_number(op, "clamp", clamp)
     if not clamp >= 0.0:
         raise ValueError(f"{op}: clamp must not be negative, got {clamp}")
+
+
+def check_epilogue(
+    op: str,
+    x: Tensor,
+    shape: tuple[int, ...],
+    bias: Tensor | None,
+    noise: Tensor | None,
+    strength: Tensor | float | None,
+    clamp: float | None,
+    add: Tensor | None,
+    scale: Tensor | None = None,
+) -> Tensor | None:
+    """Check the sizes of what stands behind an output of N,C,H,W; return the strength as a tensor.
+
+    Raises:
+        TypeError: one is no tensor or number, or no floating-point tensor.
+        ValueError: another size, a strength without noise, a negative clamp.
+    """
+    for name, value, wanted in (("scale", scale, shape[:2]), ("bias", bias, shape[1:2]), ("add", add, shape)):
+        if value is not None:
+            check_float(op, name, value)
+            if value.shape != wanted:
+                raise ValueError(f"{op}: {name} has shape {tuple(value.shape)}, expected {tuple(wanted)}")
+    if noise is not None:
+        check_float(op, "noise", noise)
+        if noise.dim() != 4 or noise.shape[0] not in (1, shape[0]) or noise.shape[1:] != (1, *shape[2:]):
+            raise ValueError(
+                f"{op}: noise has shape {tuple(noise.shape)}, expected {(shape[0], 1, *shape[2:])}, or 1 at axis 0"
+            )
+    if strength is not None:
+        strength = strength_tensor(op, strength, noise, x)
+    check_clamp(op, clamp)
+    return strength
 
 
 def refuse_tangents(op: str, tensors: Sequence[Tensor | None]) -> None:

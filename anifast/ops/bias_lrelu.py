@@ -61,10 +61,6 @@ def _empty(x: Tensor, channels_last: bool) -> Tensor:
     return torch.empty_like(x, memory_format=_common.memory_format(x.dim(), channels_last))
 
 
-def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 class _Ops:
     """The three dispatcher ops of one backend, with their fakes and gradients."""
 
@@ -173,7 +169,7 @@ class _Ops:
         want_bias: bool,
         want_strength: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        sums = _sum_dtype(grad.dtype)
+        sums = _common.wide(grad)
         return (
             _empty(grad, channels_last),
             grad.new_empty((grad.shape[dim] if want_bias else 0,), dtype=sums),

@@ -23,9 +23,8 @@ _BACKWARD = _common.define("instance_norm_backward(Tensor grad, Tensor x, Tensor
 
 @torch.library.register_fake(_FORWARD)
 def _fake_forward(x: Tensor, residual: Tensor | None, slope: float, eps: float) -> tuple[Tensor, Tensor]:
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = torch.empty_like(x, memory_format=_common.memory_format(x.dim(), _common.is_channels_last(x)))
-    return out, x.new_empty((2, x.shape[0], x.shape[1]), dtype=wide)
+    return out, x.new_empty((2, x.shape[0], x.shape[1]), dtype=_common.wide(x))
 
 
 @torch.library.register_fake(_BACKWARD)

@@ -37,7 +37,7 @@ from anifast import _native, backends
 from anifast.errors import BackendError
 from anifast.ops import _common
 from anifast.ops.bias_lrelu import bias_lrelu
-from anifast.ops.upfirdn2d import adjoint_padding
+from anifast.ops.upfirdn2d import adjoint_padding, kernel_size
 from anifast.reference.modulated_conv2d import down_padding, up_padding
 from anifast.reference.modulated_conv2d import modulated_conv2d as _reference
 
@@ -105,12 +105,14 @@ def out_size(rows: int, columns: int, size: int, taps: Sequence[int], up: int, d
     return (rows + 2 * padding - size + 1, columns + 2 * padding - size + 1)
 
 
+def _define(schema: str, suffix: str) -> str:
+    """Define an op whose schema begins with what follows the op's own name; `suffix` goes behind the name."""
+    name, given = schema.split("(", 1)
+    return _common.define(f"{_OP}{name}{suffix}({given}")
+
+
 def _taps(fir: Tensor | None) -> tuple[int, int]:
-    return (1, 1) if fir is None else (fir.shape[0], fir.shape[-1])
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return (1, 1) if fir is None else kernel_size(fir)
 
 
 def _maps(value: Tensor | None, x: Tensor) -> Tensor:
@@ -197,8 +199,8 @@ class _Library:
             y = self._filter(y.contiguous(memory_format=form), fir, self._pads(fir, size, up), False, 1.0)
         y = F.conv2d(y, weight, stride=down, padding=0 if down > 1 else padding).contiguous(memory_format=form)
         if plain:
-            return y.clone() if y is x else y
-        one = torch.ones(1, dtype=_wide(x), device=x.device)
+            return y
+        one = torch.ones(1, dtype=_common.wide(x), device=x.device)
         return self._filter(y, one, (0, 0, 0, 0), False, 1.0, *epilogue)
 
     def input_grad(
@@ -221,7 +223,7 @@ class _Library:
         else:
             back = F.conv_transpose2d(grad, weight, padding=padding)
         back = back.contiguous(memory_format=form)
-        nothing = grad.new_empty(0, dtype=_wide(grad))
+        nothing = grad.new_empty(0, dtype=_common.wide(grad))
         if style is None:
             return back, nothing
         if x is None:
@@ -241,13 +243,13 @@ class _Library:
             # the weight of a transposed convolution from y to grad is that of the convolution from grad to y
             y, grad, shape = grad, y, (x.shape[1], grad.shape[1], size, size)
             found = _weight_grad_of_convolution(y, grad, shape, up, 0)
-            return found.transpose(0, 1).to(_wide(x)).contiguous()
+            return found.transpose(0, 1).to(_common.wide(x)).contiguous()
         if down > 1:
             assert fir is not None
             y = self._filter(y.contiguous(memory_format=form), fir, self._pads(fir, size, up), False, 1.0)
         shape = (grad.shape[1], x.shape[1], size, size)
         found = _weight_grad_of_convolution(y, grad, shape, down, 0 if down > 1 else padding)
-        return found.to(_wide(x)).contiguous()
+        return found.to(_common.wide(x)).contiguous()
 
 
 def _weight_grad_of_convolution(
@@ -272,8 +274,7 @@ class _Op:
     """
 
     def __init__(self, suffix: str, passes: str) -> None:
-        names = [_common.define(_OP + form[: form.index("(")] + suffix + form[form.index("(") :])
-                 for form in (_FORWARD, _INPUT_GRAD, _WEIGHT_GRAD)]  # fmt: skip
+        names = [_define(schema, suffix) for schema in (_FORWARD, _INPUT_GRAD, _WEIGHT_GRAD)]
         self.names = names
         self.forward, self.input_grad, self.weight_grad = (
             getattr(torch.ops.anifast, name.removeprefix("anifast::")).default for name in names
@@ -326,9 +327,9 @@ class _Op:
             found[6] = gstrength.to(strength.dtype).reshape(strength.shape) if wants[6] else None
         else:
             if wants[4]:
-                found[4] = grad.sum((0, 2, 3), dtype=_wide(grad)).to(bias.dtype)
+                found[4] = grad.sum((0, 2, 3), dtype=_common.wide(grad)).to(bias.dtype)
             if wants[6]:
-                found[6] = (grad * noise).sum(dtype=_wide(grad)).to(strength.dtype).reshape(strength.shape)
+                found[6] = (grad * noise).sum(dtype=_common.wide(grad)).to(strength.dtype).reshape(strength.shape)
         if ctx.how[0] > 1 and wants[1] and (wants[0] or wants[2]):  # once for both adjoints
             gc = self.filters.unfiltered(gc, fir, x.shape[2], x.shape[3], weight.shape[2], ctx.how[0])
             how = (None, *ctx.how)
@@ -456,24 +457,25 @@ def _fake_input_grad(
     shape = (grad.shape[0], weight.shape[1], rows, columns)
     gx = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=form)
     fused = x is not None and style is not None
-    return gx, grad.new_empty(shape[:2] if fused else (0,), dtype=_wide(grad))
+    return gx, grad.new_empty(shape[:2] if fused else (0,), dtype=_common.wide(grad))
 
 
 def _fake_weight_grad(x: Tensor, style: Tensor | None, grad: Tensor, size: int, *how: Any) -> Tensor:
-    return x.new_empty((grad.shape[1], x.shape[1], size, size), dtype=_wide(x))
+    return x.new_empty((grad.shape[1], x.shape[1], size, size), dtype=_common.wide(x))
 
 
 def _fake_epilogue_grad(grad: Tensor, out: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     wants = rest[-3:]
     shapes = (grad.shape[:2], grad.shape[1:2], (1,))
     sums = [
-        grad.new_empty(shape if want else (0,), dtype=_wide(grad)) for want, shape in zip(wants, shapes, strict=True)
+        grad.new_empty(shape if want else (0,), dtype=_common.wide(grad))
+        for want, shape in zip(wants, shapes, strict=True)
     ]
     return torch.empty_like(grad), sums[0], sums[1], sums[2]
 
 
 def _fake_style_grad(grad: Tensor, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(grad), grad.new_empty(grad.shape[:2], dtype=_wide(grad))
+    return torch.empty_like(grad), grad.new_empty(grad.shape[:2], dtype=_common.wide(grad))
 
 
 def _square_sums(weight: Tensor) -> Tensor:
@@ -521,20 +523,18 @@ def _no_gradient(ctx: Any, *grads: Any) -> Any:
 
 def _define_passes(suffix: str) -> None:
     for schema, fake in ((_EPILOGUE_GRAD, _fake_epilogue_grad), (_STYLE_GRAD, _fake_style_grad)):
-        at = schema.index("(")
-        name = _common.define(_OP + schema[:at] + suffix + schema[at:])
+        name = _define(schema, suffix)
         torch.library.register_fake(name)(fake)
         torch.library.register_autograd(name, _no_gradient)
 
 
 _define_passes("")
-torch.library.register_fake(_common.define(_OP + _SQUARE_SUMS))(lambda weight: weight.new_empty(weight.shape[:2]))
-torch.library.register_autograd(f"anifast::{_OP}_square_sums", _no_gradient)
-_common.define(_OP + _DEMODULATION)
-torch.library.register_fake(f"anifast::{_OP}_demodulation")(
-    lambda weight, style, eps: style.new_empty(style.shape[0], weight.shape[0])
-)
-torch.library.register_autograd(f"anifast::{_OP}_demodulation", _demodulation_grad, setup_context=_demodulation_context)
+_name = _define(_SQUARE_SUMS, "")
+torch.library.register_fake(_name)(lambda weight: weight.new_empty(weight.shape[:2]))
+torch.library.register_autograd(_name, _no_gradient)
+_name = _define(_DEMODULATION, "")
+torch.library.register_fake(_name)(lambda weight, style, eps: style.new_empty(style.shape[0], weight.shape[0]))
+torch.library.register_autograd(_name, _demodulation_grad, setup_context=_demodulation_context)
 for _device in ("CUDA", *(["CPU"] if _native.unavailable("cpu") else [])):
     _common.LIBRARY.impl(f"{_OP}_square_sums", _square_sums, _device)
 for _device in ("CPU", "CUDA"):
@@ -642,7 +642,7 @@ _filters: dict[tuple[Any, ...], Tensor] = {}
 
 def _filter_of(fir: Tensor | Sequence[float], x: Tensor) -> Tensor:
     """The filter with sum 1, one axis or two, on x's device in the type of sums."""
-    wide = _wide(x)
+    wide = _common.wide(x)
     if isinstance(fir, Tensor):
         kernel = fir.detach().to(x.device, wide)
         if kernel.dim() not in (1, 2) or kernel.numel() == 0:
@@ -666,23 +666,6 @@ def _filter_of(fir: Tensor | Sequence[float], x: Tensor) -> Tensor:
             return made
         _filters[key] = made
     return _filters[key]
-
-
-def _check_epilogue(
-    shape: tuple[int, ...], bias: Tensor | None, noise: Tensor | None, clamp: float | None, add: Tensor | None
-) -> None:
-    for name, value, wanted in (("bias", bias, shape[1:2]), ("add", add, shape)):
-        if value is not None:
-            _common.check_float(_OP, name, value)
-            if value.shape != wanted:
-                raise ValueError(f"{_OP}: {name} has shape {tuple(value.shape)}, expected {tuple(wanted)}")
-    if noise is not None:
-        _common.check_float(_OP, "noise", noise)
-        if noise.dim() != 4 or noise.shape[0] not in (1, shape[0]) or noise.shape[1:] != (1, *shape[2:]):
-            raise ValueError(
-                f"{_OP}: noise has shape {tuple(noise.shape)}, expected {(shape[0], 1, *shape[2:])}, or 1 at axis 0"
-            )
-    _common.check_clamp(_OP, clamp)
 
 
 def _in_range_of_half(
@@ -801,8 +784,7 @@ def modulated_conv2d(
             f"{_OP}: no output is left of {x.shape[2]} x {x.shape[3]} pixels under {size} x {size} weights"
         )
     shape = (x.shape[0], weight.shape[0], rows, columns)
-    _check_epilogue(shape, bias, noise, clamp, add)
-    strength = None if noise_strength is None else _common.strength_tensor(_OP, noise_strength, noise, x)
+    strength = _common.check_epilogue(_OP, x, shape, bias, noise, noise_strength, clamp, add)
     weight = _common.like(_OP, "weight", weight, x, float32_too=True)
     style = _common.like(_OP, "style", style, x, float32_too=True)
     if bias is not None:
@@ -831,8 +813,8 @@ def modulated_conv2d(
         _common.refuse_tangents(_OP, (x, weight, style, bias, noise, strength, add))
     with torch.autocast(x.device.type, enabled=False):
         return _run(
-            x, weight, style.to(_wide(x)) * weight_gain, demodulate, kernel, up, down, pad, add, bias, noise, strength,
-            slope, gain, clamp, eps, strategy,
+            x, weight, style.to(_common.wide(x)) * weight_gain, demodulate, kernel, up, down, pad, add, bias, noise,
+            strength, slope, gain, clamp, eps, strategy,
         )  # fmt: skip
 
 
@@ -843,7 +825,7 @@ def _run(
 ) -> Tensor:  # fmt: skip
     """The call on compiled kernels, in one op where its gradient can tell everything from the output."""
     scale = weight_scale = None
-    weight = weight.to(_wide(x))  # float32 also for half maps: a sum of squares leaves the range of float16
+    weight = weight.to(_common.wide(x))  # float32 also for half maps: a sum of squares leaves the range of float16
     if demodulate:
         scale = torch.ops.anifast.modulated_conv2d_demodulation.default(weight, style, eps)
     if x.dtype == torch.float16:

@@ -126,7 +126,7 @@ class _Op:
         if not (want_x or want_scale or want_bias or want_noise or want_strength):
             return tuple(found)
         grad = grad.contiguous(memory_format=_common.memory_format(4, ctx.channels_last))
-        sums = torch.float64 if grad.dtype == torch.float64 else torch.float32
+        sums = _common.wide(grad)
         if ctx.linear:
             gz = grad
             gbias = gz.sum((0, 2, 3), dtype=sums) if want_bias else None
@@ -257,7 +257,7 @@ def upfirdn2d(
     up, down, padding = _pair("up", up), _pair("down", down), _pads(padding)
     kernel, size = _check(x, kernel, up, down, padding)
     shape = (*x.shape[:2], *size)
-    strength = _check_epilogue(x, shape, scale, bias, noise, noise_strength, clamp, add)
+    strength = _common.check_epilogue("upfirdn2d", x, shape, bias, noise, noise_strength, clamp, add, scale)
     for name, number in (("gain", gain), ("slope", slope), ("act_gain", act_gain)):
         _common.check_number("upfirdn2d", name, number)
     chosen = _common.choose("upfirdn2d", x, backend)
@@ -352,33 +352,5 @@ def _check(
             f"upfirdn2d: no output is left: the up-sampled and padded x has {rows} x {columns} pixels and the kernel "
             f"{kernel_size(kernel)[0]} x {kernel_size(kernel)[1]} (x {tuple(x.shape)}, up {up}, padding {padding})"
         )
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = _common.wide(x)
     return (kernel if kernel.dtype == wide else kernel.to(wide)), size
-
-
-def _check_epilogue(
-    x: Tensor,
-    shape: tuple[int, ...],
-    scale: Tensor | None,
-    bias: Tensor | None,
-    noise: Tensor | None,
-    strength: Tensor | float | None,
-    clamp: float | None,
-    add: Tensor | None,
-) -> Tensor | None:
-    """Check sizes against the output's; return the strength as a tensor."""
-    for name, value, wanted in (("scale", scale, shape[:2]), ("bias", bias, shape[1:2]), ("add", add, shape)):
-        if value is not None:
-            _common.check_float("upfirdn2d", name, value)
-            if value.shape != wanted:
-                raise ValueError(f"upfirdn2d: {name} has shape {tuple(value.shape)}, expected {tuple(wanted)}")
-    if noise is not None:
-        _common.check_float("upfirdn2d", "noise", noise)
-        if noise.dim() != 4 or noise.shape[0] not in (1, shape[0]) or noise.shape[1:] != (1, *shape[2:]):
-            raise ValueError(
-                f"upfirdn2d: noise has shape {tuple(noise.shape)}, expected {(shape[0], 1, *shape[2:])}, or 1 at axis 0"
-            )
-    if strength is not None:
-        strength = _common.strength_tensor("upfirdn2d", strength, noise, x)
-    _common.check_clamp("upfirdn2d", clamp)
-    return strength

@@ -113,7 +113,6 @@ struct PixelRow {
     A* data;
 
     int64_t size() const { return lines * g.line() + 2 * g.border; }  // pixels of a phase
-    int64_t values() const { return phases * size() * step; }
     A* at(int64_t phase, int64_t number, int64_t x) const {
         return data + (phase * size() + (number - first) * g.line() + x + g.border) * step;
     }
