@@ -14,6 +14,7 @@ The second line is the gradient of gram_backward for a gradient h of gF, which m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ from anifast.ops import _common
 from anifast.reference.gram import gram as _reference
 from anifast.reference.gram import upper
 
-_NORMALIZE = ("chw", "hw", "none")
+# normalize -> the part of a map's shape whose product divides
+_DIVISORS = {"chw": slice(1, None), "hw": slice(2, None), "none": slice(0)}
 _FORWARD = "(Tensor[] features, float[] scales, bool folded) -> Tensor"
 _BACKWARD = "_backward(Tensor grad, Tensor[] features, float[] scales, bool folded, bool[] wanted) -> Tensor[]"
 
@@ -148,8 +150,8 @@ def gram(
     maps = [features] if isinstance(features, Tensor) else list(features)
     if not maps:
         raise ValueError("gram: features is an empty list, expected at least one map")
-    if normalize not in _NORMALIZE:
-        raise ValueError(f"gram: normalize is {normalize!r}, expected one of {', '.join(_NORMALIZE)}")
+    if normalize not in _DIVISORS:
+        raise ValueError(f"gram: normalize is {normalize!r}, expected one of {', '.join(_DIVISORS)}")
     for i, x in enumerate(maps):
         name = "features" if single else f"features[{i}]"
         _common.check_float("gram", name, x)
@@ -162,7 +164,7 @@ def gram(
             raise ValueError(f"gram: {name} has a batch of {x.shape[0]}, expected {first} as the first map")
         if i:
             maps[i] = _common.like("gram", name, x, maps[0], float32_too=False)
-    scales = [1.0 / {"chw": x[0].numel(), "hw": x[0, 0].numel(), "none": 1}[normalize] for x in maps]
+    scales = [1.0 / math.prod(x.shape[_DIVISORS[normalize]]) for x in maps]
     chosen = _common.choose("gram", maps[0], backend)
     if chosen == "reference":
         out = _reference(maps, scales, folded)
@@ -170,4 +172,4 @@ def gram(
         _common.refuse_tangents("gram", maps)
         op = torch.ops.anifast.gram if chosen == "native" else torch.ops.anifast.gram_triton
         out = op([_common.dense(x) for x in maps], scales, folded)
-    return out.view(-1, maps[0].shape[1], maps[0].shape[1]) if single and not folded else out
+    return out.view(-1, *[maps[0].shape[1]] * 2) if single and not folded else out

@@ -1,0 +1,136 @@
+"""Cases of gram and their checks, shared by the tests of every backend.
+
+Everything here is a sum of products of the maps and the gradient. A result is held to the reference in float64: its
+error may be twice that of the reference in the same type, plus one rounding of the sum of the products' absolute
+values, which the same call on absolute values gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anifast.ops import gram
+from anifast.ops.gram import entries
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call on maps of C, H, W; those whose numbers are in `last` lie in channels_last."""
+
+    name: str
+    maps: tuple[tuple[int, int, int], ...]
+    batch: int = 2
+    last: tuple[int, ...] = ()
+    normalize: str = "chw"
+    folded: bool = False
+    single: bool = False  # the map itself instead of a list of one
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Of the result."""
+        channels = self.maps[0][0]
+        if self.single and not self.folded:
+            return (self.batch, channels, channels)
+        return (self.batch, sum(entries(c, self.folded) for c, _, _ in self.maps))
+
+
+_FIVE = ((3, 16, 17), (5, 8, 8), (20, 4, 5), (33, 2, 3), (40, 1, 1))
+CASES = [
+    Case("single", ((5, 6, 7),), single=True),
+    Case("single_folded", ((5, 6, 7),), single=True, folded=True),
+    Case("list_of_one", ((5, 6, 7),)),
+    Case("five", _FIVE),
+    Case("five_folded", _FIVE, folded=True),
+    Case("five_nhwc", _FIVE, last=(0, 1, 2, 3), folded=True, batch=3),
+    Case("mixed_layouts", _FIVE, last=(1, 3), batch=1),
+    Case("hw", ((7, 9, 4), (16, 3, 3)), normalize="hw"),
+    Case("none", ((7, 9, 4), (2, 3, 3)), normalize="none", folded=True),
+    Case("wide", ((70, 5, 7),), batch=1),
+    Case("wide_nhwc", ((70, 5, 7),), last=(0,), batch=1),
+    Case("wider_folded", ((16, 4, 4), (130, 3, 3)), folded=True, batch=1),
+    Case("wider_nhwc", ((130, 3, 5),), last=(0,), batch=1),
+    Case("whole_blocks", ((64, 16, 16), (32, 32, 32)), batch=1),
+    Case("whole_blocks_nhwc", ((64, 16, 16), (32, 32, 32)), batch=1, last=(0, 1), folded=True),
+    Case("long", ((6, 70, 71),), batch=1),
+    Case("long_nhwc", ((6, 70, 71),), last=(0,), batch=1, folded=True),
+    Case("one_channel", ((1, 5, 3),), single=True),
+    Case("one_pixel", ((9, 1, 1),), single=True),
+    Case("one_value", ((1, 1, 1), (1, 1, 1)), folded=True),
+    Case("empty_batch", ((5, 6, 7), (4, 3, 3)), batch=0),
+    Case("empty_batch_single", ((5, 6, 7),), batch=0, single=True),
+]
+CASE = {case.name: case for case in CASES}
+
+
+def make(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
+    """The maps of a case, "0", "1", ..., and under "grad" a gradient of its output; all need gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for i, shape in enumerate(case.maps):
+        x = torch.randn((case.batch, *shape), generator=generator).to(dtype).to(device)
+        tensors[str(i)] = x.contiguous(memory_format=torch.channels_last) if i in case.last else x
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    tensors["grad"] = torch.randn(case.out_shape, generator=generator).to(wide).to(device)
+    return {name: value.requires_grad_() for name, value in tensors.items()}
+
+
+def maps(tensors: dict[str, Tensor]) -> list[Tensor]:
+    """The maps among the tensors."""
+    return [value for name, value in tensors.items() if name != "grad"]
+
+
+def call(case: Case, tensors: dict[str, Tensor], backend: str | None) -> Tensor:
+    """The op on a case's tensors."""
+    given: Tensor | Sequence[Tensor] = tensors["0"] if case.single else maps(tensors)
+    return gram(given, normalize=case.normalize, folded=case.folded, backend=backend)
+
+
+def results(case: Case, tensors: dict[str, Tensor], backend: str | None) -> dict[str, Tensor]:
+    """Output, gradients ("d "), and gradients of a penalty on the gradients ("d2 ")."""
+    out = call(case, tensors, backend)
+    inputs = maps(tensors)
+    first = torch.autograd.grad(out, inputs, tensors["grad"], create_graph=True)
+    found = {"out": out} | {f"d {i}": value for i, value in enumerate(first)}
+    penalty = sum(((value + 0.5) ** 2).sum() for value in first)
+    second = torch.autograd.grad(penalty, [*inputs, tensors["grad"]])
+    return found | {f"d2 {name}": value for name, value in zip(tensors, second, strict=True)}
+
+
+def check(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
+    """Hold a backend to the definition on a case, in values, types and layout, and return its results."""
+    tensors = make(case, dtype, device, seed)
+    got = results(case, tensors, backend)
+    doubles = {name: value.detach().double().requires_grad_() for name, value in tensors.items()}
+    absolute = {name: value.detach().abs().requires_grad_() for name, value in doubles.items()}
+    truth, sums = results(case, doubles, "reference"), results(case, absolute, "reference")
+    plain = results(case, tensors, "reference")
+    assert list(got) == list(truth)
+    assert got["out"].shape == case.out_shape
+    for name, expected in truth.items():
+        value = got[name]
+        source = tensors.get(name.split()[-1], tensors["grad"])
+        assert value.dtype == source.dtype and value.shape == expected.shape and value.device == source.device, name
+        if name.startswith("d ") and source.numel() and backend != "reference":
+            assert value.stride() == source.stride(), f"{name}: the layout of the map is not kept"
+        if not expected.numel():
+            continue
+        # a penalty is made of gradients that were rounded to the maps' type
+        eps = torch.finfo(dtype if name.startswith("d2") else value.dtype).eps
+        rounding = (plain[name].double() - expected).abs().max().item()
+        allowed = 2 * rounding + eps * sums[name].max().item()
+        error = (value.double() - expected).abs().max().item()
+        assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"  # also where error is NaN
+    return got
+
+
+def small(case: Case) -> bool:
+    """Whether finite differences over a case end soon."""
+    return sum(math.prod(shape) for shape in case.maps) * case.batch < 300
