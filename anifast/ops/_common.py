@@ -104,8 +104,10 @@ def check_float(op: str, name: str, x: Tensor) -> None:
         raise TypeError(f"{op}: {name} must be a dense tensor, got {x.layout}")
 
 
-def like(op: str, name: str, value: Tensor, x: Tensor, *, float32_too: bool) -> Tensor:
+def like(op: str, name: str, value: Tensor, x: Tensor, *, float32_too: bool, called: str = "x") -> Tensor:
     """Check that `value` fits x in device and dtype and return it, cast where autocast or a half x allow it.
+
+    `called` is x in messages.
 
     With `float32_too`, float32 beside a half-precision x is taken as it is (parameters under mixed precision).
 
@@ -115,7 +117,7 @@ def like(op: str, name: str, value: Tensor, x: Tensor, *, float32_too: bool) -> 
     """
     check_float(op, name, value)
     if value.device != x.device:
-        raise ValueError(f"{op}: {name} is on {value.device}, expected {x.device} as x")
+        raise ValueError(f"{op}: {name} is on {value.device}, expected {x.device} as {called}")
     if value.dtype == x.dtype:
         return value
     half = x.dtype in (torch.float16, torch.bfloat16)
@@ -123,7 +125,7 @@ def like(op: str, name: str, value: Tensor, x: Tensor, *, float32_too: bool) -> 
         return value
     if torch.is_autocast_enabled(x.device.type):
         return value.to(x.dtype)
-    expected = f"{x.dtype} as x" + (" or torch.float32" if float32_too and half else "")
+    expected = f"{x.dtype} as {called}" + (" or torch.float32" if float32_too and half else "")
     raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {expected}")
 
 

@@ -80,16 +80,15 @@ def _define(suffix: str) -> None:
     def backward_grad(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
         grad, *features = ctx.saved_tensors
         wants, how = ctx.needs_input_grad, (ctx.scales, ctx.folded)
-        of_features = [wants[1][i] and ctx.wanted[i] and h is not None and h.numel() > 0 for i, h in enumerate(grads)]
+        hs = [h if want else None for h, want in zip(grads, ctx.wanted, strict=True)]
+        of_features = [want and h is not None for want, h in zip(wants[1], hs, strict=True)]
         found: list[Tensor | None] = [None] * len(features)
         if any(of_features):
             # linear in F, so it is itself applied to h
-            instead = [
-                x if h is None or not h.numel() else _common.dense(h) for x, h in zip(features, grads, strict=True)
-            ]
+            instead = [x if h is None else _common.dense(h) for x, h in zip(features, hs, strict=True)]
             values = backward(grad, instead, *how, of_features)
             found = [value if want else None for value, want in zip(values, of_features, strict=True)]
-        return (_of_grad(grads, features, *how) if wants[0] else None), found, None, None, None
+        return (_of_grad(hs, features, *how) if wants[0] else None), found, None, None, None
 
     torch.library.register_fake(names[0])(_fake_forward)
     torch.library.register_fake(names[1])(_fake_backward)
@@ -103,20 +102,29 @@ def _of_grad(
     """scale (h F^T + F h^T) for each gradient h of gF, as a row per image."""
     rows = []
     for h, x, scale in zip(grads, features, scales, strict=True):
-        if h is None or not h.numel():
+        if h is None:
             width = entries(x.shape[1], folded)
             rows.append(x.new_zeros((x.shape[0], width), dtype=_common.wide(x)))
             continue
-        product = torch.bmm(h.flatten(2).to(_common.wide(x)), x.flatten(2).to(_common.wide(x)).mT) * scale
+        with torch.autocast(x.device.type, enabled=False):
+            product = torch.bmm(h.flatten(2).to(_common.wide(x)), x.flatten(2).to(_common.wide(x)).mT) * scale
         both = product + product.mT
         rows.append(upper(both) if folded else both.flatten(1))
     return torch.cat(rows, dim=1)
 
 
+def _forms(features: Sequence[Tensor]) -> list[torch.memory_format]:
+    """The layouts of the maps."""
+    return [_common.memory_format(4, _common.is_channels_last(x)) for x in features]
+
+
 _define("")
 _define("_triton")
-for _suffix in ("", "_backward"):
-    _common.implement(f"anifast::gram{_suffix}_triton", "anifast.kernels.gram", f"gram{_suffix}", lambda *given: given)
+for _suffix, _arguments in (
+    ("", lambda features, *rest: (features, *rest, _forms(features))),
+    ("_backward", lambda grad, features, *rest: (grad, features, *rest, _forms(features))),
+):
+    _common.implement(f"anifast::gram{_suffix}_triton", "anifast.kernels.gram", f"gram{_suffix}", _arguments)
 backends.register("gram", "native", "triton", native_devices=("cpu",))
 
 
@@ -156,18 +164,17 @@ def gram(
         name = "features" if single else f"features[{i}]"
         _common.check_float("gram", name, x)
         if x.dim() != 4 or 0 in x.shape[1:]:
-            raise ValueError(
-                f"gram: {name} has shape {tuple(x.shape)}, expected N,C,H,W with at least one value an image"
-            )
+            raise ValueError(f"gram: {name} has shape {tuple(x.shape)}, expected N,C,H,W without a 0 behind N")
         if x.shape[0] != maps[0].shape[0]:
             first = maps[0].shape[0]
             raise ValueError(f"gram: {name} has a batch of {x.shape[0]}, expected {first} as the first map")
         if i:
-            maps[i] = _common.like("gram", name, x, maps[0], float32_too=False)
+            maps[i] = _common.like("gram", name, x, maps[0], float32_too=False, called="the first map")
     scales = [1.0 / math.prod(x.shape[_DIVISORS[normalize]]) for x in maps]
     chosen = _common.choose("gram", maps[0], backend)
     if chosen == "reference":
-        out = _reference(maps, scales, folded)
+        with torch.autocast(maps[0].device.type, enabled=False):
+            out = _reference(maps, scales, folded)
     else:
         _common.refuse_tangents("gram", maps)
         op = torch.ops.anifast.gram if chosen == "native" else torch.ops.anifast.gram_triton

@@ -94,7 +94,7 @@ def _of_weight(grad: Tensor, a: Tensor, b: Tensor, weight: Tensor, eps: float, e
         wide = _common.wide(a)
         squares = (normalised(a.to(wide), eps, eps_inside) - normalised(b.to(wide), eps, eps_inside)).square()
         sums = torch.einsum("nchw,nhw->c", squares, grad[:, 0].expand(-1, *a.shape[2:]))
-        return (sums / a[0, 0].numel() if mean else sums).to(weight.dtype)
+        return (sums / (a.shape[2] * a.shape[3]) if mean else sums).to(weight.dtype)
 
 
 def _second(
@@ -123,9 +123,12 @@ def _second(
 
 _define("")
 _define("_triton")
-for _suffix in ("", "_backward"):
+for _suffix, _place in (("", 0), ("_backward", 1)):  # where the first map stands, whose layout is that of all
     _common.implement(
-        f"anifast::{_OP}{_suffix}_triton", "anifast.kernels.lpips_layer", f"{_OP}{_suffix}", lambda *given: given
+        f"anifast::{_OP}{_suffix}_triton",
+        "anifast.kernels.lpips_layer",
+        f"{_OP}{_suffix}",
+        lambda *given, place=_place: (*given, _common.memory_format(4, _common.is_channels_last(given[place]))),
     )
 backends.register(_OP, "native", "triton")
 
@@ -165,12 +168,12 @@ def lpips_layer(
     """
     _common.check_float(_OP, "a", a)
     if a.dim() != 4 or 0 in a.shape[1:]:
-        raise ValueError(f"{_OP}: a has shape {tuple(a.shape)}, expected N,C,H,W with at least one value an image")
-    b = _common.like(_OP, "b", b, a, float32_too=False)
+        raise ValueError(f"{_OP}: a has shape {tuple(a.shape)}, expected N,C,H,W without a 0 behind N")
+    b = _common.like(_OP, "b", b, a, float32_too=False, called="a")
     if b.shape != a.shape:
         raise ValueError(f"{_OP}: b has shape {tuple(b.shape)}, expected {tuple(a.shape)} as a")
     if weight is not None:
-        weight = _common.like(_OP, "weight", weight, a, float32_too=True)
+        weight = _common.like(_OP, "weight", weight, a, float32_too=True, called="a")
         channels = a.shape[1]
         if weight.shape not in ((channels,), (1, channels, 1, 1)):
             raise ValueError(

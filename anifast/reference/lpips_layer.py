@@ -19,7 +19,7 @@ def lpips_layer(a: Tensor, b: Tensor, weight: Tensor | None, eps: float, eps_ins
 def normalised(x: Tensor, eps: float, eps_inside: bool) -> Tensor:
     """X over the norms of its pixels' vectors. A zero vector stays 0 and has no gradient (that of sqrt is infinite)."""
     square = x.square().sum(1, keepdim=True)
-    some = square > 0
+    some = square != 0
     safe = torch.where(some, square, 1.0)
     norm = (safe + eps).sqrt() if eps_inside else safe.sqrt() + eps
     return torch.where(some, x / norm, 0.0)

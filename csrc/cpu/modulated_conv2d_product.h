@@ -38,7 +38,7 @@ void product(const Factor<A>* factors, int count, int64_t depth, int64_t row_ste
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sum[r][v] = kAdd ? load(c + r * line + v * W) : Vec<A>{};
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = Vec<A>{};
     }
     for (int f = 0; f < count; ++f) {
         const A* b = factors[f].columns;
@@ -66,7 +66,10 @@ void product(const Factor<A>* factors, int count, int64_t depth, int64_t row_ste
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) store(c + r * line + v * W, sum[r][v]);
+        for (int v = 0; v < kVectors; ++v) {
+            A* at = c + r * line + v * W;  // added at the end: sums of parts round less than one long sum
+            store(at, kAdd ? load(at) + sum[r][v] : sum[r][v]);
+        }
     }
 }
 
