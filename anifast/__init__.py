@@ -13,13 +13,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from anifast.backends import set_backend as set_backend
     from anifast.backends import use_backend as use_backend
+    from anifast.nn.perceptual import LPIPS as LPIPS
     from anifast.systems import load as load
 
 # public name -> the module that holds it
-_PUBLIC = {"load": "anifast.systems", "set_backend": "anifast.backends", "use_backend": "anifast.backends"}
+_PUBLIC = {
+    "LPIPS": "anifast.nn.perceptual",
+    "load": "anifast.systems",
+    "set_backend": "anifast.backends",
+    "use_backend": "anifast.backends",
+}
 _MODULES = frozenset({"backends", "compat", "data", "engine", "metrics", "nn", "ops", "reference", "systems"})
 
-__all__ = ["__version__", "load", "set_backend", "use_backend"]
+__all__ = ["LPIPS", "__version__", "load", "set_backend", "use_backend"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import anifast
 from anifast.errors import AnifastError
-from anifast.nn.backbones import SqueezeNet
+from anifast.nn import weights as files
+from anifast.nn.backbones import CAFFE_SQUEEZENET, Normalisation, SqueezeNet
 from anifast.nn.inception import FIDInception
 
 
@@ -101,8 +96,6 @@ class NetworkExtractor:
         return self._net(self._prepare(images.to(self._device, torch.float32)))
 
 
-#: What Caffe's ImageNet networks subtract, blue first.
-CAFFE_MEANS = (104.0, 117.0, 123.0)
 #: What SqueezeNet's features are divided by. Those of faces and animals, photographed and drawn, have a root mean
 #: square of 14 to 18; like this it is about a half, near Inception's, for which KID's kernel was chosen.
 SQUEEZENET_SCALE = 32.0
@@ -115,8 +108,7 @@ def squeezenet_input(images: Tensor) -> Tensor:
     """
     if images.shape[2:] != (227, 227):
         images = F.interpolate(images, (227, 227), mode="bilinear", antialias=True)
-    means = images.new_tensor(CAFFE_MEANS)[:, None, None]
-    return (images.flip(1) + 1) * 127.5 - means
+    return Normalisation("caffe").to(images.device)(images)
 
 
 def inception_input(images: Tensor) -> Tensor:
@@ -141,22 +133,8 @@ class _Kind:
 FID_WEIGHTS = "6726825d"
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:  # np.load takes other files as well
-            return {key: torch.from_numpy(stored[key]) for key in stored.files}
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise AnifastError(f"{path}: damaged, or no .npz of the SqueezeNet weights ({error})") from error
-
-
 def _read_inception(path: Path) -> dict[str, Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and pickle raise whatever they like on files that are something else
-        reason = str(error).partition("\n")[0]
-        raise AnifastError(f"{path}: damaged, or no PyTorch weights ({reason})") from error
-    if not isinstance(found, Mapping):
-        raise AnifastError(f"{path}: holds a {type(found).__name__}, not the weights of a network")
+    found = files.read_torch(path)
     classes = found.get("fc.weight")
     if "Conv2d_1a_3x3.conv.weight" in found and isinstance(classes, Tensor) and len(classes) != 1008:
         raise AnifastError(
@@ -182,8 +160,8 @@ KINDS: dict[str, _Kind] = {
     "squeezenet": _Kind(
         "squeezenet1_0_imagenet.npz",
         "squeezenet1_0",
-        "the ImageNet weights of SqueezeNet 1.0 as published for Caffe, as an .npz with torchvision's names",
-        _read_npz,
+        CAFFE_SQUEEZENET,
+        files.read_npz,
         SqueezeNet,
     ),
 }
@@ -198,38 +176,7 @@ def find_weights(name: str) -> Path | None:
     and in data/weights of the folder ANIFAST_SHARED (by default `shared` beside the project's folder).
     """
     kind = KINDS[name]
-    folders = [Path(torch.hub.get_dir(), "checkpoints")]
-    if given := os.environ.get("ANIFAST_WEIGHTS"):
-        folders.insert(0, Path(given).expanduser())
-    shared = Path(os.environ.get("ANIFAST_SHARED") or Path(anifast.__file__).parents[2] / "shared").expanduser()
-    folders.append(shared / "data" / "weights" / kind.shared)
-    return next((path for folder in folders if (path := folder / kind.file).is_file()), None)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as handle:
-        digest = hashlib.sha256()
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fill(net: nn.Module, weights: Mapping[str, Any], path: Path, wanted: str) -> None:
-    """Load `weights` after a look at their names, shapes and values."""
-    own = {key: value for key, value in net.state_dict().items() if not key.endswith(".num_batches_tracked")}
-    problems = [f"{key} is missing" for key in own if key not in weights]
-    problems += [f"{key} is unknown" for key in weights if key not in own]
-    for key in own.keys() & weights.keys():
-        value = weights[key]
-        if not isinstance(value, Tensor) or value.shape != own[key].shape:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            problems.append(f"{key} is {shape} and not {tuple(own[key].shape)}")
-        elif not value.is_floating_point() or not bool(value.isfinite().all()):
-            problems.append(f"{key} holds other things than finite numbers")
-    if problems:
-        more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
-        raise AnifastError(f"{path}: other weights ({'; '.join(problems[:2])}{more}). Give {wanted}")
-    net.load_state_dict(weights, strict=False)  # all but the counts of batches, which nothing uses
+    return next(files.places(kind.file, kind.shared), None)
 
 
 def extractor(
@@ -272,11 +219,11 @@ def extractor(
 def _load(name: str, path: Path, device: torch.device) -> NetworkExtractor:
     kind = KINDS[name]
     try:
-        digest = _digest(path)
+        digest = files.digest(path)
     except OSError as error:
         raise AnifastError(f"{path}: cannot be read ({error.strerror or error})") from error
     net = kind.build().requires_grad_(False)
-    _fill(net, kind.read(path), path, kind.wanted)
+    files.fill(net, kind.read(path), path, kind.wanted)
     net = net.to(device).eval()
     if isinstance(net, SqueezeNet):
         pooled = net.pooled

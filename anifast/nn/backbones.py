@@ -1,10 +1,232 @@
-"""Small published classification networks whose features are used elsewhere, with torchvision's parameter names."""
+"""Published classification networks whose features are used elsewhere, with torchvision's parameter names.
+
+Each gives the outputs behind any modules of its `features` (`taps`). What pictures go through before, which depends on
+the weights and not on the architecture, is `Normalisation`; `load_backbone` gives a network its published weights.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from anifast import backends
+from anifast.errors import AnifastError, BackendError
+from anifast.nn import weights as files
+from anifast.ops.modulated_conv2d import modulated_conv2d
+
+#: What Caffe's ImageNet networks subtract from 0..255, blue first.
+CAFFE_MEANS = (104.0, 117.0, 123.0)
+# What torchvision's networks subtract from [0, 1] and divide by then; they also are LPIPS's scaling layer.
+_IMAGENET_MEANS, _IMAGENET_DEVIATIONS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: What weights want -> (shift, scale) of pictures in [-1, 1], which become (x - shift) / scale, and whether blue is
+#: first: "raw" [-1, 1] itself, "unit" [0, 1], "imagenet" torchvision's, "caffe" 0..255 less the means.
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
+    "raw": ((0.0,) * 3, (1.0,) * 3, False),
+    "unit": ((-1.0,) * 3, (2.0,) * 3, False),
+    "imagenet": (tuple(2 * m - 1 for m in _IMAGENET_MEANS), tuple(2 * d for d in _IMAGENET_DEVIATIONS), False),
+    "caffe": (tuple(m / 127.5 - 1 for m in CAFFE_MEANS), (1 / 127.5,) * 3, True),
+}
+
+
+class Normalisation(nn.Module):
+    """Pictures in [-1, 1] -> what a network's weights want. Its constants are no part of state dicts.
+
+    Args:
+        wants: a name in NORMALISATIONS.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, wants: str) -> None:
+        super().__init__()
+        shift, scale, self.blue_first = NORMALISATIONS[wants]
+        self.wants = wants
+        for name, values in (("shift", shift), ("scale", scale)):
+            self.register_buffer(name, torch.tensor(values)[None, :, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N,3,H,W in [-1, 1], red first -> N,3,H,W, in float32 at least."""
+        if self.wants == "raw":
+            return images
+        if self.blue_first:
+            images = images.flip(1)
+        return (images - self.shift) / self.scale
+
+    def extra_repr(self) -> str:
+        """Its name."""
+        return self.wants
+
+
+# From where Winograd's kernels beat PyTorch's convolution on a CPU, as measured: 4 x 4 tiles of output in a batch, for
+# which matrices are made of the weight, and products for each tap, for which an op is called.
+_FEWEST_TILES = 36
+_FEWEST_PRODUCTS = 8_000_000
+
+
+def _is_for_winograd(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether modulated_conv2d's kernels for a CPU do this convolution, and faster than PyTorch's."""
+    if x.device.type != "cpu" or not x.dtype == conv.weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    if conv.kernel_size != (3, 3) or not conv.stride == conv.padding == conv.dilation == (1, 1) or conv.groups != 1:
+        return False
+    images, channels, rows, columns = x.shape
+    if images * ((rows + 3) // 4) * ((columns + 3) // 4) < _FEWEST_TILES:
+        return False
+    if images * rows * columns * channels * conv.out_channels < _FEWEST_PRODUCTS:
+        return False
+    try:
+        return backends.choose("modulated_conv2d", "cpu") == "native"
+    except BackendError:  # this network does not need the backend that was asked for
+        return False
+
+
+def conv_relu(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """relu(conv(x)), differentiable as that is, to any order.
+
+    On a CPU in float32 a 3 x 3 convolution, its bias and the ReLU are one pass of Winograd kernels, whose rounding is a
+    few times that of a direct convolution; elsewhere the ReLU overwrites what PyTorch's convolution gave.
+
+    Args:
+        x: N,C,H,W in the type of the weights (under autocast, any).
+        conv: with a bias; padding by zeros or by reflection.
+
+    Returns:
+        N,O,H',W', not negative, in x's layout.
+    """
+    if conv.padding_mode == "reflect":
+        assert isinstance(conv.padding, tuple)
+        rows, columns = conv.padding
+        x = F.pad(x, (columns, columns, rows, rows), mode="reflect")
+        return F.relu_(F.conv2d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups))
+    if _is_for_winograd(x, conv):
+        ones = torch.ones(x.shape[0], x.shape[1])
+        return modulated_conv2d(x, conv.weight, ones, demodulate=False, bias=conv.bias, slope=0.0, gain=1.0)
+    return F.relu_(F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups))
+
+
+def _input_side(module: nn.Module, side: int) -> int:
+    """The smallest side of an input whose output has this side."""
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+        size, stride, pad = (
+            value[0] if isinstance(value, tuple) else int(value)
+            for value in (module.kernel_size, module.stride, module.padding)
+        )
+        if isinstance(module, nn.MaxPool2d) and module.ceil_mode:  # the last window may hang over
+            return max((side - 2) * stride + size - 2 * pad + 1, 1)
+        reflected = isinstance(module, nn.Conv2d) and module.padding_mode == "reflect"
+        return max((side - 1) * stride + size - 2 * pad, pad + 1 if reflected else 1)
+    return side
+
+
+class Backbone(nn.Module):
+    """Base of the networks here: `features`, a sequence of modules, and the outputs behind some of them.
+
+    Attributes:
+        name: the one `load_backbone` knows it by.
+        title: the one that people know it by.
+        normalisation: what its weights want, a name in NORMALISATIONS.
+        features: convolutions, ReLUs, pools and blocks at torchvision's places.
+    """
+
+    name: str
+    title: str
+    normalisation = "imagenet"
+    features: nn.Sequential
+
+    @property
+    def last(self) -> int:
+        """Index of the last ReLU or block in `features`."""
+        return max(i for i, module in enumerate(self.features) if not isinstance(module, nn.Conv2d | nn.MaxPool2d))
+
+    @property
+    def smallest(self) -> int:
+        """The smallest side of an image that it takes, down to its last ReLU."""
+        return self.smallest_side(self.last)
+
+    def smallest_side(self, index: int) -> int:
+        """The smallest side of an image for which something is left behind module `index` of `features`."""
+        side = 1
+        for module in reversed(list(self.features)[: index + 1]):
+            side = _input_side(module, side)
+        return side
+
+    def channels_of(self, index: int) -> int:
+        """How many channels there are behind module `index` of `features`."""
+        for module in reversed(list(self.features)[: index + 1]):
+            if isinstance(module, nn.Conv2d):
+                return module.out_channels
+            if isinstance(module, Fire):
+                return 2 * module.expand1x1.out_channels
+        raise ValueError(f"{self.name}: nothing in features up to {index} has channels")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights of `features`, whatever file they came from, in 64 hexadecimal digits."""
+        found = hashlib.sha256()
+        for key, value in sorted(self.features.state_dict().items()):
+            found.update(f"{key}{tuple(value.shape)}".encode())
+            found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """N,3,H,W in [-1, 1], red first -> what the weights want (see `Normalisation`)."""
+        return Normalisation(self.normalisation).to(images.device)(images)
+
+    def taps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """The outputs behind modules of `features`, in the order of `indices`; nothing behind the last one is run.
+
+        Args:
+            x: images as the weights want them (`prepare`), N,3,H,W in the type of the weights; N may be 0.
+            indices: of modules in `features`; behind a ReLU's index its output is meant, behind a convolution's the
+                values before the ReLU.
+
+        Returns:
+            N,C,H',W' each, in the type and layout of x.
+
+        Raises:
+            ValueError: no such module, a wrong shape, or images too small for the last of them.
+        """
+        modules = list(self.features)
+        wanted = set(indices)
+        if not wanted or not all(0 <= i < len(modules) for i in wanted):
+            raise ValueError(f"{self.name}: indices is {list(indices)}, expected some of 0 to {len(modules) - 1}")
+        if x.dim() != 4 or x.shape[1] != 3:
+            raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}, expected N,3,H,W")
+        last = max(wanted)
+        smallest = self.smallest_side(last)
+        if x.shape[2] < smallest or x.shape[3] < smallest:
+            raise ValueError(
+                f"{self.name}: images of {x.shape[2]} x {x.shape[3]} pixels are too small, expected at least "
+                f"{smallest} x {smallest} for its layer features.{last}"
+            )
+        x, found, at = self._first(x), {}, 0
+        while at <= last:
+            module = modules[at]
+            if isinstance(module, nn.Conv2d) and at < last and at not in wanted:
+                x = conv_relu(x, module)
+                at += 1  # the ReLU's
+            else:
+                x = module(x)
+            if at in wanted:
+                found[at] = x
+            at += 1
+        return [found[i] for i in indices]
+
+    def _first(self, x: Tensor) -> Tensor:
+        """What comes before `features`."""
+        return x
 
 
 class Fire(nn.Module):
@@ -18,38 +240,305 @@ class Fire(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N,C,H,W -> N,2*expanded,H,W, not negative."""
-        x = F.relu(self.squeeze(x))
-        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1))
+        x = conv_relu(x, self.squeeze)
+        return torch.cat([conv_relu(x, self.expand1x1), conv_relu(x, self.expand3x3)], dim=1)
 
 
-class SqueezeNet(nn.Module):
-    """SqueezeNet 1.0 (Iandola et al. 2016): 1,248,424 parameters, of which 735,424 make the features.
+class SqueezeNet(Backbone):
+    """SqueezeNet (Iandola et al. 2016): 1.0 has 1,248,424 parameters, of which 735,424 make the features.
 
-    Parameters carry the names of `torchvision.models.squeezenet1_0`. Nothing in it depends on train() or eval().
+    Parameters carry the names of `torchvision.models.squeezenet1_0` and `squeezenet1_1`. Nothing in it depends on
+    train() or eval().
+
+    Args:
+        version: "1.0" or "1.1".
+        classifier: whether it has one; without, only features come out.
     """
 
     #: Channels of the features.
     channels = 512
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = "1.0", *, classifier: bool = True) -> None:
         super().__init__()
+        if version not in ("1.0", "1.1"):
+            raise ValueError(f"SqueezeNet: version is {version!r}, expected '1.0' or '1.1'")
+        self.name, self.title = f"squeezenet{version.replace('.', '_')}", f"SqueezeNet {version}"
 
         def pool() -> nn.Module:
             return nn.MaxPool2d(3, 2, ceil_mode=True)
 
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 96, 7, stride=2), nn.ReLU(), pool(),
-            Fire(96, 16, 64), Fire(128, 16, 64), Fire(128, 32, 128), pool(),
-            Fire(256, 32, 128), Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), pool(),
-            Fire(512, 64, 256),
-        )  # fmt: skip
-        self.classifier = nn.Sequential(nn.Identity(), nn.Conv2d(512, 1000, 1))  # dropout at 0: a key is named after 1
+        if version == "1.0":
+            self.features = nn.Sequential(
+                nn.Conv2d(3, 96, 7, stride=2), nn.ReLU(), pool(),
+                Fire(96, 16, 64), Fire(128, 16, 64), Fire(128, 32, 128), pool(),
+                Fire(256, 32, 128), Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), pool(),
+                Fire(512, 64, 256),
+            )  # fmt: skip
+        else:
+            self.features = nn.Sequential(
+                nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), pool(),
+                Fire(64, 16, 64), Fire(128, 16, 64), pool(),
+                Fire(128, 32, 128), Fire(256, 32, 128), pool(),
+                Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256),
+            )  # fmt: skip
+        if classifier:
+            # dropout at 0: a key is named after 1
+            self.classifier = nn.Sequential(nn.Identity(), nn.Conv2d(512, 1000, 1))
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Images as the weights want them, N,3,H,W with sides of at least 17 -> N,512: the last block's mean."""
-        features: Tensor = self.features(x)
-        return features.mean(dim=(2, 3))
+        """Images as the weights want them, N,3,H,W (see `smallest`) -> N,512: the last block's mean."""
+        return self.taps(x, [self.last])[0].mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images as the weights want them, N,3,H,W with sides of at least 17 -> N,1000 ImageNet class scores."""
-        return F.relu(self.classifier(self.features(x))).mean(dim=(2, 3))
+        """Images as the weights want them, N,3,H,W (see `smallest`) -> N,1000 ImageNet class scores."""
+        return F.relu(self.classifier(self.taps(x, [self.last])[0])).mean(dim=(2, 3))
+
+
+class AlexNet(Backbone):
+    """AlexNet in its one-tower form (Krizhevsky 2014) as `torchvision.models.alexnet` has it: features only."""
+
+    name, title = "alexnet", "AlexNet"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+            nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+            nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
+        )  # fmt: skip
+
+
+# convolutions in each of the five blocks between pools
+_VGG_BLOCKS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+_VGG_WIDTHS = (64, 128, 256, 512, 512)
+
+
+def _vgg_features(
+    blocks: Sequence[int], widths: Sequence[int], convolution: Callable[[int, int], nn.Module]
+) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    channels = 3
+    for count, width in zip(blocks, widths, strict=True):
+        for _ in range(count):
+            modules += [convolution(channels, width), nn.ReLU()]
+            channels = width
+        modules.append(nn.MaxPool2d(2, 2))
+    return nn.Sequential(*modules)
+
+
+class VGG(Backbone):
+    """VGG-16 or VGG-19 (Simonyan & Zisserman 2015, D and E), with the names of `torchvision.models`: features only.
+
+    Args:
+        depth: 16 (14,714,688 parameters) or 19 (20,024,384).
+    """
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        if depth not in _VGG_BLOCKS:
+            raise ValueError(f"VGG: depth is {depth!r}, expected 16 or 19")
+        self.depth, self.name, self.title = depth, f"vgg{depth}", f"VGG-{depth}"
+        self.features = _vgg_features(_VGG_BLOCKS[depth], _VGG_WIDTHS, partial(nn.Conv2d, kernel_size=3, padding=1))
+
+
+class VGG19Compressed(Backbone):
+    """VGG-19 compressed 16 times by collaborative distillation (Wang et al. 2020), up to relu5_1.
+
+    Modules stand in `features` where VGG-19 has them, with 16, 32, 64, 128 and 128 channels; convolutions pad by
+    reflection. `conv0` before them makes Caffe's input of [0, 1], so that is what it wants.
+    """
+
+    name, title, normalisation = "vgg19_16x", "VGG-19 compressed 16x", "unit"
+
+    def __init__(self) -> None:
+        super().__init__()
+        convolution = partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode="reflect")
+        self.conv0 = nn.Conv2d(3, 3, 1)
+        self.features = _vgg_features((2, 2, 4, 4, 1), (16, 32, 64, 128, 128), convolution)
+        self.features.pop(-1)  # the pool behind relu5_1
+
+    def _first(self, x: Tensor) -> Tensor:
+        return self.conv0(x)
+
+
+def relu_names(name: str) -> dict[str, int]:
+    """Names of the layers that people use -> indices in `features`.
+
+    VGGs (also "random"): relu1_1 to relu5_3 or relu5_4 ("vgg19_16x": relu5_1); AlexNet: relu1 to relu5; SqueezeNets:
+    relu1 and fire2 to fire9.
+
+    Raises:
+        ValueError: the backbone is unknown.
+    """
+    if name == "alexnet":
+        return {"relu1": 1, "relu2": 4, "relu3": 7, "relu4": 9, "relu5": 11}
+    if name in ("squeezenet1_0", "squeezenet1_1"):
+        fires = (3, 4, 5, 7, 8, 9, 10, 12) if name == "squeezenet1_0" else (3, 4, 6, 7, 9, 10, 11, 12)
+        return {"relu1": 1} | {f"fire{i}": at for i, at in enumerate(fires, 2)}
+    if name == "vgg19_16x":
+        blocks: Sequence[int] = (2, 2, 4, 4, 1)
+    elif name in ("vgg16", "vgg19", "random"):
+        blocks = _VGG_BLOCKS[19 if name == "vgg19" else 16]
+    else:
+        raise ValueError(f"relu_names: unknown backbone {name!r}, expected one of {', '.join(BACKBONES)}")
+    found, at = {}, 1
+    for block, count in enumerate(blocks, 1):
+        for i in range(1, count + 1):
+            found[f"relu{block}_{i}"] = at
+            at += 2
+        at += 1  # the pool
+    return found
+
+
+_RANDOM_SEED = 0
+
+
+def _randomise(net: Backbone) -> None:
+    """Weights that nobody trained: He-normal (He et al. 2015), biases 0, the same on every machine."""
+    # NumPy's generator, in float64 before rounding: PyTorch's gives other last digits on other processors
+    random = np.random.Generator(np.random.PCG64(_RANDOM_SEED))
+    with torch.no_grad():
+        for key, value in net.named_parameters():
+            if key.endswith(".bias"):
+                value.zero_()
+            else:
+                normal = random.standard_normal(tuple(value.shape)) * math.sqrt(2.0 / value[0].numel())
+                value.copy_(torch.from_numpy(normal))
+    net.name, net.title = "random", f"{net.title} with random weights"
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A network and the files that its weights are published in: names, folder in the shared data, address."""
+
+    build: Callable[[], Backbone]
+    names: tuple[str, ...] = ()
+    shared: str = ""
+    url: str = ""
+    wanted: str = ""
+
+
+def _torchvision(build: Callable[[], Backbone], file: str, title: str, *more: str, shared: str = "") -> _Published:
+    url = f"https://download.pytorch.org/models/{file}"
+    return _Published(build, (file, *more), shared, url, f"torchvision's ImageNet weights of {title} ({url})")
+
+
+_CAFFE_SQUEEZENET = "squeezenet1_0_imagenet.npz"
+#: What SqueezeNet's Caffe weights are, for messages.
+CAFFE_SQUEEZENET = "the ImageNet weights of SqueezeNet 1.0 as published for Caffe, as an .npz with torchvision's names"
+_PUBLISHED: dict[str, _Published] = {
+    "vgg16": _torchvision(partial(VGG, 16), "vgg16-397923af.pth", "VGG-16"),
+    "vgg19": _torchvision(partial(VGG, 19), "vgg19-dcbb9e9d.pth", "VGG-19"),
+    "alexnet": _torchvision(AlexNet, "alexnet-owt-7be5be79.pth", "AlexNet"),
+    "squeezenet1_0": _torchvision(
+        partial(SqueezeNet, "1.0", classifier=False),
+        "squeezenet1_0-b66bff10.pth",
+        "SqueezeNet 1.0",
+        _CAFFE_SQUEEZENET,
+        shared="squeezenet1_0",
+    ),
+    "squeezenet1_1": _torchvision(
+        partial(SqueezeNet, "1.1", classifier=False), "squeezenet1_1-b8a52dc0.pth", "SqueezeNet 1.1"
+    ),
+    "vgg19_16x": _Published(
+        VGG19Compressed,
+        ("5SE.pth",),
+        "vgg19_16x",
+        wanted="5SE.pth, the encoder up to relu5_1 of MingSun-Tse/Collaborative-Distillation (16x), or its folder",
+    ),
+    "random": _Published(partial(VGG, 16)),
+}
+#: The names that `load_backbone` knows.
+BACKBONES = tuple(_PUBLISHED)
+
+# keys of torchvision, of BlendGAN's style encoder and of LPIPS
+_FEATURE = re.compile(r"(?:.*\.)?(?:features|vgg_layers|net\.slice\d+)\.(\d+\..+)")
+
+
+def feature_keys(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict by torchvision's names, from its own, LPIPS's or BlendGAN's; the classifier is left out.
+
+    Keys that are none of these stay as they are.
+    """
+    found = {}
+    for key, value in state.items():
+        match = _FEATURE.fullmatch(key)
+        if match or not key.startswith("classifier."):
+            found[f"features.{match[1]}" if match else key] = value
+    return found
+
+
+def _compressed_keys(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of 5SE.pth, conv0 and conv11 to conv51, by the names here; the projections `_aux` are left out."""
+    inner = state.get("model", state)
+    places = {name.replace("relu", "conv").replace("_", ""): at - 1 for name, at in relu_names("vgg19_16x").items()}
+    found = {}
+    for key, value in (inner if isinstance(inner, Mapping) else state).items():
+        layer, _, kind = key.partition(".")
+        if not layer.endswith("_aux"):
+            found[f"features.{places[layer]}.{kind}" if layer in places else key] = value
+    return found
+
+
+def load_backbone(name: str, *, weights: str | os.PathLike[str] | None = None, pretrained: bool = True) -> Backbone:
+    """A network whose features are to be used: in eval mode, without gradients of its parameters.
+
+    Args:
+        name: "vgg16", "vgg19", "alexnet", "squeezenet1_0", "squeezenet1_1", "vgg19_16x", or "random", VGG-16 with fixed
+            weights that nobody trained.
+        weights: their file. torchvision's format (also the names that LPIPS and BlendGAN give the same weights; a
+            classifier is left out); for squeezenet1_0 also an .npz, which is taken for Caffe's weights, whose
+            `normalisation` is another; for vgg19_16x 5SE.pth or its folder. None: looked for in the folder
+            ANIFAST_WEIGHTS, in torch.hub's folder and in the folder ANIFAST_SHARED, then downloaded from torchvision's
+            address into torch.hub's folder with its hash checked (vgg19_16x is not).
+        pretrained: False gives PyTorch's random initialisation and looks for no file.
+
+    Returns:
+        The network, in float32 on the CPU.
+
+    Raises:
+        AnifastError: no such backbone; its file is missing, damaged or another one and cannot be downloaded. The
+            message tells what to put where.
+    """
+    if name not in _PUBLISHED:
+        raise AnifastError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
+    kind = _PUBLISHED[name]
+    if name == "random" and weights is not None:
+        raise AnifastError("backbone 'random' has fixed weights and takes no file; name the network that it is for")
+    known = name == "random" or weights is not None or pretrained
+    with torch.device("meta" if known else "cpu"):  # no random numbers are drawn that are not needed
+        net = kind.build().requires_grad_(False).eval()
+    if known:
+        net.to_empty(device="cpu")
+    if name == "random":
+        _randomise(net)
+    elif known:
+        path = _file(kind, weights)
+        read = files.read_npz if path.suffix.lower() == ".npz" else files.read_torch
+        state = read(path)
+        keys = _compressed_keys if name == "vgg19_16x" else feature_keys
+        files.fill(net, keys(state), path, kind.wanted)
+        if read is files.read_npz:
+            net.normalisation = "caffe"
+    return net
+
+
+def _file(kind: _Published, given: str | os.PathLike[str] | None) -> Path:
+    if given is None:
+        for name in kind.names:
+            if (found := next(files.places(name, kind.shared), None)) is not None:
+                return found
+        if kind.url:
+            name = kind.names[0]
+            return files.download(kind.url, name, name.rpartition("-")[2].removesuffix(".pth"), kind.wanted)
+        raise AnifastError(
+            f"no weights: give {kind.wanted}, or put {kind.names[0]} into a folder that ANIFAST_WEIGHTS names"
+        )
+    path = Path(given).expanduser()
+    if path.is_dir() and not kind.url:
+        path = path / kind.names[0]
+    if not path.is_file():
+        raise AnifastError(f"{path}: no such file. Give {kind.wanted}")
+    return path
