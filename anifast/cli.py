@@ -201,6 +201,94 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+def _neural_style_options(parser: argparse.ArgumentParser) -> None:
+    left_out = argparse.SUPPRESS  # so that the defaults of neural_style.Options stand
+    parser.add_argument("content", type=Path, metavar="CONTENT", help="the picture that is shown, say a photo")
+    parser.add_argument("style", type=Path, metavar="STYLE", help="the picture whose strokes and colours it gets")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the result, .png or .jpg")
+    parser.add_argument(
+        "--backbone",
+        choices=("vgg19", "vgg16", "vgg19_16x", "alexnet", "squeezenet1_0", "squeezenet1_1", "random"),
+        default="vgg19",
+        help="the network whose features are compared; random: VGG-16 that nobody trained, to try out [vgg19]",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="its weights, torchvision's file (vgg19_16x: 5SE.pth or its folder) [looked for in the folders "
+        "ANIFAST_WEIGHTS, torch.hub's and ANIFAST_SHARED/data/weights, or downloaded]",
+    )
+    parser.add_argument("--size", type=int, default=512, metavar="N", help="longer side of the result [512]")
+    parser.add_argument(
+        "--steps", type=int, default=left_out, metavar="N", help="how often losses and gradient are computed [300]"
+    )
+    parser.add_argument(
+        "--style-weight", type=float, default=left_out, metavar="X", help="10 is gentle, 100 strong [30]"
+    )
+    parser.add_argument("--content-weight", type=float, default=left_out, metavar="X", help="of the content [1]")
+    parser.add_argument(
+        "--tv-weight", type=float, default=left_out, metavar="X", help="of smoothness, against noise [20]"
+    )
+    for kind, example in (("content", "relu4_2"), ("style", "relu1_1,relu2_1")):
+        parser.add_argument(
+            f"--{kind}-layers",
+            default=left_out,
+            metavar="NAMES",
+            help=f"layers that make the {kind}, as in {example}; a wrong name lists those there are [the backbone's]",
+        )
+    parser.add_argument(
+        "--init",
+        choices=("content", "noise", "style"),
+        default=left_out,
+        help="what the result begins as [content]",
+    )
+    parser.add_argument("--seed", type=int, default=left_out, metavar="N", help="of --init noise [0]")
+    parser.add_argument(
+        "--optimizer", choices=("lbfgs", "adam"), default=left_out, help="how the losses are minimised [lbfgs]"
+    )
+    parser.add_argument(
+        "--original-colours",
+        action="store_true",
+        default=left_out,
+        help="keep the colours of CONTENT; only light and dark get the style",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also write the picture after every N steps, NAME-step0050.png beside --out [0: never]",
+    )
+    parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+
+
+def _neural_style(args: argparse.Namespace) -> int:
+    from anifast import neural_style
+    from anifast.engine import config
+    from anifast.progress import duration
+
+    outcome = neural_style.transfer_files(
+        args.content,
+        args.style,
+        args.out,
+        backbone=args.backbone,
+        weights=args.weights,
+        options=config.build(neural_style.Options, config.given(args, neural_style.Options)),
+        size=args.size,
+        save_every=args.save_every,
+        device=args.device,
+    )
+    for path in outcome.saved:
+        print(path)
+    step = outcome.step
+    print(f"{outcome.steps} steps in {duration(outcome.seconds)}, step {step.number}: {step.losses} -> {args.out}")
+    if outcome.interrupted:
+        print(f"anifast: interrupted; {args.out} is the picture so far", file=sys.stderr)
+        return 130
+    return 0
+
+
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where everything goes [demo]")
     parser.add_argument("--images", type=int, metavar="N", help="training pictures; fewer for a quick look")
@@ -230,6 +318,9 @@ COMMANDS = {
     "translate": Command("translate pictures with a trained model", _translate_options, _translate),
     "plot": Command("draw the losses of runs, several in one figure", _plot_options, _plot),
     "eval": Command("cycle L1, identity L1, FID and KID of a trained model", _eval_options, _eval),
+    "neural-style": Command(
+        "give a picture the style of another by optimisation", _neural_style_options, _neural_style
+    ),
     "demo": Command("draw faces, train a small CycleGAN on them, translate new ones", _demo_options, _demo),
     "portraits": Command("write procedural faces in the layouts of the systems", *_elsewhere("anifast.data.portraits")),
     "convert": Command(
