@@ -36,6 +36,7 @@ bench: $(VENV)/developer
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python benchmarks/run.py
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_cyclegan --out benchmarks/results
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_stylegan2 --out benchmarks/results
+	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_lpips --out benchmarks/results
 	$(BIN)/python benchmarks/report.py --write README.md
 
 # Everything there is to do on a machine with a GPU, with that machine's own python: no environment, no network.

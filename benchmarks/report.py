@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ AGAINST = {
     "clone": "share of `clone`'s bandwidth",
     "convolution": "share of the library's convolution alone",
     "matrix": "share of a matrix product's rate",
+    "whole": "speed of plain PyTorch's whole matrices",
     "compile": "`torch.compile` of plain PyTorch",
 }
 
@@ -123,22 +125,31 @@ def aims(result: dict[str, Any]) -> str:
     return _table(header, lines) if lines else ""
 
 
+def _unit(result: dict[str, Any]) -> tuple[str, Callable[[dict[str, Any]], float]]:
+    """What sizes are told in: outputs, or MiB where an output is a few numbers. Its name, and its bytes in a row."""
+    if all(row["output"] * 1000 < row["bytes"] for row in result["rows"]):
+        return "MiB", lambda row: 2.0**20
+    return "outputs", lambda row: row["output"]
+
+
 def memory(result: dict[str, Any]) -> str:
-    """The table of allocations: peak above the inputs, in sizes of the output."""
+    """The table of allocations: peak above the inputs."""
     from benchmarks.results import LARGE, WORKS
 
+    unit, size = _unit(result)
     names = [name for name, role in result["variants"].items() if role != "bound"]
     lines = []
     for row in result["rows"]:
         taken = row.get("memory", {})
         if taken and row["bytes"] >= LARGE:
-            cells = [f"{taken[name][0] / row['output']:.2f}" if name in taken else "–" for name in names]
+            cells = [f"{taken[name][0] / size(row):.2f}" if name in taken else "–" for name in names]
             lines.append([row["case"], WORKS[row["work"]], f"{row['output'] / 2**20:.1f} MiB", *cells])
-    return _table(["case", "pass", "output", *names], lines) if lines else ""
+    return _table([f"case (peaks in {unit})", "pass", "output", *names], lines) if lines else ""
 
 
 def kept(result: dict[str, Any]) -> str:
-    """The table of what a forward keeps for its backward, in sizes of the output: of all shapes, and at most of one."""
+    """The table of what a forward keeps for its backward, in parts of all outputs (or in MiB a shape), and at most."""
+    unit, size = _unit(result)
     rows = [row for row in result["rows"] if "kept" in row]
     names = [
         name for name, role in result["variants"].items() if role != "bound" and any(name in r["kept"] for r in rows)
@@ -151,11 +162,11 @@ def kept(result: dict[str, Any]) -> str:
         cells = []
         for name in names:
             of = [row for row in found if name in row["kept"]]
-            whole = sum(row["kept"][name] for row in of) / max(1, sum(row["output"] for row in of))
-            most = max((row["kept"][name] / row["output"] for row in of), default=0.0)
+            whole = sum(row["kept"][name] for row in of) / max(1, sum(size(row) for row in of))
+            most = max((row["kept"][name] / size(row) for row in of), default=0.0)
             cells.append(f"{whole:.2f} ({most:.2f})" if of else "–")
         lines.append([f"{result['forms'][form]}, {dtype} ({len(found)})", *cells])
-    return _table(["kept for backward beyond the inputs, in outputs (at most)", *names], lines) if lines else ""
+    return _table([f"kept for backward beyond the inputs, in {unit} (at most)", *names], lines) if lines else ""
 
 
 def section(result: dict[str, Any], link: str = "", *, rows: bool = False) -> str:
@@ -200,7 +211,7 @@ def system_section(result: dict[str, Any], link: str) -> str:
                 f"{ours[0]:.0f} ms",
                 f"{row['images'] * 1e3 / ours[0]:.3g}",
                 f"{plain[0]:.0f} ms",
-                f"{plain[0] / ours[0]:.2f}x" + (f" (aim {row['aim']:.1f}x)" if "aim" in row else ""),
+                f"{plain[0] / ours[0]:.2f}x" + (f" (aim {_times(row['aim'])}x)" if "aim" in row else ""),
                 *(_of_ours(row["convolutions_ms"], ours[0]), *(_beside(row, name) for name in more)),
             ]
         )
@@ -208,6 +219,10 @@ def system_section(result: dict[str, Any], link: str) -> str:
     header = ["", "precision", "anifast", "images/s", rival, "faster", "our convolutions alone", *more.values()]
     title = f"#### `{result['system']}` on {result['environment'].get('gpu') or result['environment']['cpu']}"
     return "\n\n".join([title, f"{about} ([all figures]({link})).", _table(header, lines)])
+
+
+def _times(aim: float) -> str:
+    return f"{aim:.1f}" if aim == round(aim, 1) else f"{aim:.2f}"
 
 
 def _of_ours(bound: float, ours: float) -> str:

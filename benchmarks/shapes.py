@@ -393,3 +393,61 @@ MODULATED_BATCHES: dict[str, dict[str, tuple[int, ...]]] = {
     "cpu": {"gnr": (4,), "blendgan": (1,)},
     "cuda": {"gnr": (7, 16), "blendgan": (8, 16)},
 }
+
+
+@dataclass(frozen=True)
+class LpipsLayer:
+    """A map that LPIPS compares, of an image of 256 x 256; the batch is `LPIPS_BATCHES`'s.
+
+    Attributes:
+        net: the network that makes it: "vgg" (VGG-16), "alex" (AlexNet) or "squeeze" (SqueezeNet 1.1).
+        channels: of the map.
+        side: of the map in pixels.
+        where: the layers behind which it is taken.
+        quick: part of the small selection that stands for the rest.
+    """
+
+    net: str
+    channels: int
+    side: int
+    where: str
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """Network, channels and side; unique."""
+        return f"{self.net}.{self.channels}x{self.side}"
+
+
+#: lpips_layer in LPIPS with each of its three networks. 384 channels at 15 px are AlexNet's too.
+LPIPS_LAYER: tuple[LpipsLayer, ...] = (
+    LpipsLayer("vgg", 64, 256, "relu1_2"),
+    LpipsLayer("vgg", 128, 128, "relu2_2"),
+    LpipsLayer("vgg", 256, 64, "relu3_3", quick=True),
+    LpipsLayer("vgg", 512, 32, "relu4_3"),
+    LpipsLayer("vgg", 512, 16, "relu5_3"),
+    LpipsLayer("alex", 64, 63, "relu1"),
+    LpipsLayer("alex", 192, 31, "relu2", quick=True),
+    LpipsLayer("alex", 256, 15, "relu4 and relu5"),
+    LpipsLayer("squeeze", 64, 127, "relu of conv1"),
+    LpipsLayer("squeeze", 128, 63, "fire3"),
+    LpipsLayer("squeeze", 256, 31, "fire5"),
+    LpipsLayer("squeeze", 384, 15, "fire6 and fire7, AlexNet's relu3"),
+    LpipsLayer("squeeze", 512, 15, "fire8 and fire9"),
+)
+
+#: device -> batches of the pair
+LPIPS_BATCHES: dict[str, tuple[int, ...]] = {"cpu": (1, 4), "cuda": (1, 16)}
+
+#: layer -> (channels, side) of the maps of VGG-19 whose Gram matrices are BlendGAN's style vector, of an image of
+#: 256 x 256 (its style encoder brings images of any size to that)
+GRAM_MAPS: dict[str, tuple[int, int]] = {
+    "relu1_2": (64, 256),
+    "relu2_2": (128, 128),
+    "relu3_4": (256, 64),
+    "relu4_4": (512, 32),
+    "relu5_4": (512, 16),
+}
+
+#: device -> batches of the style vector
+GRAM_BATCHES: dict[str, tuple[int, ...]] = {"cpu": (1, 4), "cuda": (1, 4, 16)}

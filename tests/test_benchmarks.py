@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anifast import cli
 from anifast.errors import AnifastError, DataError
+from anifast.nn.backbones import load_backbone
+from anifast.nn.perceptual import NETS, STYLE_LAYERS
 from anifast.nn.stylegan2 import Generator
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.networks import build_discriminator, build_generator
@@ -28,8 +30,18 @@ if str(ROOT) not in sys.path:
 
 from benchmarks import environment, modulated_layers, report, results, run, timing  # noqa: E402
 from benchmarks.bench import Aim, Call, Case, OpBench, Prepared, Tensors, Variant, WrongResult, all_benches  # noqa: E402
-from benchmarks.shapes import BIAS_LRELU, CONFIG_F, MODULATED_CONV2D, SQRT2, ModulatedConv2d, stylegan2_layers  # noqa: E402
-from benchmarks.systems import bench_cyclegan, bench_stylegan2  # noqa: E402
+from benchmarks.ops import bench_gram, bench_lpips_layer  # noqa: E402
+from benchmarks.shapes import (  # noqa: E402
+    BIAS_LRELU,
+    CONFIG_F,
+    GRAM_MAPS,
+    LPIPS_LAYER,
+    MODULATED_CONV2D,
+    SQRT2,
+    ModulatedConv2d,
+    stylegan2_layers,
+)
+from benchmarks.systems import bench_cyclegan, bench_lpips, bench_stylegan2  # noqa: E402
 
 
 class Scale(OpBench):
@@ -149,6 +161,26 @@ def test_each_layer_of_modulated_conv2d_is_listed_once() -> None:
         assert total + bottleneck == pytest.approx(expected, abs=6e-3)
 
 
+def test_the_maps_of_lpips_and_of_the_style_vector_are_those_of_the_networks() -> None:
+    def maps(name: str, layers: tuple[int, ...]) -> list[tuple[int, int]]:
+        with torch.device("meta"):
+            net = load_backbone(name, pretrained=False)
+            return [tuple(x.shape[1:3]) for x in net.taps(torch.empty(1, 3, 256, 256), layers)]
+
+    assert len({use.name for use in LPIPS_LAYER}) == len(LPIPS_LAYER)
+    assert len({(use.channels, use.side) for use in LPIPS_LAYER}) == len(LPIPS_LAYER)
+    for net, shared in (("vgg", set()), ("squeeze", set()), ("alex", {(384, 15)})):
+        listed = {(use.channels, use.side) for use in LPIPS_LAYER if use.net == net} | shared
+        assert listed == set(maps(NETS[net].backbone, NETS[net].layers)), net
+    assert list(GRAM_MAPS.values()) == maps("vgg19", STYLE_LAYERS["vgg19"])
+    # spec/blendgan.md 9: 610,304 numbers, folded 305,888; 1,148.8 MFLOP an image for the upper triangles
+    bench = bench_gram.BENCH
+    case = {case.id: case for case in bench.cases("cpu")}["folded.b1"]
+    whole = sum(channels**2 for channels, _ in GRAM_MAPS.values())
+    assert (whole, len(bench_gram.positions(torch.device("cpu")))) == (610_304, 305_888)
+    assert bench.operations(case, "forward") / 1e6 == pytest.approx(1148.8, abs=0.1)
+
+
 @pytest.mark.parametrize("work", list(results.WORKS))
 @pytest.mark.parametrize("form", ["plain", "up", "rgb"])
 def test_the_convolutions_alone_are_those_of_the_work(form: str, work: str) -> None:
@@ -213,6 +245,78 @@ def test_a_description_is_complete_and_its_variants_are_right(name: str) -> None
             for variant, built in prepared.variants.items():
                 if built.function is not None and not built.compiled and not built.why_missing(work):
                     prepared.check(work, variant)
+
+
+@pytest.fixture
+def tiny_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The style vector of five maps of 3 to 7 channels."""
+    monkeypatch.setattr(bench_gram, "GRAM_MAPS", {name: (3 + i, 6 - i) for i, name in enumerate(GRAM_MAPS)})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("form", list(bench_gram.BENCH.forms))
+def test_the_variants_of_the_style_vector_are_right(form: str, layout: str, dtype: str, tiny_maps: None) -> None:
+    """Its real maps are too large for the test of all descriptions above."""
+    bench = bench_gram.BENCH
+    prepared = Prepared(bench, Case("tiny", form, (2, 3, 6, 6), form == "folded", dtype, layout), "cpu")
+    assert prepared.variants.keys() == bench.roles.keys()
+    for work in results.WORKS:
+        assert set(prepared.bounds(work)) == set(bench.limits) - {"matrix"}
+        for variant, built in prepared.variants.items():
+            if built.function is not None and not built.compiled and not built.why_missing(work):
+                prepared.check(work, variant)
+
+
+@pytest.mark.parametrize("work", list(results.WORKS))
+def test_the_whole_style_vector_gives_the_gradients_of_the_folded_one(work: str, tiny_maps: None) -> None:
+    bench = bench_gram.BENCH
+    prepared = Prepared(bench, Case("tiny", "folded", (2, 3, 6, 6), True), "cpu")
+    whole, folded = prepared.bounds(work)["whole"](), prepared.call(work, "plain")()
+    at = bench_gram.positions(torch.device("cpu"))
+    assert len(at) == sum(c * (c + 1) // 2 for c in range(3, 8)) == prepared.grad.shape[1]
+    assert whole[0] is not None and whole[0].shape[1] == sum(c * c for c in range(3, 8))
+    torch.testing.assert_close(whole[0][:, at], folded[0])
+    if work == "forward_backward":
+        assert len(whole) == 6
+        for gradient, expected in zip(whole[1:], folded[1:], strict=True):
+            torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_wrong_style_vector_is_not_timed(
+    folded: bool, tiny_maps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    prepared = Prepared(bench_gram.BENCH, Case("tiny", "folded" if folded else "full", (2, 3, 6, 6), folded), "cpu")
+    right = bench_gram.plain
+
+    def wrong(*, folded: bool, **maps: Tensor) -> Tensor:
+        out = right(folded=folded, **maps)
+        # only the whole vector in float32 is wrong, by a part in ten thousand of one number
+        if not folded and out.dtype == torch.float32:
+            out[-1, -1] *= 1 + 1e-4
+        return out
+
+    prepared.bounds("forward")
+    monkeypatch.setattr(bench_gram, "plain", wrong)
+    with pytest.raises(WrongResult, match="tiny, whole"):
+        prepared.bounds("forward")
+
+
+@pytest.mark.parametrize("work", ["forward", "forward_backward"])
+@pytest.mark.parametrize("form", ["one", "both"])
+def test_a_wrong_distance_is_refused(form: str, work: str) -> None:
+    """The sum over a whole map is so long that only terms of the size 1 make its check a sharp one."""
+    bench = bench_lpips_layer.BENCH
+    case = {case.id: case for case in bench.cases("cpu")}[f"{form}.vgg.512x16.b1"]
+    prepared = Prepared(bench, case, "cpu")
+    assert len(prepared.call("forward_backward", "formula")()) == (2 if form == "one" else 3)
+    right = prepared.variants["formula"].function
+    prepared.check(work, "formula")
+    assert right is not None
+    prepared.variants["formula"] = Variant(lambda **given: right(**given) * (1 + 1e-5))
+    with pytest.raises(WrongResult):
+        prepared.check(work, "formula")
 
 
 def _forgets_last(x: Tensor, factor: Tensor) -> Tensor:
@@ -469,6 +573,20 @@ def test_report_shows_every_row_and_the_memory_on_request(
     assert "| tiny | forward | 0.0 MiB | 1.00 | " in text
 
 
+def test_report_tells_sizes_in_mib_where_an_output_is_a_few_numbers(result: dict[str, Any]) -> None:
+    found = copy.deepcopy(result)
+    for row in found["rows"]:
+        row["bytes"] = 1 << 20
+        if "kept" in row:
+            row["kept"] = {"good": 1 << 19, "chain": 3 << 20}
+    assert "in outputs (at most)" in report.kept(found) and "peaks in outputs" in report.memory(found)
+    for row in found["rows"]:
+        row["output"] = 8
+    assert "beyond the inputs, in MiB (at most) | good | chain |" in report.kept(found)
+    assert "| factor * x, float32 (2) | 0.50 (0.50) | 3.00 (3.00) |" in report.kept(found)
+    assert "peaks in MiB" in report.memory(found)
+
+
 @pytest.mark.parametrize("text", ["no markers", f"{report.BEGIN}\n", f"{report.END}\n{report.BEGIN}\n", None])
 def test_report_needs_its_markers(text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "PAGE.md"
@@ -638,6 +756,92 @@ def test_a_wrong_image_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         pair.networks["anifast"] = lambda z, wrong=wrong: (right(z)[0] * wrong, z)  # type: ignore[misc]
         with pytest.raises(bench_stylegan2.WrongImage, match="16 px, fp32"):
             pair.check()
+
+
+@pytest.fixture(scope="module")
+def perceptual() -> list[bench_lpips.Pair]:
+    """LPIPS and the style vector beside their rivals, at the smallest size."""
+    return bench_lpips.pairs(16, torch.device("cpu"), "fp32", 2)
+
+
+def test_lpips_is_measured_against_the_formula(
+    perceptual: list[bench_lpips.Pair],
+    product: timing.MatrixProduct,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench_lpips, "pairs", lambda *_: perceptual)
+    monkeypatch.setattr(bench_lpips, "convolutions_alone", lambda *_: (0.25, 0.5))
+    rows = bench_lpips.measure(16, "fp32", torch.device("cpu"), 0.0, 2)
+    assert [row["work"] for row in rows] == list(bench_lpips.PASSES)
+    # forward of both images and backward of one; with a frozen target of one
+    assert [row["convolutions_ms"] for row in rows] == [500.0, 1000.0, 750.0, 250.0, 250.0]
+    for row in rows:
+        ours, plain = row["ms"]["anifast"], row["ms"]["plain"]
+        assert min(*ours[:3], *plain[:3]) > 0 and ours[3] == plain[3] >= 7
+        assert ("kept" in row) == ("backward" in row["work"]) and min(row["peak"].values()) > 0 and "aim" not in row
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net = perceptual[0].plain.net
+        net(perceptual[0].inputs[0])
+    assert rows[0]["roofline_ms"] == pytest.approx(2 * counter.get_total_flops() / product.rate * 1e3, abs=1e-4)
+    assert counter.get_total_flops() == bench_lpips.operations(net, 16, 2)
+    # what a frozen target's features take was there before, and the rival keeps maps of its own
+    assert 0 < rows[2]["kept"]["anifast"] <= rows[1]["kept"]["anifast"] <= rows[1]["kept"]["plain"]
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    about = {"cpu": "Some CPU", "cores": 2, "threads": 1, "cpu_capability": "AVX2", "build": {"isa": "avx2"}}
+    about |= {"settings": {}, "torch": "2.13.0", "commit": None, "uncommitted_changes": False, "date": "2001-01-01"}
+    rows[1]["aim"] = 1.25
+    text = report.system_section(
+        {"system": "lpips", "rival": bench_lpips.RIVAL, "environment": about, "rows": rows}, "file"
+    )
+    assert "(aim 1.25x)" in text and bench_lpips.RIVAL in text
+
+
+def test_the_convolutions_of_a_vgg_are_timed_by_themselves(perceptual: list[bench_lpips.Pair]) -> None:
+    images, net = perceptual[0].inputs[0], perceptual[0].plain.net
+    counted: list[int] = []
+
+    def clock(call: Callable[[], Any], repeat: int) -> float:
+        with FlopCounterMode(display=False) as counter:
+            call()
+        counted.append(counter.get_total_flops())
+        return 1.0
+
+    clock.shortest = 0.0  # type: ignore[attr-defined]
+    found = bench_lpips.convolutions_alone(net, images, "fp32", clock, 0.0)  # type: ignore[arg-type]
+    assert found == (13.0, 13.0)
+    # each is called equally often, forward and backward, which take as much
+    per_pass = bench_lpips.operations(net, 16, 2)
+    assert sum(counted) == len(counted) / 26 * 2 * per_pass
+
+
+class _Scaled:
+    """A network whose result, or whose gradient alone, is some times too large."""
+
+    def __init__(self, net: Any, factor: float, of_gradient: float = 1.0) -> None:
+        self.net, self.factor, self.of_gradient = net, factor, of_gradient
+        self.features = getattr(net, "features", None)
+
+    def __call__(self, images: Tensor, *others: Any) -> Tensor:
+        fixed = images.detach()
+        return self.net(fixed + self.of_gradient * (images - fixed), *others) * self.factor
+
+
+def test_a_wrong_distance_or_style_vector_is_not_timed(
+    perceptual: list[bench_lpips.Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pair in perceptual:
+        pair.check()
+        for work, right in pair.ours.items():
+            for wrong in (1.001, float("nan")):
+                monkeypatch.setitem(pair.ours, work, _Scaled(right, wrong))
+                with pytest.raises(bench_lpips.WrongResult, match="result: relative error"):
+                    pair.check()
+            if bench_lpips.PASSES[work][1]:
+                monkeypatch.setitem(pair.ours, work, _Scaled(right, 1.0, of_gradient=1.1))
+                with pytest.raises(bench_lpips.WrongResult, match="gradient: relative error"):
+                    pair.check()
+            monkeypatch.setitem(pair.ours, work, right)
 
 
 def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
