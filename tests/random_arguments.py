@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import bias_lrelu_cases
+import gram_cases
+import lpips_layer_cases
 import modulated_conv2d_cases
 import torch
 import upfirdn2d_cases
@@ -139,6 +141,50 @@ def modulated_conv2d_case(draw: Any, largest: int = 12) -> modulated_conv2d_case
     )
 
 
+@st.composite
+def gram_case(draw: Any, largest: int = 40) -> gram_cases.Case:
+    """A valid call of gram; maps of many channels or of many pixels."""
+    side, channels = st.integers(1, largest), st.integers(1, largest)
+    few = st.integers(1, 5)
+    shapes = st.one_of(st.tuples(few, side, side), st.tuples(channels, few, few))
+    maps = tuple(draw(st.lists(shapes, min_size=1, max_size=5)))
+    return gram_cases.Case(
+        "random",
+        maps,
+        batch=draw(st.sampled_from([1, 1, 2, 3, 0])),
+        last=tuple(i for i in range(len(maps)) if draw(st.booleans())),
+        normalize=draw(st.sampled_from(["chw", "hw", "none"])),
+        folded=draw(st.booleans()),
+        single=len(maps) == 1 and draw(st.booleans()),
+    )
+
+
+@st.composite
+def lpips_layer_case(draw: Any, largest: int = 40) -> lpips_layer_cases.Case:
+    """A valid call of lpips_layer, on wide maps or with many channels."""
+    wide = draw(st.booleans())
+    side, channels = (largest, 9) if wide else (5, 4 * largest)
+    batch = draw(st.sampled_from([1, 1, 2, 3, 0]))
+    weight = draw(st.sampled_from(["", "flat", "head"]))
+    of_weight = bool(weight) and batch > 0 and draw(st.booleans())
+    maps: list[tuple[str, ...]] = [("a",), ("b",), ("a", "b"), ("a", "b")]
+    return lpips_layer_cases.Case(
+        "random",
+        (batch, draw(st.integers(1, channels)), draw(st.integers(1, side)), draw(st.integers(1, side))),
+        weight=weight,
+        channels_last=draw(st.booleans()),
+        b_other_layout=draw(st.sampled_from([False, False, True])),
+        eps=draw(st.sampled_from([1e-10, 1e-10, 1e-3, 0.5, 0.0])),
+        eps_inside=draw(st.booleans()),
+        reduce=draw(st.sampled_from(["mean", "none"])),
+        zeros=draw(st.sampled_from([False, False, True])),
+        near=draw(st.sampled_from([False, False, True])),
+        scale=draw(st.sampled_from([1.0, 1.0, 100.0, 0.01])),
+        wants=(*draw(st.sampled_from(maps)), *(("weight",) if of_weight else ())),
+        float32_weight=draw(st.booleans()),
+    )
+
+
 @dataclass(frozen=True)
 class Fault:
     """What makes a valid call invalid: other fields of its case, or a tensor in the place of a valid one."""
@@ -152,7 +198,7 @@ class Fault:
         if self.fields is not None:
             return replace(case, **self.fields(case)), tensors
         assert self.wrong is not None
-        like = tensors.get(self.tensor, tensors["x"]).detach()
+        like = tensors.get(self.tensor, next(iter(tensors.values()))).detach()
         return case, tensors | {self.tensor: self.wrong(like)}
 
 
@@ -169,6 +215,30 @@ def _elsewhere(x: Tensor) -> Tensor:
     return x.to("meta")
 
 
+def _of_another_type(x: Tensor) -> Tensor:
+    return x.to(torch.float64 if x.dtype != torch.float64 else torch.float32)
+
+
+@dataclass(frozen=True)
+class SecondMap:
+    """A list whose second map does not go with the first one."""
+
+    wrong: Callable[[Tensor], Any]
+
+    def __call__(self, case: gram_cases.Case, tensors: dict[str, Any]) -> tuple[gram_cases.Case, dict[str, Any]]:
+        """The invalid case and tensors."""
+        return replace(case, single=False), tensors | {"1": self.wrong(tensors["0"].detach())}
+
+
+@dataclass(frozen=True)
+class NoMaps:
+    """A list of nothing."""
+
+    def __call__(self, case: gram_cases.Case, tensors: dict[str, Any]) -> tuple[gram_cases.Case, dict[str, Any]]:
+        """The invalid case and tensors."""
+        return replace(case, single=False), {"grad": tensors["grad"]}
+
+
 _WRONG: dict[str, Callable[[Tensor], Any]] = {
     "a list": lambda x: [1.0],
     "integers": lambda x: x.to(torch.int32),
@@ -176,7 +246,7 @@ _WRONG: dict[str, Callable[[Tensor], Any]] = {
     "of one axis more": lambda x: x[None],
     "elsewhere": _elsewhere,
 }
-FAULTS = {
+FAULTS: dict[str, dict[str, Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]]] = {
     "upfirdn2d": {
         **{
             f"{name} {how}": Fault(tensor=name, wrong=wrong)
@@ -241,6 +311,44 @@ FAULTS = {
         "dim far before": Fault(fields=lambda case: {"dim": -len(case.shape) - 1}),
         "a negative clamp": Fault(fields=lambda case: {"clamp": -0.5}),
     },
+    "gram": {
+        "a map that is a list": Fault(tensor="0", wrong=_WRONG["a list"]),
+        "a map of integers": Fault(tensor="0", wrong=_WRONG["integers"]),
+        "a map of one axis less": Fault(tensor="0", wrong=lambda x: x.sum(0)),
+        "a map of one axis more": Fault(tensor="0", wrong=lambda x: x[None]),
+        "a map without pixels": Fault(tensor="0", wrong=lambda x: x[..., :0]),
+        "a map without channels": Fault(tensor="0", wrong=lambda x: x[:, :0]),
+        "no maps": NoMaps(),
+        "a second map that is a list": SecondMap(_WRONG["a list"]),
+        "a second map of integers": SecondMap(_WRONG["integers"]),
+        "a second map of another type": SecondMap(_of_another_type),
+        "a second map of another batch": SecondMap(lambda x: x.new_zeros(x.shape[0] + 1, *x.shape[1:])),
+        "a second map of one axis less": SecondMap(lambda x: x[0] if len(x) else x.sum(0)),
+        "a second map without pixels": SecondMap(lambda x: x[:, :, :0]),
+        "a second map elsewhere": SecondMap(_elsewhere),
+        "normalised by something else": Fault(fields=lambda case: {"normalize": "c"}),
+        "normalised by nothing": Fault(fields=lambda case: {"normalize": None}),
+    },
+    "lpips_layer": {
+        **{
+            f"{name} {how}": Fault(tensor=name, wrong=wrong)
+            for name in ("b", "weight")
+            for how, wrong in _WRONG.items()
+        },
+        "a a list": Fault(tensor="a", wrong=_WRONG["a list"]),
+        "a integers": Fault(tensor="a", wrong=_WRONG["integers"]),
+        "a of one axis less": Fault(tensor="a", wrong=lambda x: x.sum(0)),
+        "a without pixels": Fault(tensor="a", wrong=lambda x: x[..., :0]),
+        "a without channels": Fault(tensor="a", wrong=lambda x: x[:, :0]),
+        "a with a channel more": Fault(
+            tensor="a", wrong=lambda x: x.new_zeros(x.shape[0], x.shape[1] + 1, *x.shape[2:])
+        ),
+        "b of another type": Fault(tensor="b", wrong=_of_another_type),
+        "a negative eps": Fault(fields=lambda case: {"eps": -1e-10}),
+        "an eps that is no number": Fault(fields=lambda case: {"eps": float("nan")}),
+        "an eps of text": Fault(fields=lambda case: {"eps": "1"}),
+        "another reduction": Fault(fields=lambda case: {"reduce": "sum"}),
+    },
 }
 
 
@@ -257,11 +365,18 @@ def check(op: str, case: Any, dtype: torch.dtype, backend: str, device: str = "c
 
 
 #: the ops whose every backend is asked by its name
-CASES = {"upfirdn2d": upfirdn2d_case, "bias_lrelu": bias_lrelu_case}
+CASES = {
+    "upfirdn2d": upfirdn2d_case,
+    "bias_lrelu": bias_lrelu_case,
+    "gram": gram_case,
+    "lpips_layer": lpips_layer_case,
+}
 MODULES: dict[str, Any] = {
     "upfirdn2d": upfirdn2d_cases,
     "bias_lrelu": bias_lrelu_cases,
     "modulated_conv2d": modulated_conv2d_cases,
+    "gram": gram_cases,
+    "lpips_layer": lpips_layer_cases,
 }
 
 

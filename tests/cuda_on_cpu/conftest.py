@@ -33,6 +33,7 @@ def played_ops(library: Player) -> dict[str, Any]:
     """By the names of ops, the dispatcher ops whose implementation is the played CUDA code."""
     bias_lrelu = importlib.import_module("anifast.ops.bias_lrelu")._Ops("_played")
     upfirdn2d = importlib.import_module("anifast.ops.upfirdn2d")._Op("_played", bias_lrelu)
+    importlib.import_module("anifast.ops.lpips_layer")._define("_played")
     return {"bias_lrelu": bias_lrelu, "upfirdn2d": upfirdn2d}
 
 
@@ -42,6 +43,8 @@ def played(library: Player, played_ops: dict[str, Any], monkeypatch: pytest.Monk
     for name, ops in played_ops.items():
         monkeypatch.setattr(importlib.import_module(f"anifast.ops.{name}"), "_NATIVE", ops)
         monkeypatch.setitem(backends._reasons, (name, "native", "cpu"), "")
+    monkeypatch.setattr(torch.ops.anifast, "lpips_layer", torch.ops.anifast.lpips_layer_played)
+    monkeypatch.setitem(backends._reasons, ("lpips_layer", "native", "cpu"), "")
     library.set()
     with nan_filled_allocations():
         yield library

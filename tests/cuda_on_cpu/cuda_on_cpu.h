@@ -51,6 +51,10 @@ int lane();
 
 inline void __syncthreads() { cuda_on_cpu::block_barrier(); }
 
+// Never fused with an addition: what plays here knows no such instruction anyway.
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline double __dmul_rn(double x, double y) { return x * y; }
+
 template <typename T>
 T __shfl_xor_sync(unsigned lanes, T value, int offset) {
     cuda_on_cpu::warp_exchange(lanes, &value, sizeof(T), cuda_on_cpu::lane() ^ offset);

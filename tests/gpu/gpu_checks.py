@@ -11,6 +11,8 @@ from torch import Tensor
 
 import anifast
 
+HALVES = (torch.float16, torch.bfloat16)
+
 
 def same_bits_each_time(cases: ModuleType, case: Any, backend: str) -> None:
     """Two runs give the same bits: sums are made in a fixed order."""
@@ -42,12 +44,9 @@ def stream_orders_kernels(cases: ModuleType, case: Any, backend: str) -> None:
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         for _ in range(20):
-            slow = slow @ slow * 1e-3  # x is written only after this
+            slow = slow @ slow * 1e-3  # the tensors are written only after this
         nothing = 0.0 * slow[0, 0].nan_to_num()
-        late = {name: (value.detach() + nothing).requires_grad_() for name, value in tensors.items()}
-        if "kernel" in late:
-            late["kernel"] = late["kernel"].detach()
-        late["x"] = cases.layout(late["x"].detach(), case).requires_grad_()
+        late = {name: (value.detach() + nothing).requires_grad_(value.requires_grad) for name, value in tensors.items()}
         got = cases.results(case, late, backend)
     stream.synchronize()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
@@ -81,29 +80,30 @@ def graph_replays(cases: ModuleType, case: Any, backend: str, leaves: tuple[str,
             assert torch.equal(got, expected)
 
 
-def compiles_into_one_graph(cases: ModuleType, case: Any, backend: str) -> None:
+def compiles_into_one_graph(cases: ModuleType, case: Any, backend: str, leaf: str = "x") -> None:
     """torch.compile(fullgraph=True) of a function around the op, with its gradient."""
     tensors = cases.make(case, torch.float32, "cuda")
 
     def function(x: Tensor) -> Tensor:
-        return cases.call(case, tensors | {"x": x}, None).sin()
+        return cases.call(case, tensors | {leaf: x}, None).sin()
 
     with anifast.use_backend(backend):
-        out = torch.compile(function, fullgraph=True)(tensors["x"])
-        gx = torch.autograd.grad(out, tensors["x"], tensors["grad"])[0]
+        out = torch.compile(function, fullgraph=True)(tensors[leaf])
+        gx = torch.autograd.grad(out, tensors[leaf], tensors["grad"])[0]
     expected = cases.call(case, tensors, "reference").sin()
     torch.testing.assert_close(out, expected)
-    torch.testing.assert_close(gx, torch.autograd.grad(expected, tensors["x"], tensors["grad"])[0])
+    torch.testing.assert_close(gx, torch.autograd.grad(expected, tensors[leaf], tensors["grad"])[0])
 
 
 def unaligned_memory_agrees(cases: ModuleType, case: Any, backend: str) -> None:
     """Tensors that begin beside a multiple of 16 bytes give the same."""
     tensors = cases.make(case, torch.float32, "cuda")
     expected = cases.results(case, tensors, backend)
-    for key in {"x", "noise", "residual", "add", "grad"} & set(tensors):
+    for key in {"x", "noise", "residual", "add", "grad", "a", "b", "0", "1"} & set(tensors):
         value = tensors[key].detach()
         storage = torch.empty(value.numel() + 1, dtype=value.dtype, device="cuda")
-        tensors[key] = storage[1:].as_strided(value.shape, value.stride(), 1).copy_(value).requires_grad_()
+        moved = storage[1:].as_strided(value.shape, value.stride(), 1).copy_(value)
+        tensors[key] = moved.requires_grad_(tensors[key].requires_grad)
     got = cases.results(case, tensors, backend)
     for key in expected:
         torch.testing.assert_close(got[key], expected[key])

@@ -22,6 +22,10 @@ NAMES = {
         ["odd_clamped", "even_clamped", "small_maps", "one_pixel", "long_planes", "no_scale", "nhwc_odd", "relu_nhwc"]
         + ["nhwc_clamped", "nhwc_many_pixels", "nhwc_wide"]
     ),
+    "lpips_layer": (
+        ["odd", "odd_map", "vectors", "vectors_and_rest", "many_channels", "many_pixels", "one_pixel", "other_layout"]
+        + ["nhwc_odd", "nhwc_map", "nhwc_vectors", "nhwc_vectors_and_rest", "nhwc_many_pixels", "only_a", "only_b"]
+    ),
 }  # fmt: skip
 
 for op, names in NAMES.items():
