@@ -50,6 +50,15 @@ def accumulate(x: Tensor) -> tuple[tl.dtype, torch.dtype]:
     return (tl.float64, torch.float64) if x.dtype == torch.float64 else (tl.float32, torch.float32)
 
 
+# Offsets of 32 bits reach so far, less what a tile may overshoot.
+REACH = 2**31 - 2**20
+
+
+def index_type(*tensors: Tensor) -> tl.dtype:
+    """The type of addresses that reaches the last element of each."""
+    return tl.int32 if max(value.numel() for value in tensors) < REACH else tl.int64
+
+
 def contiguous(value: Tensor | None) -> Tensor | None:
     """An optional operand as the kernels read it."""
     return None if value is None else value.contiguous()

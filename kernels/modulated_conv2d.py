@@ -30,7 +30,8 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from anifast.kernels._common import accumulate, activate, contiguous, device
+from anifast.kernels import _common
+from anifast.kernels._common import accumulate, activate, contiguous, device, index_type
 from torch import Tensor
 
 
@@ -63,8 +64,6 @@ TILES = {
 # Elements of a tile of a pass: 8 for each thread of 4 warps. Programs that a pass is cut into, at most.
 _TILE = 1024
 _PROGRAMS = 1024
-# Offsets of 32 bits reach so far, less what a tile may overshoot.
-_REACH = 2**31 - 2**20
 # Sizes that make no difference to the code: channels, and a pass's pixels, tell how wide a load may be.
 _SIZES = [
     "batch", "in_rows", "in_columns", "rows", "columns", "noise_outer", "pixel_tiles", "channel_tiles"
@@ -302,11 +301,6 @@ def modulated_conv2d_style_grad_kernel(
     _keep(p_parts, i_sample * splits + i_split, channels, o_channel, b_sum, PIXELS)
 
 
-def _index(*tensors: Tensor) -> tl.dtype:
-    """The type of addresses that reaches the last element of each."""
-    return tl.int32 if max(value.numel() for value in tensors) < _REACH else tl.int64
-
-
 def _factor(x: Tensor, acc: tl.dtype) -> tl.dtype:
     """The type of factors: that of x, but not bfloat16 in the interpreter, which multiplies its bits as integers."""
     types = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16 if x.is_cuda else tl.float32}
@@ -338,7 +332,7 @@ def _tile(x: Tensor, outputs: int, pixels: int, summed: bool) -> _Tile:
         elif size < 2**21:
             kind = "small"
         else:
-            held = summed or max(size, x.numel()) >= _REACH
+            held = summed or max(size, x.numel()) >= _common.REACH
             kind = "middle" if held or outputs <= 128 or size < 2**23 else "wide"
         found = TILES["tf32" if x.dtype == torch.float32 else "half", kind]
     channels = min(found.channels, max(16, triton.next_power_of_2(outputs)))
@@ -408,7 +402,7 @@ def _convolve(
             HAS_STRENGTH=noise is not None and strength is not None, HAS_ADD=add is not None,
             HAS_OTHER=other is not None, ACT=slope != 1.0 or gain != 1.0 or clamp is not None,
             CLAMPED=clamp is not None, PIXELS=form != torch.contiguous_format, ACROSS=across, PRECISION=_products(x),
-            FACTOR=_factor(x, acc), ACC=acc, IDX=_index(x, out, weight),
+            FACTOR=_factor(x, acc), ACC=acc, IDX=index_type(x, out, weight),
             BM=plan.pixels, BN=plan.channels, BK=plan.depth, num_warps=plan.warps, num_stages=plan.stages,
         )  # fmt: skip
     return out.new_empty(0, dtype=sums) if parts is None else parts.sum(1)
@@ -539,7 +533,7 @@ def epilogue_grad(
             HAS_SCALE=scale is not None, HAS_BIAS=bias is not None, HAS_NOISE=noise is not None,
             HAS_STRENGTH=noise is not None and strength is not None, WANT_SCALE=want_scale, WANT_BIAS=want_bias,
             WANT_STRENGTH=want_strength, CLAMPED=clamp is not None, PIXELS=form != torch.contiguous_format, ACC=acc,
-            IDX=_index(grad), **plan.tile,
+            IDX=index_type(grad), **plan.tile,
         )  # fmt: skip
     gscale, gbias, gstrength = parts
     if want_scale:
@@ -566,6 +560,6 @@ def style_grad(grad: Tensor, x: Tensor, style: Tensor, form: torch.memory_format
     with device(grad):
         modulated_conv2d_style_grad_kernel[plan.grid](
             grad.contiguous(memory_format=form), x.contiguous(memory_format=form), contiguous(style), gx, parts,
-            *plan.sizes, PIXELS=form != torch.contiguous_format, ACC=acc, IDX=_index(grad), **plan.tile,
+            *plan.sizes, PIXELS=form != torch.contiguous_format, ACC=acc, IDX=index_type(grad), **plan.tile,
         )  # fmt: skip
     return gx, parts.sum(1)

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from anifast.kernels import _common
 from anifast.kernels._common import accumulate, activate, contiguous, device
 from torch import Tensor
 
@@ -34,8 +35,6 @@ _WIDE_TILE = 512
 # Taps of an axis that meet a sample, and factors, up to which loops are unrolled.
 _TAPS = 8
 _FACTOR = 4
-# Offsets of 32 bits reach so far, less what a tile may overshoot.
-_REACH = 2**31 - 2**20
 # Sizes that make no difference to the code: only `channels` tells how wide a load may be, with channels last.
 _SIZES = [
     "planes", "in_rows", "in_columns", "rows", "columns", "noise_outer", "row_tiles", "column_tiles", "lane_tiles",
@@ -376,7 +375,7 @@ def forward(
             HAS_SCALE=scale is not None, HAS_BIAS=bias is not None, HAS_NOISE=noise is not None,
             HAS_STRENGTH=noise is not None and noise_strength is not None, HAS_ADD=add is not None,
             ACT=act, SAVE_MASK=save_mask, CLAMPED=clamp is not None, ACC=accumulate(x)[0],
-            IDX=tl.int32 if reach < _REACH else tl.int64, PIXELS=pixels,
+            IDX=tl.int32 if reach < _common.REACH else tl.int64, PIXELS=pixels,
             R=plan.tile[0], G=plan.tile[1], L=plan.tile[2],
         )  # fmt: skip
     return out, mask

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,3 +136,20 @@ def check(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu", see
 def small(case: Case) -> bool:
     """Whether finite differences over a case end soon."""
     return sum(math.prod(shape) for shape in case.maps) * case.batch < 300
+
+
+def golden_results(
+    case: Any, backend: str, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """What the golden case losses_gram stores, by its names: matrices, gradients, the vector, a style loss."""
+    inputs = {name: torch.from_numpy(value).to(device, dtype) for name, value in case.inputs.items()}
+    found = {}
+    for tap in ("tap1", "tap2", "tap3"):
+        x = inputs[tap].requires_grad_()
+        for name, normalize in (("raw", "none"), ("per_hw", "hw"), ("per_chw", "chw")):
+            found[f"{tap}.{name}"] = gram(x, normalize=normalize, backend=backend)
+        (found[f"{tap}.dF_per_chw"],) = torch.autograd.grad(found[f"{tap}.per_chw"], x, inputs[f"{tap}_cot"])
+    found["vector.flat"] = gram([inputs["tap1"], inputs["tap2"], inputs["tap3"]], backend=backend)
+    first, other = (gram(inputs[name], backend=backend) for name in ("tap1", "other"))
+    found["style_loss.mse"] = (first - other).square().mean()
+    return {name: value.detach() for name, value in found.items()}

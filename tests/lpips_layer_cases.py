@@ -174,10 +174,11 @@ def _roundings(
         # each result sums over the pixels or the channels what the gradients' rounding changed
         first = max(value.abs().max().item() for key, value in truth.items() if key.startswith("d "))
         count = math.sqrt(a.numel())
+        first = max(first, terms * grad / shortest.item())  # whose terms can cancel
         scale = max(1.0, first) * max(1.0, terms * max(1.0, grad) / min(1.0, shortest.item() ** 2)) * count
         return 4 * torch.finfo(dtype).eps * scale
     if name == "d weight":
-        terms = 4 * grad * math.sqrt(a.numel() / a.shape[1])
+        terms = 4 * grad * a.numel() / a.shape[1]
     elif name.startswith("d "):
         terms *= grad / shortest.item()
     narrow = torch.finfo(own).eps * truth[name].abs().max().item() if own.itemsize == 2 else 0.0

@@ -29,8 +29,8 @@ using at::Tensor;
 
 // Tasks that all maps of a call are cut into, about, and the fewest pixels of one: tiles are read and added up once
 // more for each.
-constexpr int64_t kTasks = 64;
-constexpr int64_t kFewestPixels = 256;
+constexpr int64_t kTasks = 32;
+constexpr int64_t kFewestPixels = 128;
 // Values of a packed chunk's panel: two panels and a tile stay in the first cache.
 constexpr int64_t kPanel = 3072;
 
@@ -121,6 +121,19 @@ void pack(const T* x, const Map& map, int64_t begin, int64_t count, A* packed) {
     }
 }
 
+// Adds a chunk's products of two panels to their tile. Of a tile on the diagonal what lies in the lower left quarter is
+// left out.
+template <bool kAdd, class A>
+inline void add_products(const Factor<A>& pair, bool diagonal, int64_t pixels, A* tile) {
+    constexpr int W = kWidth<A>;
+    constexpr int64_t kSide = kColumns<A>;
+    static_assert(kVectors == 2);
+    products<true, kAdd>(diagonal ? W : kSide, &pair, 1, pixels, kSide, kSide, tile, kSide);
+    if (!diagonal) return;
+    const Factor<A> last{pair.rows + W, pair.columns + W};
+    product<W, true, kAdd, 1>(&last, 1, pixels, kSide, kSide, tile + W * kSide + W, kSide);
+}
+
 // The sums of products over pixels [begin, end) of an image.
 template <class T, class A>
 void multiply(const T* x, const Map& map, int64_t begin, int64_t end, A* packed, A* tiles) {
@@ -131,9 +144,9 @@ void multiply(const T* x, const Map& map, int64_t begin, int64_t end, A* packed,
         for_tiles(tiles, map.channels, [&](int64_t row, int64_t column, A* tile) {
             const Factor<A> pair{packed + row * kChunk<A> * kSide, packed + column * kChunk<A> * kSide};
             if (k == begin) {
-                products<true, false>(kSide, &pair, 1, count, kSide, kSide, tile, kSide);
+                add_products<false>(pair, row == column, count, tile);
             } else {
-                products<true, true>(kSide, &pair, 1, count, kSide, kSide, tile, kSide);
+                add_products<true>(pair, row == column, count, tile);
             }
         });
     }
@@ -149,13 +162,14 @@ void write(const A* tile, int64_t row, int64_t column, const Map& map, bool fold
     const A scale = static_cast<A>(map.scale);
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t i = row * kSide + r;
-        const int64_t skipped = folded && row == column ? r : 0;  // left of the diagonal
+        // left of the diagonal: nothing, or the lower left quarter that mirroring fills
+        const int64_t skipped = row < column ? 0 : folded ? r : r / W * W;
         A* to = out + (folded ? i * channels - i * (i + 1) / 2 : i * channels) + first;
         for (int64_t j = skipped; j < columns; ++j) to[j] = scale * tile[r * kSide + j];
     }
-    if (folded || row == column) return;
+    if (folded) return;
     for (int64_t i = 0; i < rows; i += W) {
-        for (int64_t j = 0; j < columns; j += W) {
+        for (int64_t j = row == column ? i + W : 0; j < columns; j += W) {
             Vec<A> block[W];
             for (int l = 0; l < W; ++l) block[l] = scale * load(tile + (i + l) * kSide + j);
             transpose<A>(block);

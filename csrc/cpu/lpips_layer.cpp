@@ -35,8 +35,6 @@ constexpr int kPixelVectors = 4;
 #else
 constexpr int kPixelVectors = 2;
 #endif
-// How many channels ahead the first sweep asks for its lines, which lie too far apart for the processor to foresee.
-constexpr int64_t kAhead = 8;
 
 struct Maps {
     int64_t images, channels, pixels;
@@ -126,12 +124,6 @@ inline A block_forward(const T* a, const T* b, const A* weight, int64_t channels
     Vec<A> p[V] = {}, q[V] = {}, k[V], l[V];
     for (int64_t c = 0; c < channels; ++c) {
         const T *from_a = a + c * pixels, *from_b = b + c * pixels;
-        if constexpr (kFull && V > 1) {
-            for (size_t line = 0; line < V * W * sizeof(T); line += 64) {
-                __builtin_prefetch(reinterpret_cast<const char*>(from_a + kAhead * pixels) + line);
-                __builtin_prefetch(reinterpret_cast<const char*>(from_b + kAhead * pixels) + line);
-            }
-        }
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
             const Vec<A> x = load_n<kFull>(from_a + v * W, n), y = load_n<kFull>(from_b + v * W, n);

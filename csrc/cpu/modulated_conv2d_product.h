@@ -29,16 +29,17 @@ struct Factor {
     const A* columns;  // kColumns values of depth k from [k * kColumns], or [k * column_step]
 };
 
-// c[r][..] (+)= sum over factors and depths k of rows[r][k] * columns[k][..]. Rows of c are `line` apart.
-template <int kRows, bool kTransposed, bool kAdd, class A>
+// c[r][..] (+)= sum over factors and depths k of rows[r][k] * columns[k][..]. Rows of c are `line` apart. kWide vectors
+// of columns are multiplied.
+template <int kRows, bool kTransposed, bool kAdd, int kWide = kVectors, class A>
 void product(const Factor<A>* factors, int count, int64_t depth, int64_t row_step, int64_t column_step, A* c,
              int64_t line) {
     constexpr int W = kWidth<A>;
-    Vec<A> sum[kRows][kVectors];
+    Vec<A> sum[kRows][kWide];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sum[r][v] = Vec<A>{};
+        for (int v = 0; v < kWide; ++v) sum[r][v] = Vec<A>{};
     }
     for (int f = 0; f < count; ++f) {
         const A* b = factors[f].columns;
@@ -48,16 +49,16 @@ void product(const Factor<A>* factors, int count, int64_t depth, int64_t row_ste
         const int64_t thrice = 3 * row_step;
         for (int i = 0; i < 4; ++i) base[i] = factors[f].rows + (kTransposed ? 4 * i : 4 * i * row_step);
         for (int64_t k = 0; k < depth; ++k, b += column_step) {
-            Vec<A> column[kVectors];
+            Vec<A> column[kWide];
 #pragma GCC unroll 2
-            for (int v = 0; v < kVectors; ++v) column[v] = load(b + v * W);
+            for (int v = 0; v < kWide; ++v) column[v] = load(b + v * W);
 #pragma GCC unroll 16
             for (int r = 0; r < kRows; ++r) {
                 const int part = r % 4;
                 const int64_t step = kTransposed ? part : part == 3 ? thrice : part * row_step;
                 const Vec<A> row = broadcast(base[r / 4][step]);
 #pragma GCC unroll 2
-                for (int v = 0; v < kVectors; ++v) sum[r][v] += row * column[v];
+                for (int v = 0; v < kWide; ++v) sum[r][v] += row * column[v];
             }
 #pragma GCC unroll 4
             for (int i = 0; i < 4; ++i) base[i] += kTransposed ? row_step : 1;
@@ -66,7 +67,7 @@ void product(const Factor<A>* factors, int count, int64_t depth, int64_t row_ste
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < kWide; ++v) {
             A* at = c + r * line + v * W;  // added at the end: sums of parts round less than one long sum
             store(at, kAdd ? load(at) + sum[r][v] : sum[r][v]);
         }

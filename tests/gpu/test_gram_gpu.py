@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import gpu_checks
 import gram_cases as cases
@@ -167,3 +168,7 @@ def test_opcheck(backend: str, name: str) -> None:
     torch.library.opcheck(torch.ops.anifast.gram_triton.default, (given, scales, case.folded))
     wanted = [True] * len(given)
     torch.library.opcheck(torch.ops.anifast.gram_backward_triton.default, (grad, given, scales, case.folded, wanted))
+
+
+def test_golden_losses_gram(backend: str, golden: Callable[[str], Any]) -> None:
+    gpu_checks.golden_case_agrees(cases, golden("losses_gram"), backend, 3e-6)

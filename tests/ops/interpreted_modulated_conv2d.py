@@ -172,7 +172,7 @@ def test_offsets_of_64_bits(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 
     recorder = Recorder(kernels.modulated_conv2d_kernel)
     monkeypatch.setattr(kernels, "modulated_conv2d_kernel", recorder)
-    monkeypatch.setattr(kernels, "_REACH", 0)
+    monkeypatch.setattr("anifast.kernels._common.REACH", 0)
     for form in FORMS:
         test_products_are_those_of_the_convolution(kernels, monkeypatch, shape, "ieee", form)
     assert recorder.launches and all(launch["IDX"] == tl.int64 for launch in recorder.launches)
@@ -186,7 +186,7 @@ def test_offsets_of_64_bits_in_the_passes(kernels: ModuleType, monkeypatch: pyte
     recorders = [Recorder(getattr(kernels, kernel)) for kernel in names]
     for kernel, recorder in zip(names, recorders, strict=True):
         monkeypatch.setattr(kernels, kernel, recorder)
-    monkeypatch.setattr(kernels, "_REACH", 0)
+    monkeypatch.setattr("anifast.kernels._common.REACH", 0)
     passes.check(passes.CASE[name], torch.float32, "triton")
     assert all(len(each.launches) == 1 and each.launches[0]["IDX"] == tl.int64 for each in recorders)
 

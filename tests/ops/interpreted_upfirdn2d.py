@@ -90,7 +90,7 @@ def test_offsets_of_64_bits(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 
     recorder = Recorder(kernels.upfirdn2d_kernel)
     monkeypatch.setattr(kernels, "upfirdn2d_kernel", recorder)
-    monkeypatch.setattr(kernels, "_REACH", 0)
+    monkeypatch.setattr("anifast.kernels._common.REACH", 0)
     check(CASE[name], torch.float32, "triton")
     assert recorder.launches and all(launch["IDX"] == tl.int64 for launch in recorder.launches)
 

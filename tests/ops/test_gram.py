@@ -10,7 +10,7 @@ from typing import Any
 import golden_calls
 import pytest
 import torch
-from gram_cases import CASE, CASES, Case, call, check, make, maps, results, small
+from gram_cases import CASE, CASES, Case, call, check, golden_results, make, maps, results, small
 from op_checks import CalledOps, nan_filled_allocations
 from torch import Tensor
 
@@ -283,19 +283,10 @@ def test_dispatcher_ops_check_what_they_are_given() -> None:
 def test_golden_gram(golden: Callable[[str], Any], backend: str) -> None:
     """Matrices, their gradient and the vector, from the formula; BlendGAN's own function and its gradient."""
     case = golden("losses_gram")
-    inputs = {name: torch.from_numpy(value).double() for name, value in case.inputs.items()}
-    found = {}
-    for tap in ("tap1", "tap2", "tap3"):
-        x = inputs[tap].requires_grad_()
-        for name, normalize in (("raw", "none"), ("per_hw", "hw"), ("per_chw", "chw")):
-            found[f"{tap}.{name}"] = gram(x, normalize=normalize, backend=backend)
-        (found[f"{tap}.dF_per_chw"],) = torch.autograd.grad(found[f"{tap}.per_chw"], x, inputs[f"{tap}_cot"])
-    found["vector.flat"] = gram([inputs["tap1"], inputs["tap2"], inputs["tap3"]], backend=backend)
-    found["style_loss.mse"] = (
-        (gram(inputs["tap1"], backend=backend) - gram(inputs["other"], backend=backend)).square().mean()
-    )
-    assert set(found) == set(case.outputs)
-    golden_calls.check(case, found)
+    for dtype in (torch.float64, torch.float32):
+        found = golden_results(case, backend, dtype=dtype)
+        assert set(found) == set(case.outputs)
+        golden_calls.check(case, found)
     case = golden("blend_gram_projector_a")
     y = torch.from_numpy(case.inputs["y"]).double().requires_grad_()
     out = gram(y, backend=backend)
