@@ -320,7 +320,8 @@ def _back(
         b_x = tl.load(p_pixel + o_from, mask=m_from & m_pixel, other=0.0).to(ACC)
         if HALVES:
             b_high = (b_both.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)  # 10 bits, exactly
-            b_sum = tl.dot(b_both - b_high, b_x, b_sum, input_precision=PRECISION, out_dtype=ACC)
+            b_low = tl.where(b_both == b_high, 0.0, b_both - b_high)  # infinite: of inf - inf nothing is left
+            b_sum = tl.dot(b_low, b_x, b_sum, input_precision=PRECISION, out_dtype=ACC)
             b_sum = tl.dot(b_high, b_x, b_sum, input_precision=PRECISION, out_dtype=ACC)
         else:
             b_sum = tl.dot(b_both, b_x, b_sum, input_precision=PRECISION, out_dtype=ACC)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import numbers
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -127,6 +129,32 @@ def like(op: str, name: str, value: Tensor, x: Tensor, *, float32_too: bool, cal
         return value.to(x.dtype)
     expected = f"{x.dtype} as {called}" + (" or torch.float32" if float32_too and half else "")
     raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {expected}")
+
+
+def promote(values: list[Any]) -> None:
+    """Under autocast, bring floating-point tensors of several types to the widest, in place of the list.
+
+    For ops that read their inputs in float32 anyway: rounding one to another's half type could only lose.
+    """
+    tensors = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    if len({value.dtype for value in tensors}) < 2 or not torch.is_autocast_enabled(tensors[0].device.type):
+        return
+    widest = functools.reduce(torch.promote_types, (value.dtype for value in tensors))
+    for i, value in enumerate(values):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            values[i] = value.to(widest)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Turns autocast off where the device of x has it."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def check_bool(op: str, name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be True or False, got {type(value).__name__}")
 
 
 def strength_tensor(op: str, strength: Tensor | float, noise: Tensor | None, x: Tensor) -> Tensor:

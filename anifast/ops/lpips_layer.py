@@ -90,7 +90,7 @@ def _define(suffix: str) -> None:
 
 def _of_weight(grad: Tensor, a: Tensor, b: Tensor, weight: Tensor, eps: float, eps_inside: bool, mean: bool) -> Tensor:
     """The gradient of the weight in plain PyTorch: it is asked for where heads are trained, and nowhere else."""
-    with torch.autocast(a.device.type, enabled=False):
+    with _common.without_autocast(a):
         wide = _common.wide(a)
         squares = (normalised(a.to(wide), eps, eps_inside) - normalised(b.to(wide), eps, eps_inside)).square()
         sums = torch.einsum("nchw,nhw->c", squares, grad[:, 0].expand(-1, *a.shape[2:]))
@@ -111,7 +111,7 @@ def _second(
 
     grad, a, b, weight = [None if x is None else own(x) for x in tensors]
     assert grad is not None and a is not None and b is not None
-    with torch.enable_grad(), torch.autocast(a.device.type, enabled=False):
+    with torch.enable_grad(), _common.without_autocast(a):
         out = _reference(a, b, weight, *how)
         pairs = [(x, h) for x, h in ((a, ha), (b, hb)) if h is not None]
         first = torch.autograd.grad(out, [x for x, _ in pairs], grad, create_graph=True)
@@ -151,8 +151,8 @@ def lpips_layer(
 
     Args:
         a, b: N,C,H,W in float32, float64, float16 or bfloat16, of one shape, type and device, contiguous or
-            channels_last (b follows a). N may be 0.
-        weight: C or 1,C,1,1, in the type of a or float32; None is 1 for every channel.
+            channels_last (b follows a); under autocast the wider type is taken. N may be 0.
+        weight: C or 1,C,1,1, in the type of a, or float32 beside half maps; None is 1 for every channel.
         eps: added to the norm, against division by 0.
         eps_inside: added to its square instead: a / sqrt(|a|^2 + eps).
         reduce: "mean" over the pixels, or "none" for a map.
@@ -169,6 +169,8 @@ def lpips_layer(
     _common.check_float(_OP, "a", a)
     if a.dim() != 4 or 0 in a.shape[1:]:
         raise ValueError(f"{_OP}: a has shape {tuple(a.shape)}, expected N,C,H,W without a 0 behind N")
+    _common.promote(maps := [a, b])
+    a, b = maps
     b = _common.like(_OP, "b", b, a, float32_too=False, called="a")
     if b.shape != a.shape:
         raise ValueError(f"{_OP}: b has shape {tuple(b.shape)}, expected {tuple(a.shape)} as a")
@@ -184,6 +186,7 @@ def lpips_layer(
     _common.check_number(_OP, "eps", eps)
     if not eps >= 0.0:
         raise ValueError(f"{_OP}: eps must not be negative, got {eps}")
+    _common.check_bool(_OP, "eps_inside", eps_inside)
     if reduce not in ("mean", "none"):
         raise ValueError(f"{_OP}: reduce is {reduce!r}, expected 'mean' or 'none'")
     mean = reduce == "mean"

@@ -128,7 +128,7 @@ def _in_given_types(backward: Callable[..., Any]) -> Callable[..., Any]:
         tensor = next((value for value in given if isinstance(value, Tensor)), None)
         if tensor is None:
             return backward(*given)
-        with torch.autocast(tensor.device.type, enabled=False):
+        with _common.without_autocast(tensor):
             return backward(*given)
 
     return run
@@ -811,7 +811,7 @@ def modulated_conv2d(
         return y.contiguous(memory_format=_common.memory_format(4, _common.is_channels_last(x)))
     if not torch.compiler.is_compiling():
         _common.refuse_tangents(_OP, (x, weight, style, bias, noise, strength, add))
-    with torch.autocast(x.device.type, enabled=False):
+    with _common.without_autocast(x):
         return _run(
             x, weight, style.to(_common.wide(x)) * weight_gain, demodulate, kernel, up, down, pad, add, bias, noise,
             strength, slope, gain, clamp, eps, strategy,

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 
-def gram(features: Sequence[Tensor], scales: Sequence[float], folded: bool) -> Tensor:
-    """One row per image: scale * F F^T of each map F. Arguments as the op checked them; float32 or float64 out."""
+def gram(features: Sequence[Tensor], divisors: Sequence[int], folded: bool) -> Tensor:
+    """One row per image: F F^T / divisor of each map F. Arguments as the op checked them; float32 or float64 out."""
     rows = []
-    for x, scale in zip(features, scales, strict=True):
+    for x, divisor in zip(features, divisors, strict=True):
         wide = x.flatten(2).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        matrix = torch.bmm(wide, wide.mT) * scale
+        matrix = torch.bmm(wide, wide.mT) / divisor
         rows.append(upper(matrix) if folded else matrix.flatten(1))
     return torch.cat(rows, dim=1)
 

@@ -14,13 +14,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <tuple>
 #include <vector>
 
 #include "../common/layout.h"
 #include "../common/vec.h"
 #include "dispatch.h"
 #include "memory.h"
-#include "modulated_conv2d_product.h"
+#include "product.h"
 
 namespace anifast {
 namespace {
@@ -251,22 +252,24 @@ void forward(const std::vector<Map>& maps, int64_t images, bool folded, Accumula
 int64_t entries(int64_t channels, bool folded) { return folded ? channels * (channels + 1) / 2 : channels * channels; }
 
 // The maps, checked and dense.
-std::vector<Tensor> dense_maps(at::TensorList features, at::ArrayRef<double> scales) {
-    TORCH_CHECK(!features.empty() && features.size() == scales.size(), "gram: ", features.size(), " maps and ",
-                scales.size(), " scales");
+std::vector<Tensor> dense_maps(at::TensorList features, at::IntArrayRef divisors) {
+    TORCH_CHECK(!features.empty() && features.size() == divisors.size(), "gram: ", features.size(), " maps and ",
+                divisors.size(), " divisors");
     std::vector<Tensor> dense;
     for (const Tensor& x : features) {
         const Tensor& first = features[0];
-        TORCH_CHECK(x.dim() == 4 && x.size(0) == first.size(0) && x.scalar_type() == first.scalar_type() && x.is_cpu(),
+        TORCH_CHECK(x.dim() == 4 && x.size(0) == first.size(0) && x.size(1) * x.size(2) * x.size(3) > 0 &&
+                        x.scalar_type() == first.scalar_type() && x.is_cpu(),
                     "gram: a map is ", x.scalar_type(), " of shape ", x.sizes(), " on ", x.device(),
-                    ", expected N,C,H,W with ", first.scalar_type(), " and N of ", first.size(0), " on cpu");
+                    ", expected N,C,H,W without a 0 behind N, of ", first.scalar_type(), " and N of ", first.size(0),
+                    " on cpu");
         dense.push_back(x.contiguous(memory_format(4, is_channels_last(x))));
     }
     return dense;
 }
 
-Tensor gram_cpu(at::TensorList features, at::ArrayRef<double> scales, bool folded) {
-    const std::vector<Tensor> dense = dense_maps(features, scales);
+Tensor gram_cpu(at::TensorList features, at::IntArrayRef divisors, bool folded) {
+    const std::vector<Tensor> dense = dense_maps(features, divisors);
     const int64_t images = dense[0].size(0);
     int64_t width = 0;
     double work = 0;
@@ -286,8 +289,8 @@ Tensor gram_cpu(at::TensorList features, at::ArrayRef<double> scales, bool folde
             const double share = static_cast<double>(channels) * channels * pixels / work;
             const int64_t wanted = static_cast<int64_t>(share * kTasks / static_cast<double>(images));
             const int64_t splits = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, pixels / kFewestPixels));
-            maps.push_back({dense[i].const_data_ptr(), channels, pixels, is_channels_last(dense[i]), scales[i], offset,
-                            splits, slots});
+            maps.push_back({dense[i].const_data_ptr(), channels, pixels, is_channels_last(dense[i]),
+                            1.0 / static_cast<double>(divisors[i]), offset, splits, slots});
             offset += entries(channels, folded);
             if (splits > 1) slots += images * splits * tile_values<A>(channels);
         }
@@ -314,16 +317,17 @@ void symmetric(const A* grad, int64_t width, int64_t images, int64_t channels, b
     });
 }
 
-std::vector<Tensor> gram_backward_cpu(const Tensor& grad_any, at::TensorList features, at::ArrayRef<double> scales,
+std::vector<Tensor> gram_backward_cpu(const Tensor& grad_any, at::TensorList features, at::IntArrayRef divisors,
                                       bool folded, const c10::List<bool>& wanted) {
-    const std::vector<Tensor> dense = dense_maps(features, scales);
+    const std::vector<Tensor> dense = dense_maps(features, divisors);
     const int64_t images = dense[0].size(0);
     int64_t width = 0;
     for (const Tensor& x : dense) width += entries(x.size(1), folded);
     const auto wide = dense[0].scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    TORCH_CHECK(grad_any.scalar_type() == wide && grad_any.numel() == images * width && wanted.size() == dense.size(),
-                "gram: grad is ", grad_any.scalar_type(), " with ", grad_any.numel(), " values, expected ", wide,
-                " with ", images * width);
+    TORCH_CHECK(grad_any.scalar_type() == wide && grad_any.numel() == images * width, "gram: grad is ",
+                grad_any.scalar_type(), " with ", grad_any.numel(), " values, expected ", wide, " with ",
+                images * width);
+    TORCH_CHECK(wanted.size() == dense.size(), "gram: ", dense.size(), " maps and ", wanted.size(), " wanted");
     const Tensor grad = grad_any.contiguous();
     std::vector<Tensor> found;
     int64_t offset = 0;
@@ -341,8 +345,8 @@ std::vector<Tensor> gram_backward_cpu(const Tensor& grad_any, at::TensorList fea
         if (images == 0) continue;
         const Tensor matrix = at::empty({images, channels, channels}, grad.options());
         AT_DISPATCH_FLOATING_TYPES(wide, "gram_backward", [&] {
-            symmetric(grad.const_data_ptr<scalar_t>() + here, width, images, channels, folded, scales[i],
-                      matrix.mutable_data_ptr<scalar_t>());
+            symmetric(grad.const_data_ptr<scalar_t>() + here, width, images, channels, folded,
+                      1.0 / static_cast<double>(divisors[i]), matrix.mutable_data_ptr<scalar_t>());
         });
         const auto rows = [&](const Tensor& map) {  // N,C,H*W, or N,H*W,C
             return channels_last ? map.permute({0, 2, 3, 1}).view({images, pixels, channels})

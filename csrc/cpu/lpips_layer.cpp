@@ -90,7 +90,8 @@ inline Vec<A> square_root(Vec<A> x) {
     return out;
 }
 
-// From the square of a vector's length: the factor that normalises it, and that of the projection on it in a gradient.
+// From the square of a vector's length: the factor that normalises it, and what the projection on it in a gradient is
+// multiplied by besides. (Their product is beyond the range of float for short vectors.)
 template <class A>
 inline void factors(Vec<A> square, const Norm& norm, Vec<A>& normalising, Vec<A>& projecting) {
     const Vec<A> one = broadcast<A>(1), eps = broadcast<A>(static_cast<A>(norm.eps));
@@ -99,20 +100,20 @@ inline void factors(Vec<A> square, const Norm& norm, Vec<A>& normalising, Vec<A>
     Vec<A> inverse, projection;
     if (norm.inside) {
         inverse = one / square_root<A>(safe + eps);
-        projection = inverse * inverse;
+        projection = inverse;
     } else {
         const Vec<A> length = square_root<A>(safe);
         inverse = one / (length + eps);
-        projection = inverse / length;
+        projection = one / length;
     }
     normalising = select<A>(some, inverse, Vec<A>{});
     projecting = select<A>(some, projection, Vec<A>{});
 }
 
-// One map or gradient per pixel, or the same for all pixels of an image.
+// A gradient for each pixel, or the same for all pixels of an image.
 template <class A>
 struct PerPixel {
-    A* values;
+    const A* values;
     int64_t step;  // 1, or 0 where it is the same for all
 };
 
@@ -153,8 +154,8 @@ inline A block_forward(const T* a, const T* b, const A* weight, int64_t channels
         if (map) store_n<kFull>(map + v * W, value[v], n);
         store_n<kFull>(stats + v * W, p[v], n);
         store_n<kFull>(stats + stats_step + v * W, q[v], n);
-        store_n<kFull>(stats + 2 * stats_step + v * W, on_a[v] * k[v], n);
-        store_n<kFull>(stats + 3 * stats_step + v * W, on_b[v] * l[v], n);
+        store_n<kFull>(stats + 2 * stats_step + v * W, on_a[v] * k[v] * p[v], n);
+        store_n<kFull>(stats + 3 * stats_step + v * W, on_b[v] * l[v] * q[v], n);
         total += value[v];  // lanes beyond n are 0
     }
     return sum_lanes<A>(total);
@@ -214,8 +215,8 @@ inline A pixels_forward(const T* a, const T* b, const A* weight, int64_t channel
     if (map) store_first(map, load(values), n);
     store_first(stats, p, n);
     store_first(stats + stats_step, q, n);
-    store_first(stats + 2 * stats_step, load(on_a) * k, n);
-    store_first(stats + 3 * stats_step, load(on_b) * l, n);
+    store_first(stats + 2 * stats_step, load(on_a) * k * p, n);
+    store_first(stats + 3 * stats_step, load(on_b) * l * q, n);
     return sum_lanes<A>(load(values));
 }
 
@@ -254,9 +255,8 @@ void forward(const Maps& maps, const T* a, const T* b, const A* weight, const No
 
 // N,C,H,W: ga = u (w d - k a), gb = r (w d - l b) with u = 2 g p, r = -2 g q.
 template <int V, bool kFull, bool kWantA, bool kWantB, class T, class A>
-inline void block_backward(const PerPixel<const A>& grad, A factor, const T* a, const T* b, const A* weight,
-                           int64_t channels, int64_t pixels, int64_t n, const A* stats, int64_t stats_step, T* ga,
-                           T* gb) {
+inline void block_backward(const PerPixel<A>& grad, A factor, const T* a, const T* b, const A* weight, int64_t channels,
+                           int64_t pixels, int64_t n, const A* stats, int64_t stats_step, T* ga, T* gb) {
     constexpr int W = kWidth<A>;
     Vec<A> p[V], q[V], k[V], l[V], u[V], r[V];
 #pragma GCC unroll 4
@@ -305,7 +305,7 @@ void backward(const Maps& maps, const A* grad, bool mean, const T* a, const T* b
     maps.each([&](int64_t, int64_t image, int64_t first, int64_t count) {
         const int64_t at = image * maps.channels * maps.pixels + first * (kChannelsLast ? maps.channels : 1);
         const int64_t pixel = image * maps.pixels + first;
-        const PerPixel<const A> per{mean ? grad + image : grad + pixel, mean ? 0 : 1};
+        const PerPixel<A> per{mean ? grad + image : grad + pixel, mean ? 0 : 1};
         if constexpr (kChannelsLast) {
             for (int64_t i = 0; i < count; ++i) {
                 const int64_t here = at + i * maps.channels;
@@ -315,7 +315,7 @@ void backward(const Maps& maps, const A* grad, bool mean, const T* a, const T* b
         } else {
             for_blocks<kWidth<A>>(count, [&](int64_t i, auto vectors, int64_t n, auto full) {
                 block_backward<decltype(vectors)::value, decltype(full)::value, kWantA, kWantB>(
-                    PerPixel<const A>{per.values + i * per.step, per.step}, factor, a + at + i, b + at + i, weight,
+                    PerPixel<A>{per.values + i * per.step, per.step}, factor, a + at + i, b + at + i, weight,
                     maps.channels, maps.pixels, n, stats + pixel + i, step, ga + at + i, gb + at + i);
             });
         }

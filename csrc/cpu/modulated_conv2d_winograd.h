@@ -21,7 +21,7 @@
 #include "../common/vec.h"
 #include "modulated_conv2d_gemm.h"
 #include "modulated_conv2d_maps.h"
-#include "modulated_conv2d_product.h"
+#include "product.h"
 
 namespace anifast {
 namespace {

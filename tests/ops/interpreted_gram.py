@@ -182,9 +182,9 @@ def test_compiles_into_one_graph_where_the_backend_was_chosen_before(launched: l
 @pytest.mark.parametrize("folded", [False, True], ids=["full", "folded"])
 def test_opcheck(folded: bool) -> None:
     features = [x.requires_grad_() for x in lay([(4, 3, 2), (3, 2, 3)], (1,), 2)]
-    torch.library.opcheck(torch.ops.anifast.gram_triton, (features, [0.5, 1.0], folded))
+    torch.library.opcheck(torch.ops.anifast.gram_triton, (features, [2, 1], folded))
     width = 10 + 6 if folded else 16 + 9
     grad = torch.randn(2, width, requires_grad=True)
     for wanted in ([True, True], [False, True]):
-        arguments = (grad, features, [0.5, 1.0], folded, wanted)
+        arguments = (grad, features, [2, 1], folded, wanted)
         torch.library.opcheck(torch.ops.anifast.gram_backward_triton, arguments)

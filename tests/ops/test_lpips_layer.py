@@ -269,6 +269,33 @@ def test_half_maps_give_float32_also_under_autocast(backend: str) -> None:
     assert grad.dtype == second.dtype == torch.bfloat16 and second.isfinite().all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_under_autocast_the_order_of_types_does_not_matter(backend: str) -> None:
+    a, b = torch.randn(2, 8, 5, 5).half(), torch.randn(2, 8, 5, 5) * 1e5  # beyond half's range
+    expected = lpips_layer(a.float(), b, backend="reference")
+    with torch.autocast("cpu", dtype=torch.float16):
+        for pair in ((a, b), (b, a)):
+            torch.testing.assert_close(lpips_layer(*pair, backend=backend), expected)
+
+
+@needs_native
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("eps_inside", [False, True])
+def test_short_vectors_overflow_nothing(eps_inside: bool, channels_last: bool) -> None:
+    a = torch.full((1, 4, 3, 3), 1e-17)
+    b = torch.randn(1, 4, 3, 3)
+    if channels_last:
+        a, b = (x.contiguous(memory_format=torch.channels_last) for x in (a, b))
+    found = []
+    for dtype, backend in ((torch.float32, "native"), (torch.float64, "reference")):
+        x = a.to(dtype).requires_grad_()
+        out = lpips_layer(x, b.to(dtype), eps=0.0, eps_inside=eps_inside, backend=backend)
+        found += [out.double(), torch.autograd.grad(out.sum(), x)[0].double()]
+    assert found[1].isfinite().all()
+    torch.testing.assert_close(found[0], found[2], rtol=1e-5, atol=0)
+    torch.testing.assert_close(found[1], found[3], rtol=1e-4, atol=1e-5 * found[3].abs().max().item())
+
+
 def test_transforms_of_torch_func_take_the_reference() -> None:
     a, b = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5)
     (expected,) = torch.autograd.grad(lpips_layer(leaf := a.clone().requires_grad_(), b).sum(), leaf)
@@ -304,6 +331,7 @@ def test_bad_arguments() -> None:
         (dict(eps=-1e-3), ValueError, "eps must not be negative, got -0.001"),
         (dict(eps=math.nan), ValueError, "eps must not be negative"),
         (dict(eps="1"), TypeError, "eps must be a number, got str"),
+        (dict(eps_inside="no"), TypeError, "eps_inside must be True or False, got str"),
         (dict(reduce="sum"), ValueError, "reduce is 'sum', expected 'mean' or 'none'"),
         (dict(backend="cuda"), BackendError, "unknown backend 'cuda'"),
     ]:

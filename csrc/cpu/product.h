@@ -1,5 +1,5 @@
-// The matrix product under modulated_conv2d's kernels: a block of the result stays in registers while both operands
-// stream by.
+// The matrix product under the kernels of modulated_conv2d and gram: a block of the result stays in registers while
+// both operands stream by.
 #pragma once
 
 #include <algorithm>
