@@ -12,7 +12,8 @@ B, B], which gram_sums_kernel adds up, in the order of splits, which depends on 
 
 gram_backward_kernel makes tiles [BM channels, BN pixels] of scale S F; S = g + g^T is added up out of the vector where
 it is read. Rounded to a half type, S would cost the gradient more than its own rounding does. Beside half maps S is
-therefore two numbers that tf32 holds, and F, which tf32 holds as it is, is multiplied by both: S has 21 bits in all.
+therefore two numbers that tf32 holds, and F, which tf32 holds as it is, is multiplied by both: S has 21 bits in all
+(and an infinite gradient becomes NaN there).
 
 Prefixes: i_ index, o_ offsets, m_ mask, b_ block of values. IDX is the type of addresses: int32 where it reaches.
 float32 sums, float64 for float64.
@@ -320,8 +321,7 @@ def _back(
         b_x = tl.load(p_pixel + o_from, mask=m_from & m_pixel, other=0.0).to(ACC)
         if HALVES:
             b_high = (b_both.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)  # 10 bits, exactly
-            b_low = tl.where(b_both == b_high, 0.0, b_both - b_high)  # infinite: of inf - inf nothing is left
-            b_sum = tl.dot(b_low, b_x, b_sum, input_precision=PRECISION, out_dtype=ACC)
+            b_sum = tl.dot(b_both - b_high, b_x, b_sum, input_precision=PRECISION, out_dtype=ACC)
             b_sum = tl.dot(b_high, b_x, b_sum, input_precision=PRECISION, out_dtype=ACC)
         else:
             b_sum = tl.dot(b_both, b_x, b_sum, input_precision=PRECISION, out_dtype=ACC)

@@ -84,12 +84,13 @@ def test_tiles_and_splits_are_exact(
     folded: bool,
 ) -> None:
     monkeypatch.setattr(kernels, "_products", lambda x: products)  # the gradient's products, whole or in two
-    shapes, scales = [(18, 5, 23), (33, 2, 3), (5, 9, 4)], [1.0, 0.5, 2.0]
+    shapes, divisors = [(18, 5, 23), (33, 2, 3), (5, 9, 4)], [1, 2, 4]
+    scales = [1.0 / divisor for divisor in divisors]
     # 115 pixels in 4 splits are 8 steps of 16, of which the last has 3 pixels; the second map isn't split
     cut = kernels._cut(2, tuple((c, h * w) for c, h, w in shapes), 16, 16)
     assert cut == (16, 32, 3 * 4 + 6 + 2, 3 * 4 + 2, 2 * (3 + 1))
     features = [x.requires_grad_() for x in lay(shapes, LAYOUTS[layout], 2)]
-    expected = reference(features, scales, folded)
+    expected = reference(features, divisors, folded)
     grad = whole(*expected.shape, seed=9)
     forms = [torch.channels_last if i in LAYOUTS[layout] else torch.contiguous_format for i in range(3)]
     given = [x.detach() for x in features]
@@ -104,7 +105,7 @@ def test_tiles_and_splits_are_exact(
 def test_more_maps_than_a_launch_takes(launched: list[str], folded: bool) -> None:
     features = [x.requires_grad_() for x in lay(NINE, (2, 8), 2)]
     out = gram(features, normalize="none", folded=folded, backend="triton")
-    expected = reference(features, [1.0] * 9, folded)
+    expected = reference(features, [1] * 9, folded)
     assert torch.equal(out, expected)
     grad = whole(*out.shape, seed=10)
     got, wanted = torch.autograd.grad(out, features, grad), torch.autograd.grad(expected, features, grad)
