@@ -23,7 +23,9 @@ _PUBLIC = {
     "set_backend": "anifast.backends",
     "use_backend": "anifast.backends",
 }
-_MODULES = frozenset({"backends", "compat", "data", "engine", "metrics", "nn", "ops", "reference", "systems"})
+_MODULES = frozenset(
+    {"backends", "compat", "data", "engine", "metrics", "neural_style", "nn", "ops", "reference", "systems"}
+)
 
 __all__ = ["LPIPS", "__version__", "load", "set_backend", "use_backend"]
 

@@ -153,17 +153,17 @@ def transfer(
             raise ValueError(f"transfer: {name} has shape {tuple(images.shape)}, expected N,3,H,W")
     if style.shape[0] not in (1, content.shape[0]):
         raise ValueError(f"transfer: style has a batch of {style.shape[0]}, expected 1 or {content.shape[0]}")
-    net = load_backbone(backbone) if isinstance(backbone, str) else backbone
-    if any(weight.dtype != torch.float32 for weight in net.parameters()):
-        raise TypeError("transfer: backbone has weights of another type than float32")
-    layers = layers_of(net, options)
-    if not len(content):
-        return content.detach().clone()
     with ExitStack() as state:
         # whatever the caller is in: the optimisation has its own gradients, and float32 is meant
         state.enter_context(torch.inference_mode(False))
         state.enter_context(torch.enable_grad())
         state.enter_context(torch.autocast(content.device.type, enabled=False))
+        net = load_backbone(backbone) if isinstance(backbone, str) else backbone
+        if any(weight.dtype != torch.float32 for weight in net.parameters()):
+            raise TypeError("transfer: backbone has weights of another type than float32")
+        layers = layers_of(net, options)
+        if not len(content):
+            return content.detach().clone()
         net = net.to(content.device)
         pictures = content.detach().float().clone()
         strokes = style.detach().to(content.device, torch.float32).clone().expand(len(content), -1, -1, -1)
@@ -312,7 +312,9 @@ def _beginning(content: Tensor, style: Tensor, options: Options) -> Tensor:
     """What the result begins as, in the content's shape."""
     if options.init == "noise":  # drawn on the CPU: the same on every device
         source = torch.Generator().manual_seed(options.seed)
-        return (torch.randn(content.shape, generator=source) * 0.25).to(content.device)
+        return (torch.randn(content.shape, generator=source, dtype=torch.float32, device="cpu") * 0.25).to(
+            content.device
+        )
     if options.init == "style":
         height, width = content.shape[2:]
         scale = max(height / style.shape[2], width / style.shape[3])

@@ -207,9 +207,9 @@ def extractor(
         found = [(each, file) for each in tried if (file := find_weights(each)) is not None]
         if not found:
             wanted = " or ".join(KINDS[each].wanted for each in tried)
-            files = " or ".join(KINDS[each].file for each in tried)
+            names = " or ".join(KINDS[each].file for each in tried)
             raise AnifastError(
-                f"no weights to take features with: give {wanted} by --weights FILE, or put {files} into a folder that "
+                f"no weights to take features with: give {wanted} by --weights FILE, or put {names} into a folder that "
                 "ANIFAST_WEIGHTS names"
             )
         name, path = found[0]

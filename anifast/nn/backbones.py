@@ -6,15 +6,16 @@ the weights and not on the architecture, is `Normalisation`; `load_backbone` giv
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -41,7 +42,9 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], bool]] = {
 
 
 class Normalisation(nn.Module):
-    """Pictures in [-1, 1] -> what a network's weights want. Its constants are no part of state dicts.
+    """Pictures in [-1, 1] -> what a network's weights want.
+
+    Its constants are no part of state dicts, and stay float32 where the module's type is changed.
 
     Args:
         wants: a name in NORMALISATIONS.
@@ -52,13 +55,26 @@ class Normalisation(nn.Module):
 
     def __init__(self, wants: str) -> None:
         super().__init__()
-        shift, scale, self.blue_first = NORMALISATIONS[wants]
-        self.wants = wants
-        for name, values in (("shift", shift), ("scale", scale)):
-            self.register_buffer(name, torch.tensor(values)[None, :, None, None], persistent=False)
+        self.wants, self.blue_first = wants, NORMALISATIONS[wants][2]
+        for name in ("shift", "scale"):
+            self.register_buffer(name, None, persistent=False)
+        self._set_constants(torch.device("cpu"))
+
+    @torch.inference_mode(False)  # for training too, wherever it is built or moved
+    def _set_constants(self, device: torch.device) -> None:
+        shift, scale, _ = NORMALISATIONS[self.wants]
+        self.shift, self.scale = (
+            torch.tensor(values, dtype=torch.float32, device=device)[None, :, None, None] for values in (shift, scale)
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._set_constants(self.shift.device)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """N,3,H,W in [-1, 1], red first -> N,3,H,W, in float32 at least."""
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
         if self.wants == "raw":
             return images
         if self.blue_first:
@@ -112,7 +128,7 @@ def conv_relu(x: Tensor, conv: nn.Conv2d) -> Tensor:
         x = F.pad(x, (columns, columns, rows, rows), mode="reflect")
         return F.relu_(F.conv2d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups))
     if _is_for_winograd(x, conv):
-        ones = torch.ones(x.shape[0], x.shape[1])
+        ones = x.new_ones(x.shape[0], x.shape[1])
         return modulated_conv2d(x, conv.weight, ones, demodulate=False, bias=conv.bias, slope=0.0, gain=1.0)
     return F.relu_(F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups))
 
@@ -137,14 +153,84 @@ class Backbone(nn.Module):
     Attributes:
         name: the one `load_backbone` knows it by.
         title: the one that people know it by.
-        normalisation: what its weights want, a name in NORMALISATIONS.
+        wants: what the weights want that are usual for it, a name in NORMALISATIONS.
         features: convolutions, ReLUs, pools and blocks at torchvision's places.
+        preparation: what pictures go through before; it follows `normalisation`.
+        source: the file that its weights were loaded from, if they were.
     """
 
     name: str
     title: str
-    normalisation = "imagenet"
+    wants = "imagenet"
     features: nn.Sequential
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preparation = Normalisation(self.wants)
+        self.source: Path | None = None
+
+    @property
+    def normalisation(self) -> str:
+        """What its present weights want, a name in NORMALISATIONS.
+
+        State dicts hold it where it is not `wants`; weights without it, as published files are, want that.
+        """
+        return self.preparation.wants
+
+    @normalisation.setter
+    def normalisation(self, wants: str) -> None:
+        if wants != self.preparation.wants:
+            self.preparation = Normalisation(wants).to(self.preparation.shift.device)
+
+    def get_extra_state(self) -> dict[str, str]:
+        """What belongs to the weights beside tensors."""
+        return {"normalisation": self.normalisation}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take what `get_extra_state` gave.
+
+        Raises:
+            AnifastError: it is something else.
+        """
+        wants = state.get("normalisation") if isinstance(state, Mapping) else state
+        if not isinstance(wants, str) or wants not in NORMALISATIONS:
+            raise AnifastError(f"{self.name}: {EXTRA_STATE} is {state!r}, expected a normalisation of {self.name}")
+        self.normalisation = wants
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.normalisation == self.wants:  # the names are torchvision's, and nothing but tensors
+            del destination[prefix + EXTRA_STATE]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *rest: Any,
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing_keys, *rest)
+        key = prefix + EXTRA_STATE
+        if key not in state_dict:
+            if key in missing_keys:
+                missing_keys.remove(key)
+            if any(name.startswith(f"{prefix}features.") for name in state_dict):  # other weights came
+                self.normalisation = self.wants
+
+    @property
+    def first_weight(self) -> Tensor:
+        """The weight of the first convolution in `features`, which tells the type, layout and device of all."""
+        return next(module.weight for module in self.features.modules() if isinstance(module, nn.Conv2d))
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether a weight asks for a gradient."""
+        # not by parameters(): replicas of nn.DataParallel have their weights as plain attributes
+        convolutions = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        weights = [value for module in convolutions for value in (module.weight, module.bias) if value is not None]
+        return any(value.requires_grad for value in (*weights, *self.parameters()))
 
     @property
     def last(self) -> int:
@@ -172,6 +258,36 @@ class Backbone(nn.Module):
                 return 2 * module.expand1x1.out_channels
         raise ValueError(f"{self.name}: nothing in features up to {index} has channels")
 
+    def is_published(self) -> bool:
+        """Whether its weights are published ones, and its `normalisation` is what these want.
+
+        They are held against the files that are at hand: the one they were loaded from, and those in the usual places,
+        as far as a file's SHA-256 is a published one's. Without any the answer is no. Weights of another type count as
+        the published ones where they are those, rounded.
+        """
+        if self.name == "random":
+            return self.normalisation == self.wants and self.fingerprint() == _RANDOM_WEIGHTS.get(
+                self.first_weight.dtype
+            )
+        kind = _PUBLISHED.get(self.name)
+        if kind is None:
+            return False
+        usual = [path for name in kind.names for path in files.places(name, kind.shared)]
+        own = {key: value for key, value in self.state_dict().items() if key != EXTRA_STATE}
+        for path in dict.fromkeys([self.source, *usual] if self.source else usual):
+            try:
+                if not _digest(path, path.stat().st_mtime_ns, path.stat().st_size).startswith(kind.hashes):
+                    continue
+                state, wants = _read(self.name, path)
+            except (OSError, AnifastError):  # gone, replaced or broken since
+                continue
+            if wants == self.normalisation and all(
+                key in state and torch.equal(state[key].to(value.dtype), value.detach().cpu())
+                for key, value in own.items()
+            ):
+                return True
+        return False
+
     def fingerprint(self) -> str:
         """SHA-256 of the weights of `features`, whatever file they came from, in 64 hexadecimal digits."""
         found = hashlib.sha256()
@@ -182,7 +298,10 @@ class Backbone(nn.Module):
 
     def prepare(self, images: Tensor) -> Tensor:
         """N,3,H,W in [-1, 1], red first -> what the weights want (see `Normalisation`)."""
-        return Normalisation(self.normalisation).to(images.device)(images)
+        if images.device != self.preparation.shift.device:  # of a network that is elsewhere
+            return Normalisation(self.normalisation).to(images.device)(images)
+        prepared: Tensor = self.preparation(images)
+        return prepared
 
     def taps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """The outputs behind modules of `features`, in the order of `indices`; nothing behind the last one is run.
@@ -339,7 +458,7 @@ class VGG(Backbone):
         super().__init__()
         if depth not in _VGG_BLOCKS:
             raise ValueError(f"VGG: depth is {depth!r}, expected 16 or 19")
-        self.depth, self.name, self.title = depth, f"vgg{depth}", f"VGG-{depth}"
+        self.name, self.title = f"vgg{depth}", f"VGG-{depth}"
         self.features = _vgg_features(_VGG_BLOCKS[depth], _VGG_WIDTHS, partial(nn.Conv2d, kernel_size=3, padding=1))
 
 
@@ -350,7 +469,7 @@ class VGG19Compressed(Backbone):
     reflection. `conv0` before them makes Caffe's input of [0, 1], so that is what it wants.
     """
 
-    name, title, normalisation = "vgg19_16x", "VGG-19 compressed 16x", "unit"
+    name, title, wants = "vgg19_16x", "VGG-19 compressed 16x", "unit"
 
     def __init__(self) -> None:
         super().__init__()
@@ -393,6 +512,13 @@ def relu_names(name: str) -> dict[str, int]:
 
 
 _RANDOM_SEED = 0
+# fingerprints of the weights it gives, and of these in other types
+_RANDOM_WEIGHTS = {
+    torch.float64: "17d3c92f296f67b3835acd4b080a0e2d91e089756ce2d06fee509b723c1ee389",
+    torch.float32: "17d3c92f296f67b3835acd4b080a0e2d91e089756ce2d06fee509b723c1ee389",
+    torch.bfloat16: "44ac2259fa19412165b1ec20e51e2ee8e659608c896886713888137bcf9b20e4",
+    torch.float16: "225b733f3ddd7643f28351df263a13888cf99bf03a7f2248b399cae6b38a0c56",
+}
 
 
 def _randomise(net: Backbone) -> None:
@@ -411,40 +537,58 @@ def _randomise(net: Backbone) -> None:
 
 @dataclass(frozen=True)
 class _Published:
-    """A network and the files that its weights are published in: names, folder in the shared data, address."""
+    """A network and the files that its weights are published in: names, what their SHA-256 begin with, folder, address.
+
+    The first name is the one that is downloaded; the folder is in the shared data.
+    """
 
     build: Callable[[], Backbone]
     names: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
     shared: str = ""
     url: str = ""
     wanted: str = ""
 
 
-def _torchvision(build: Callable[[], Backbone], file: str, title: str, *more: str, shared: str = "") -> _Published:
-    url = f"https://download.pytorch.org/models/{file}"
-    return _Published(build, (file, *more), shared, url, f"torchvision's ImageNet weights of {title} ({url})")
+def _torchvision(build: Callable[[], Backbone], title: str, *names: str) -> _Published:
+    """Names of files end in the beginning of their hash; later ones are older files, which machines still keep."""
+    url = f"https://download.pytorch.org/models/{names[0]}"
+    hashes = tuple(name.rpartition("-")[2].removesuffix(".pth") for name in names)
+    return _Published(build, names, hashes, "", url, f"torchvision's ImageNet weights of {title} ({url})")
 
 
-_CAFFE_SQUEEZENET = "squeezenet1_0_imagenet.npz"
+def _squeezenet1_0() -> _Published:
+    """torchvision's files, and Caffe's after them."""
+    build = partial(SqueezeNet, "1.0", classifier=False)
+    kind = _torchvision(build, "SqueezeNet 1.0", "squeezenet1_0-b66bff10.pth", "squeezenet1_0-a815701f.pth")
+    caffe = "squeezenet1_0_imagenet.npz"
+    return replace(
+        kind,
+        names=(*kind.names, caffe),
+        hashes=(*kind.hashes, "5cc9bcb8011a95f5d385b271e23cc579e0b2a22fa07812d0a51f4130fac545ff"),
+        shared="squeezenet1_0",
+    )
+
+
+#: The key in state dicts of what is no tensor.
+EXTRA_STATE = "_extra_state"
 #: What SqueezeNet's Caffe weights are, for messages.
 CAFFE_SQUEEZENET = "the ImageNet weights of SqueezeNet 1.0 as published for Caffe, as an .npz with torchvision's names"
 _PUBLISHED: dict[str, _Published] = {
-    "vgg16": _torchvision(partial(VGG, 16), "vgg16-397923af.pth", "VGG-16"),
-    "vgg19": _torchvision(partial(VGG, 19), "vgg19-dcbb9e9d.pth", "VGG-19"),
-    "alexnet": _torchvision(AlexNet, "alexnet-owt-7be5be79.pth", "AlexNet"),
-    "squeezenet1_0": _torchvision(
-        partial(SqueezeNet, "1.0", classifier=False),
-        "squeezenet1_0-b66bff10.pth",
-        "SqueezeNet 1.0",
-        _CAFFE_SQUEEZENET,
-        shared="squeezenet1_0",
-    ),
+    "vgg16": _torchvision(partial(VGG, 16), "VGG-16", "vgg16-397923af.pth"),
+    "vgg19": _torchvision(partial(VGG, 19), "VGG-19", "vgg19-dcbb9e9d.pth"),
+    "alexnet": _torchvision(AlexNet, "AlexNet", "alexnet-owt-7be5be79.pth", "alexnet-owt-4df8aa71.pth"),
+    "squeezenet1_0": _squeezenet1_0(),
     "squeezenet1_1": _torchvision(
-        partial(SqueezeNet, "1.1", classifier=False), "squeezenet1_1-b8a52dc0.pth", "SqueezeNet 1.1"
+        partial(SqueezeNet, "1.1", classifier=False),
+        "SqueezeNet 1.1",
+        "squeezenet1_1-b8a52dc0.pth",
+        "squeezenet1_1-f364aa15.pth",
     ),
     "vgg19_16x": _Published(
         VGG19Compressed,
         ("5SE.pth",),
+        ("9417c34d0d8d621bc6af78be745f1b8d30f5f210efa01e50655c60eb3770816b",),
         "vgg19_16x",
         wanted="5SE.pth, the encoder up to relu5_1 of MingSun-Tse/Collaborative-Distillation (16x), or its folder",
     ),
@@ -457,16 +601,33 @@ BACKBONES = tuple(_PUBLISHED)
 _FEATURE = re.compile(r"(?:.*\.)?(?:features|vgg_layers|net\.slice\d+)\.(\d+\..+)")
 
 
-def feature_keys(state: Mapping[str, Any]) -> dict[str, Any]:
+def feature_keys(state: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
     """A state dict by torchvision's names, from its own, LPIPS's or BlendGAN's; the classifier is left out.
 
     Keys that are none of these stay as they are.
+
+    Args:
+        state: it.
+        source: its file, for the message.
+
+    Raises:
+        AnifastError: it holds two networks, so that two keys have one name here.
     """
-    found = {}
+    found: dict[str, Any] = {}
+    of: dict[str, str] = {}
     for key, value in state.items():
         match = _FEATURE.fullmatch(key)
-        if match or not key.startswith("classifier."):
-            found[f"features.{match[1]}" if match else key] = value
+        if match:
+            name = f"features.{match[1]}"
+        elif key.rpartition(".")[2] == EXTRA_STATE:
+            name = EXTRA_STATE
+        elif re.match(r"(?:.*\.)?classifier\.", key):
+            continue
+        else:
+            name = key
+        if name in found:
+            raise AnifastError(f"{source}: holds more than one network, both {of[name]} and {key}; give one by itself")
+        found[name], of[name] = value, key
     return found
 
 
@@ -482,6 +643,26 @@ def _compressed_keys(state: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _read(name: str, path: Path) -> tuple[dict[str, Any], str]:
+    """The weights in a file, by the names of backbone `name`, and what they want."""
+    kind = _PUBLISHED[name]
+    npz = path.suffix.lower() == ".npz"
+    state = files.read_npz(path, kind.wanted) if npz else files.read_torch(path, kind.wanted)
+    found = _compressed_keys(state) if name == "vgg19_16x" else feature_keys(state, path)
+    if npz and name == "squeezenet1_0":
+        return found, "caffe"  # .npz cannot tell
+    extra = found.get(EXTRA_STATE)
+    told = extra.get("normalisation") if isinstance(extra, Mapping) else None
+    return found, told or (VGG19Compressed.wants if name == "vgg19_16x" else Backbone.wants)
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(path: Path, changed: int, size: int) -> str:
+    """`files.digest`, once for a file as it is."""
+    return files.digest(path)
+
+
+@torch.inference_mode(False)  # its weights may be trained later, wherever they are loaded
 def load_backbone(name: str, *, weights: str | os.PathLike[str] | None = None, pretrained: bool = True) -> Backbone:
     """A network whose features are to be used: in eval mode, without gradients of its parameters.
 
@@ -509,19 +690,16 @@ def load_backbone(name: str, *, weights: str | os.PathLike[str] | None = None, p
         raise AnifastError("backbone 'random' has fixed weights and takes no file; name the network that it is for")
     known = name == "random" or weights is not None or pretrained
     with torch.device("meta" if known else "cpu"):  # no random numbers are drawn that are not needed
-        net = kind.build().requires_grad_(False).eval()
+        net = kind.build().float().requires_grad_(False).eval()  # whatever the default type is
     if known:
         net.to_empty(device="cpu")
     if name == "random":
         _randomise(net)
     elif known:
         path = _file(kind, weights)
-        read = files.read_npz if path.suffix.lower() == ".npz" else files.read_torch
-        state = read(path)
-        keys = _compressed_keys if name == "vgg19_16x" else feature_keys
-        files.fill(net, keys(state), path, kind.wanted)
-        if read is files.read_npz:
-            net.normalisation = "caffe"
+        state, wants = _read(name, path)
+        files.fill(net, state, path, kind.wanted)
+        net.normalisation, net.source = wants, path.absolute()
     return net
 
 
@@ -532,13 +710,12 @@ def _file(kind: _Published, given: str | os.PathLike[str] | None) -> Path:
                 return found
         if kind.url:
             name = kind.names[0]
-            return files.download(kind.url, name, name.rpartition("-")[2].removesuffix(".pth"), kind.wanted)
+            return files.download(kind.url, name, kind.hashes[0], kind.wanted)
         raise AnifastError(
             f"no weights: give {kind.wanted}, or put {kind.names[0]} into a folder that ANIFAST_WEIGHTS names"
         )
     path = Path(given).expanduser()
     if path.is_dir() and not kind.url:
         path = path / kind.names[0]
-    if not path.is_file():
-        raise AnifastError(f"{path}: no such file. Give {kind.wanted}")
+    files.check_file(path, kind.wanted)
     return path

@@ -6,12 +6,14 @@ LPIPS (Zhang et al. 2018, arXiv 1801.03924) is a sum over layers of `anifast.ops
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +49,7 @@ class _Extractor(nn.Module):
 
     Args:
         net: the backbone.
-        wants: a name in `NORMALISATIONS`.
+        wants: a name in `NORMALISATIONS`; None: what the backbone's weights want, whatever is loaded later.
         layers: indices in the backbone's `features`.
         channels_last: the layout of its maps; None: on a GPU.
         dtype: of its weights and maps; None leaves it.
@@ -56,7 +58,7 @@ class _Extractor(nn.Module):
     def __init__(
         self,
         net: Backbone,
-        wants: str,
+        wants: str | None,
         layers: Sequence[int],
         channels_last: bool | None,
         dtype: torch.dtype | None,
@@ -65,12 +67,17 @@ class _Extractor(nn.Module):
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"{type(self).__name__}: dtype is {dtype}, expected a floating-point type")
         self.net = net if dtype is None else net.to(dtype)
-        self.normalisation = Normalisation(wants)
+        self._normalisation = None if wants is None else Normalisation(wants).to(net.first_weight.device)
         self.layers, self.channels_last = tuple(layers), channels_last
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What pictures go through before the network."""
+        return self.net.preparation if self._normalisation is None else self._normalisation
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """N,3,H,W in [-1, 1] -> the maps of its layers, in the type of the backbone's weights."""
-        weight = self._weight()
+        weight = self.net.first_weight
         if images.device != weight.device:
             raise ValueError(f"images are on {images.device}, expected {weight.device} as the network")
         x = self.normalisation(images).to(weight.dtype)
@@ -78,14 +85,9 @@ class _Extractor(nn.Module):
         if last:
             x = x.contiguous(memory_format=torch.channels_last)
             if not torch.compiler.is_compiling() and not weight.is_contiguous(memory_format=torch.channels_last):
-                self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                with torch.inference_mode(False):  # for training too, wherever it runs first
+                    self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self.net.taps(x, self.layers)
-
-    def _weight(self) -> Tensor:
-        return next(self.net.parameters())
-
-    def _weights_need_gradients(self) -> bool:
-        return torch.is_grad_enabled() and any(value.requires_grad for value in self.net.parameters())
 
 
 @dataclass(frozen=True)
@@ -114,29 +116,51 @@ _HEAD_HASHES = {
     "squeeze": "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
     "vgg": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
 }
+# SHA-256 of their values, one head behind the other in float32
+_HEAD_VALUES = {
+    "alex": "718a8b40b0d22f96192d34ab93c0db5c7943558ff6c2407f44812dce2f29b5f4",
+    "squeeze": "68f1b1752260e0335c6394983132e210e3ed5c2540e78d239be07671a77130e4",
+    "vgg": "9153a2043dccf3b525d4f13db916e93ef040548ea923b6f2100de5ebac141a78",
+}
+_EPS = 1e-10
 _HEAD = re.compile(r"lin(?:s\.)?(\d+)\.model\.[01]\.weight")
 
 
 def _published_heads(net: str) -> Path:
     """The head file of the lpips package where it is installed, else of the usual folders, else downloaded."""
     candidates = []
-    spec = importlib.util.find_spec("lpips")  # looks for it and imports nothing
+    try:
+        spec = importlib.util.find_spec("lpips")  # looks for it and imports nothing
+    except ValueError:  # a stand-in among the loaded modules, which has no spec
+        spec = None
     for folder in (spec.submodule_search_locations or []) if spec else []:
         candidates.append(Path(folder, "weights", "v0.1", f"{net}.pth"))
     kept = f"lpips_v0.1_{net}.pth"
     for name in (kept, f"{net}.pth"):
         candidates += files.places(name, "lpips_heads_v0.1")
+    others = []
     for path in candidates:
-        if path.is_file() and files.digest(path) == _HEAD_HASHES[net]:
-            return path
-    return files.download(_HEAD_URL.format(net), kept, _HEAD_HASHES[net], f"LPIPS's linear heads for {net!r}")
+        if path.is_file():
+            if files.digest(path) == _HEAD_HASHES[net]:
+                return path
+            others.append(path)
+    return files.download(_HEAD_URL.format(net), kept, _HEAD_HASHES[net], f"LPIPS's linear heads for {net!r}", others)
 
 
 class Features(NamedTuple):
-    """What `LPIPS.features` gives: the maps of pictures, and (rows, columns) of these."""
+    """What `LPIPS.features` gives: the maps of pictures, (rows, columns) of these, and what made them.
+
+    Attributes:
+        maps: of the layers.
+        size: of the pictures.
+        net: the LPIPS's `net_name`.
+        dtype: of the network's weights.
+    """
 
     maps: tuple[Tensor, ...]
     size: tuple[int, int]
+    net: str
+    dtype: torch.dtype
 
 
 class LPIPS(_Extractor):
@@ -171,6 +195,7 @@ class LPIPS(_Extractor):
         AnifastError: weights are missing, damaged or another net's; the message tells what to put where.
     """
 
+    @torch.inference_mode(False)  # as load_backbone
     def __init__(
         self,
         net: str = "vgg",
@@ -179,7 +204,7 @@ class LPIPS(_Extractor):
         spatial: bool = False,
         backbone_weights: str | os.PathLike[str] | None = None,
         head_weights: str | os.PathLike[str] | None = None,
-        eps: float = 1e-10,
+        eps: float = _EPS,
         eps_inside: bool = False,
         channels_last: bool | None = None,
         dtype: torch.dtype | None = None,
@@ -190,18 +215,16 @@ class LPIPS(_Extractor):
         if head_weights is not None and kind.head is None:
             raise ValueError(f"LPIPS: net {net!r} has no heads, got head_weights={os.fspath(head_weights)!r}")
         backbone = load_backbone(kind.backbone, weights=backbone_weights, pretrained=pretrained)
-        super().__init__(backbone, backbone.normalisation, kind.layers, channels_last, dtype)
+        super().__init__(backbone, None, kind.layers, channels_last, dtype)
         self.net_name, self.spatial, self.eps, self.eps_inside = net, spatial, eps, eps_inside
-        self._has_backbone, self._has_heads = pretrained or backbone_weights is not None, False
-        widths = [backbone.channels_of(layer) for layer in kind.layers]
-        self.heads = nn.ParameterList(
-            [nn.Parameter(torch.ones(width), requires_grad=False) for width in (widths if kind.head else [])]
-        )
+        ones = partial(torch.ones, dtype=torch.float32, device="cpu")
+        widths = [backbone.channels_of(layer) for layer in kind.layers] if kind.head else []
+        self.heads = nn.ParameterList([nn.Parameter(ones(width), requires_grad=False) for width in widths])
         if head_weights is not None or (pretrained and kind.head is not None):
             path = _published_heads(net) if head_weights is None else Path(head_weights).expanduser()
-            if not path.is_file():
-                raise AnifastError(f"{path}: no such file. Give {_HEAD_URL.format(net)}")
-            self._load_heads(files.read_torch(path), path)
+            url = _HEAD_URL.format(net)
+            files.check_file(path, url)
+            self._set_heads(self._read_heads(files.read_torch(path, url), path))
 
     def forward(
         self, in0: Tensor, in1: Tensor | Features, *, normalize: bool = False, per_layer: bool = False
@@ -222,11 +245,13 @@ class LPIPS(_Extractor):
 
         Raises:
             TypeError: no tensors, or of integers.
-            ValueError: wrong or unequal shapes, pictures too small for the network, another device.
+            ValueError: wrong or unequal shapes, pictures too small for the network, another device; features of another
+                net, or from before this one was given another type or device.
         """
         self._check("in0", in0, normalize)
         size = (in0.shape[2], in0.shape[3])
         if isinstance(in1, Features):
+            self._check_features(in1, in0)
             if in1.size != size or len(in1.maps) != len(self.layers) or in1.maps[0].shape[0] != in0.shape[0]:
                 raise ValueError(
                     f"LPIPS: in1 holds {len(in1.maps)} layers of {in1.maps[0].shape[0]} pictures of {tuple(in1.size)}, "
@@ -236,6 +261,8 @@ class LPIPS(_Extractor):
             maps0: Sequence[Tensor] = self._maps(in0, normalize)
         else:
             self._check("in1", in1, normalize)
+            if in1.device != in0.device:
+                raise ValueError(f"LPIPS: in1 is on {in1.device}, expected {in0.device} as in0")
             if in1.shape != in0.shape:
                 raise ValueError(f"LPIPS: in1 has shape {tuple(in1.shape)}, expected {tuple(in0.shape)} as in0")
             maps0, maps1 = self._pair(in0, in1, normalize)
@@ -265,11 +292,14 @@ class LPIPS(_Extractor):
             TypeError, ValueError: as forward.
         """
         self._check("images", images, normalize)
-        with torch.no_grad():
-            return Features(tuple(self._maps(images, normalize)), (images.shape[2], images.shape[3]))
+        with torch.inference_mode(False), torch.no_grad():  # inference mode's tensors could not meet gradients
+            maps = tuple(self._maps(images, normalize))
+        return Features(maps, (images.shape[2], images.shape[3]), self.net_name, self.net.first_weight.dtype)
 
     def load_lpips_state(self, source: Mapping[str, Any] | str | os.PathLike[str]) -> None:
         """Load a state dict of the lpips package: of a whole LPIPS module, or of its heads alone as published.
+
+        A backbone that comes with it is torchvision's, and gets pictures as such.
 
         Args:
             source: the state dict or a file of it.
@@ -280,33 +310,48 @@ class LPIPS(_Extractor):
         if isinstance(source, Mapping):
             state, name = dict(source), "state dict"
         else:
-            state, name = files.read_torch(Path(source).expanduser()), os.fspath(source)
+            path, name = Path(source).expanduser(), os.fspath(source)
+            files.check_file(path, f"a state dict of the lpips package, or {_HEAD_URL.format(self.net_name)}")
+            state = files.read_torch(path)
         heads = {key: value for key, value in state.items() if _HEAD.fullmatch(key)}
         scaling = {key: state[key] for key in ("scaling_layer.shift", "scaling_layer.scale") if key in state}
+        rest = {key: value for key, value in state.items() if key not in heads and key not in scaling}
+        preparation = Normalisation(self.net.wants) if rest else self.normalisation  # as it will be
         for key, value in scaling.items():
-            own = getattr(self.normalisation, key.rpartition(".")[2])
+            own = getattr(preparation, key.rpartition(".")[2]).cpu()
             if value.shape != own.shape or not torch.allclose(value.to(own), own, rtol=1e-5, atol=1e-6):
                 raise AnifastError(f"{name}: {key} is {value.flatten().tolist()}, expected {own.flatten().tolist()}")
-        rest = {key: value for key, value in state.items() if key not in heads and key not in scaling}
         read = self._read_heads(heads, name) if heads or not rest else None
         if rest:
             wanted = f"the state dict of an lpips.LPIPS(net={self.net_name!r})"
-            files.fill(self.net, feature_keys(rest), name, wanted)
-            self._has_backbone = True
+            files.fill(self.net, feature_keys(rest, name), name, wanted)
         if read is not None:
             self._set_heads(read)
 
     @property
     def report_name(self) -> str:
-        """What to call the numbers in a report: "LPIPS (vgg)" only where its published kind of weights was loaded."""
-        if self._is_lpips():
+        """What to call the numbers in a report, found out from the weights as they are now.
+
+        "LPIPS (vgg)" only where they are: the heads' values and the backbone's weights are the published ones (see
+        `Backbone.is_published`), and eps and what pictures go through are the package's. "LPIPS heads on VGG-16,
+        weights 0123abcd" where only the backbone's weights cannot be told; "feature distance of ..." otherwise, and for
+        nets without published heads.
+        """
+        published, standard = self.net.is_published(), self._has_published_heads() and self._is_standard()
+        if published and standard:
             return f"LPIPS ({self.net_name})"
-        title = f"feature distance of {self.net.title}"
-        if self.net_name == "random":
-            return title
-        if not self._has_backbone:
-            return f"{title}, untrained"
-        return f"{title} ({self.net.fingerprint()[:8]})"
+        if standard:
+            return f"LPIPS heads on {self.net.title}, weights {self._fingerprint()}"
+        name = f"feature distance of {self.net.title}"
+        if not published or (len(self.heads) and not self._has_published_heads()):
+            name += f", other weights ({self._fingerprint()})"
+            if self.net.normalisation != self.net.wants:
+                name += f" for {self.net.normalisation} pictures"
+        elif self.net_name != "random":
+            name += f" ({self._fingerprint()})"
+        if self.eps != _EPS or self.eps_inside:
+            name += f", eps {self.eps}" + (" inside" if self.eps_inside else "")
+        return name
 
     def extra_repr(self) -> str:
         """Its options."""
@@ -314,10 +359,43 @@ class LPIPS(_Extractor):
         return f"{self.net_name!r}{eps}" + (", spatial" if self.spatial else "")
 
     def _get_name(self) -> str:  # for repr
-        return "LPIPS" if self._is_lpips() else "FeatureDistance"
+        is_lpips = self._is_standard() and self._has_published_heads() and self.net.is_published()
+        return "LPIPS" if is_lpips else "FeatureDistance"
 
-    def _is_lpips(self) -> bool:
-        return NETS[self.net_name].head is not None and self._has_backbone and self._has_heads
+    def _is_standard(self) -> bool:
+        """Whether numbers come about as the package's do, up to the weights."""
+        return self.eps == _EPS and not self.eps_inside and self.net.normalisation == "imagenet"
+
+    def _has_published_heads(self) -> bool:
+        return bool(len(self.heads)) and self._hash_of_heads().hexdigest() == _HEAD_VALUES[self.net_name]
+
+    def _hash_of_heads(self) -> hashlib._Hash:
+        found = hashlib.sha256()
+        for head in self.heads:
+            found.update(head.detach().float().cpu().numpy().tobytes())
+        return found
+
+    def _fingerprint(self) -> str:
+        """The beginning of the backbone's, or of one of backbone and heads where these are not published ones."""
+        backbone = self.net.fingerprint()
+        if not len(self.heads) or self._has_published_heads():
+            return backbone[:8]
+        found = self._hash_of_heads()
+        found.update(backbone.encode())
+        return found.hexdigest()[:8]
+
+    def _check_features(self, given: Features, in0: Tensor) -> None:
+        """Raise ValueError unless features are of this network as it is now."""
+        dtype, device = self.net.first_weight.dtype, given.maps[0].device
+        if given.net != self.net_name:
+            problem = f"is of net {given.net!r}, expected {self.net_name!r}"
+        elif given.dtype != dtype:
+            problem = f"is of a network in {given.dtype}, expected {dtype}"
+        elif device != in0.device:
+            problem = f"is on {device}, expected {in0.device} as in0"
+        else:
+            return
+        raise ValueError(f"LPIPS: in1 {problem}: call features() again")
 
     def _check(self, name: str, images: Tensor, normalize: bool) -> None:
         _check_images("LPIPS", name, images, "[0, 1]" if normalize else "[-1, 1]")
@@ -327,7 +405,7 @@ class LPIPS(_Extractor):
 
     def _pair(self, in0: Tensor, in1: Tensor, normalize: bool) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         needs = [torch.is_grad_enabled() and images.requires_grad for images in (in0, in1)]
-        if needs[0] == needs[1] or self._weights_need_gradients():
+        if needs[0] == needs[1] or (torch.is_grad_enabled() and self.net.needs_gradients):
             both = self._maps(torch.cat([in0, in1]), normalize)
             halves = [x.split([len(in0), len(in1)]) for x in both]
             return [half[0] for half in halves], [half[1] for half in halves]
@@ -364,10 +442,6 @@ class LPIPS(_Extractor):
         with torch.no_grad():
             for own, value in zip(self.heads, heads, strict=True):
                 own.copy_(value)
-        self._has_heads = True
-
-    def _load_heads(self, state: Mapping[str, Any], name: Path) -> None:
-        self._set_heads(self._read_heads(state, name))
 
 
 #: Layers of GramStyle where none are given: the last ReLU before each pool.
@@ -408,10 +482,12 @@ class GramStyle(_Extractor):
         width: length of the vector.
 
     Raises:
-        ValueError: an unknown `normalize`, wrong layers or size.
+        TypeError: the backbone is neither a name nor a Backbone.
+        ValueError: an unknown `normalize`, wrong layers or size, no layers for a backbone of an unknown name.
         AnifastError: weights are missing, damaged or another net's.
     """
 
+    @torch.inference_mode(False)  # as load_backbone
     def __init__(
         self,
         backbone: str | Backbone = "vgg19",
@@ -427,19 +503,27 @@ class GramStyle(_Extractor):
     ) -> None:
         if normalize not in ("chw", "hw", "none"):
             raise ValueError(f"GramStyle: normalize is {normalize!r}, expected 'chw', 'hw' or 'none'")
+        if not isinstance(backbone, str | Backbone):
+            raise TypeError(f"GramStyle: backbone must be a name or a Backbone, got {type(backbone).__name__}")
         if isinstance(backbone, str):
             net = load_backbone(backbone, weights=weights, pretrained=pretrained)
         elif weights is not None:
             raise ValueError("GramStyle: weights is for a backbone given by its name")
         else:
             net = backbone
+        if layers is None and net.name not in STYLE_LAYERS:
+            raise ValueError(f"GramStyle: backbone {net.name!r} has no usual layers, give layers")
         chosen = STYLE_LAYERS[net.name] if layers is None else tuple(layers)
         if not chosen:
             raise ValueError("GramStyle: layers is empty, expected at least one index")
+        if not all(0 <= layer < len(net.features) for layer in chosen):
+            raise ValueError(
+                f"GramStyle: layers is {list(chosen)}, expected indices of 0 to {len(net.features) - 1} for {net.name}"
+            )
         smallest = net.smallest_side(max(chosen))
         if size is not None and size < smallest:
             raise ValueError(f"GramStyle: size is {size}, expected at least {smallest} for {net.name}, or None")
-        wants = "raw" if net.name == "vgg19" else net.normalisation
+        wants = "raw" if net.name == "vgg19" else None
         super().__init__(net, wants, chosen, channels_last, dtype)
         self.size, self.normalize, self.folded = size, normalize, folded
         self.channels = tuple(net.channels_of(layer) for layer in chosen)
@@ -556,8 +640,8 @@ def folded_steps(channels: Sequence[int], *, device: torch.device | str | None =
     Returns:
         L' numbers in float32, for the columns of `fold_weight`.
     """
-    parts = [torch.ones(0, device=device)]
+    parts = [torch.ones(0, dtype=torch.float32, device=device)]
     for count in channels:
         rows, columns = torch.triu_indices(count, count, device=device)
-        parts.append(torch.where(rows != columns, 2.0, 1.0))
+        parts.append((rows != columns).to(torch.float32) + 1)
     return torch.cat(parts)

@@ -557,3 +557,20 @@ def test_help_needs_no_torch() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--original-colours" in said and said.splitlines()[-1] == "[]"
+
+
+def test_transfer_in_inference_mode_and_with_another_default_type() -> None:
+    """The backbone is loaded as anywhere else, and the noise is float32's."""
+    content, style = images(0, 1, 24, 24), images(1, 1, 24, 24)
+    how = options(steps=1, init="noise")
+    expected = transfer(content, style, "random", how)
+    with torch.inference_mode():
+        found = transfer(content, style, "random", how)
+    assert torch.equal(found, expected) and not found.is_inference()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(transfer(content, style, "random", how), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        assert torch.equal(transfer(content, style, "random", how), expected)

@@ -399,6 +399,12 @@ def test_normalisations() -> None:
         wanted = torch.tensor(values, dtype=torch.float64)
         assert torch.allclose(module(colours)[:, :, 0, 0].double(), wanted, rtol=1e-5, atol=1e-5), wants
         assert not module.state_dict()
+        # rounded constants would move pictures: the type stays
+        half = Normalisation(wants).to(torch.bfloat16)
+        assert half.shift.dtype == torch.float32 and torch.equal(half(colours), module(colours))
+        rounded = half(colours.bfloat16())
+        assert rounded.dtype == torch.float32 and torch.equal(rounded, module(colours.bfloat16().float()))
+        assert module(colours.double()).dtype == torch.float64
     assert torch.equal(VGG(16).prepare(colours), Normalisation("imagenet")(colours))
     assert torch.equal(VGG19Compressed().prepare(colours), Normalisation("unit")(colours))
 
@@ -431,8 +437,11 @@ def alexnet_file(path: Path) -> AlexNet:
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     states = a.state_dict(), b.state_dict()
-    return states[0].keys() == states[1].keys() and all(
-        torch.equal(states[0][key], states[1][key]) for key in states[0]
+    extra = [state.pop("_extra_state", None) for state in states]
+    return (
+        states[0].keys() == states[1].keys()
+        and extra[0] == extra[1]
+        and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     )
 
 
@@ -455,6 +464,8 @@ def test_torchvisions_files(nothing_around: Path, tmp_path: Path, monkeypatch: p
         saved = alexnet_file(folder / "alexnet-owt-7be5be79.pth")
         assert same(load_backbone("alexnet"), saved)
         (folder / "alexnet-owt-7be5be79.pth").unlink()
+    saved = alexnet_file(nothing_around / "alexnet-owt-4df8aa71.pth")  # by its older name
+    assert same(load_backbone("alexnet"), saved)
 
 
 def test_downloads(nothing_around: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,3 +587,103 @@ def test_caffes_squeezenet(monkeypatch: pytest.MonkeyPatch, nothing_around: Path
     assert same(load_backbone("squeezenet1_0"), net) and load_backbone("squeezenet1_0").normalisation == "caffe"
     images = torch.rand(1, 3, 227, 227) * 2 - 1
     assert torch.equal(net.prepare(images), squeezenet_input(images))
+
+
+def test_what_weights_want_is_in_their_state_dict(tmp_path: Path) -> None:
+    path = need_shared("data", "weights", "squeezenet1_0", "squeezenet1_0_imagenet.npz")
+    caffe = load_backbone("squeezenet1_0", weights=path)
+    torch.save(caffe.state_dict(), tmp_path / "caffe.pth")
+    state = torch.load(tmp_path / "caffe.pth", weights_only=True)
+    other = load_backbone("squeezenet1_0", pretrained=False)
+    plain = other.state_dict()
+    assert "_extra_state" not in plain
+    other.load_state_dict(state)
+    assert other.normalisation == "caffe" and same(other, caffe)
+    images = torch.rand(1, 3, 40, 40) * 2 - 1
+    assert torch.equal(other.prepare(images), caffe.prepare(images))
+    assert same(load_backbone("squeezenet1_0", weights=tmp_path / "caffe.pth"), caffe)
+    other.load_state_dict({}, strict=False)
+    assert other.normalisation == "caffe"  # no weights came
+    other.load_state_dict(plain)  # as torchvision's: without a word about it
+    assert other.normalisation == "imagenet"
+    with pytest.raises(AnifastError, match="expected a normalisation"):
+        other.load_state_dict(plain | {"_extra_state": {"normalisation": "bgr"}})
+    # other networks' .npz are torchvision's
+    net = load_backbone("squeezenet1_1", pretrained=False)
+    np.savez(tmp_path / "w.npz", **{key: value.numpy() for key, value in net.state_dict().items()})
+    assert load_backbone("squeezenet1_1", weights=tmp_path / "w.npz").normalisation == "imagenet"
+
+
+def test_published_weights_are_known_by_their_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_around: Path
+) -> None:
+    for name, file in (("squeezenet1_0", "squeezenet1_0_imagenet.npz"), ("vgg19_16x", "5SE.pth")):
+        path = need_shared("data", "weights", name, file)
+        net = load_backbone(name, weights=path)
+        assert net.is_published()
+        assert copy.deepcopy(net).bfloat16().is_published()
+        other = load_backbone(name, pretrained=False)
+        assert not other.is_published()
+        other.load_state_dict(net.state_dict())
+        assert not other.is_published()  # no file to hold it against
+        monkeypatch.setenv("ANIFAST_WEIGHTS", str(path.parent))
+        assert other.is_published()
+        monkeypatch.delenv("ANIFAST_WEIGHTS")
+        usual, net.normalisation = net.normalisation, "raw"
+        assert not net.is_published()
+        net.normalisation = usual
+        assert net.is_published()
+        with torch.no_grad():
+            net.features[0].bias[0] += 1e-3  # type: ignore[index,operator]
+        assert not net.is_published()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        net = load_backbone("random").to(dtype)
+        assert net.is_published()
+        net.features[0].bias[0] = 1  # type: ignore[index,operator]
+        assert not net.is_published()
+    alexnet_file(tmp_path / "alexnet-owt-7be5be79.pth")  # the name is right and the hash is not
+    assert not load_backbone("alexnet", weights=tmp_path / "alexnet-owt-7be5be79.pth").is_published()
+
+
+def test_files_of_two_networks_and_of_data_parallel(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    net = load_backbone("squeezenet1_1", pretrained=False)
+    state = net.state_dict()
+    torch.save(
+        {f"module.{key}": value for key, value in (state | {"classifier.1.weight": torch.ones(2)}).items()}, path
+    )
+    assert same(load_backbone("squeezenet1_1", weights=path), net)
+    torch.save({f"{one}.{key}": value for one in ("a", "b") for key, value in state.items()}, path)
+    assert "both a.features.0.weight and b.features.0.weight" in refused("squeezenet1_1", weights=path)
+
+
+def test_pages_and_folders_for_weights(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"<html>Not found</html>")
+    said = refused("vgg16", weights=path)
+    assert "damaged, or no PyTorch weights" in said and "weights_only" not in said
+    assert "Delete it, and get torchvision's" in said and "vgg16-397923af.pth" in said
+    assert "is a folder, expected a file" in refused("vgg16", weights=tmp_path)
+
+
+def test_defaults_of_torch_do_not_matter() -> None:
+    path = need_shared("data", "weights", "squeezenet1_0", "squeezenet1_0_imagenet.npz")
+    with torch.device("meta"):
+        nets = [load_backbone("squeezenet1_0", weights=path), load_backbone("random")]
+    torch.set_default_dtype(torch.float64)
+    try:
+        nets += [load_backbone("alexnet", pretrained=False), load_backbone("random")]
+        conv, x = convolution(16, 40).float(), torch.rand(2, 16, 80, 80, dtype=torch.float32)
+        assert conv_relu(x, conv).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for net in nets:
+        tensors = [*net.parameters(), *net.buffers()]
+        assert all(value.device.type == "cpu" and value.dtype == torch.float32 for value in tensors)
+
+
+def test_loaded_in_inference_mode_it_can_be_trained() -> None:
+    with torch.inference_mode():
+        nets = [load_backbone("random"), load_backbone("alexnet", pretrained=False)]
+    for net in nets:
+        assert not any(value.is_inference() for value in (*net.parameters(), *net.buffers()))
