@@ -785,8 +785,12 @@ def test_lpips_is_measured_against_the_formula(
         net(perceptual[0].inputs[0])
     assert rows[0]["roofline_ms"] == pytest.approx(2 * counter.get_total_flops() / product.rate * 1e3, abs=1e-4)
     assert counter.get_total_flops() == bench_lpips.operations(net, 16, 2)
-    # what a frozen target's features take was there before, and the rival keeps maps of its own
-    assert 0 < rows[2]["kept"]["anifast"] <= rows[1]["kept"]["anifast"] <= rows[1]["kept"]["plain"]
+    # a frozen target's features are memory of ours too; the rival keeps its own maps of both images
+    features = sum(x.nbytes for x in perceptual[0].ours[bench_lpips.FROZEN].features(perceptual[0].inputs[1]).maps)
+    frozen, backward = (rows[i]["kept"] for i in (2, 1))
+    assert features < frozen["anifast"] <= backward["anifast"] + features and backward["anifast"] <= backward["plain"]
+    without, _ = timing.memory(perceptual[0].call(bench_lpips.FROZEN, "anifast"), "cpu")
+    assert rows[2]["peak"]["anifast"] == without + features
     assert len(capsys.readouterr().out.splitlines()) == 5
     about = {"cpu": "Some CPU", "cores": 2, "threads": 1, "cpu_capability": "AVX2", "build": {"isa": "avx2"}}
     about |= {"settings": {}, "torch": "2.13.0", "commit": None, "uncommitted_changes": False, "date": "2001-01-01"}
@@ -795,6 +799,35 @@ def test_lpips_is_measured_against_the_formula(
         {"system": "lpips", "rival": bench_lpips.RIVAL, "environment": about, "rows": rows}, "file"
     )
     assert "(aim 1.25x)" in text and bench_lpips.RIVAL in text
+
+
+@pytest.mark.parametrize("slower", ["plain", "plain in bf16, channels_last"])
+def test_the_faster_rival_of_lpips_counts(slower: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = bench_lpips.pairs(16, torch.device("cpu"), "bf16", 1)
+    for pair in pairs:
+        first, other = (pair.rivals[name].net.features[0].weight for name in pair.rivals)
+        assert first.dtype == torch.float32 and other.dtype == torch.bfloat16
+        assert other.is_contiguous(memory_format=torch.channels_last)
+        pair.check()
+    monkeypatch.setattr(bench_lpips, "pairs", lambda *_: pairs)
+    monkeypatch.setattr(bench_lpips, "convolutions_alone", lambda *_: (0.25, 0.5))
+    times = {name: timing.Timing(*[2.0 if name == slower else 1.0] * 3, 7) for name in ("anifast", *pairs[0].rivals)}
+    monkeypatch.setattr(bench_lpips, "interleave", lambda calls, *_, **__: {name: times[name] for name in calls})
+    monkeypatch.setattr(timing.MatrixProduct, "measure", lambda *_: timing.MatrixProduct(1, times["anifast"]))
+    for row in bench_lpips.measure(16, "bf16", torch.device("cpu"), 0.0, 1):
+        assert row["ms"]["plain"][0] == 1000.0
+        assert row["rivals_ms"] == {name: 2000.0 if name == slower else 1000.0 for name in pairs[0].rivals}
+
+
+def test_lpips_has_a_rival_in_channels_last() -> None:
+    plain = bench_lpips.PlainDistance()
+    (other,) = bench_lpips.other_rivals(plain, "tf32").values()
+    weight = other.net.features[2].weight
+    assert weight.dtype == torch.float32 and weight.is_contiguous(memory_format=torch.channels_last)
+    images = torch.rand(2, 1, 3, 16, 16)
+    maps = other.net(images[0])
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+    torch.testing.assert_close(other(*images), plain(*images))
 
 
 def test_the_convolutions_of_a_vgg_are_timed_by_themselves(perceptual: list[bench_lpips.Pair]) -> None:
@@ -835,11 +868,11 @@ def test_a_wrong_distance_or_style_vector_is_not_timed(
         for work, right in pair.ours.items():
             for wrong in (1.001, float("nan")):
                 monkeypatch.setitem(pair.ours, work, _Scaled(right, wrong))
-                with pytest.raises(bench_lpips.WrongResult, match="result: relative error"):
+                with pytest.raises(WrongResult, match="result: relative error"):
                     pair.check()
             if bench_lpips.PASSES[work][1]:
                 monkeypatch.setitem(pair.ours, work, _Scaled(right, 1.0, of_gradient=1.1))
-                with pytest.raises(bench_lpips.WrongResult, match="gradient: relative error"):
+                with pytest.raises(WrongResult, match="gradient: relative error"):
                     pair.check()
             monkeypatch.setitem(pair.ours, work, right)
 

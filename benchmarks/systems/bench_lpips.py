@@ -5,8 +5,10 @@
 The rival is what the lpips package computes, written from the formula (Zhang et al. 2018): torchvision's VGG-16, both
 images through it one after the other, normalised maps, squared difference, 1 x 1 convolution and mean; for the style
 vector VGG-19, a matrix product a map, and cat. Both sides have the same weights, which nobody trained: speed does not
-depend on them. Before anything is timed their results are compared, by their errors against float64. Of a frozen target
-ours has the features from before; the rival knows nothing of that kind and takes both images.
+depend on them. Before anything is timed their results are compared, by their errors against float64. The rival also
+runs in channels_last, with its weights and all it computes in bf16 for "bf16"; the faster one counts. Of a frozen
+target ours has the features from before, which count as memory of ours; the rival knows nothing of that kind and takes
+both images.
 
 Beside the times stand two bounds: the library's convolutions of the same work alone, timed, and as a roofline their
 operations at the rate of a large matrix product. Winograd's kernels take fewer, and can be faster than both.
@@ -36,6 +38,7 @@ from anifast.nn.backbones import load_backbone
 from anifast.nn.perceptual import LPIPS, Features, GramStyle
 
 from .. import environment
+from ..bench import WrongResult
 from ..ops.bench_gram import plain as plain_gram
 from ..ops.bench_gram import positions
 from ..timing import Call, Clock, MatrixProduct, clock_for, interleave, memory, saved_for_backward, steady_allocator
@@ -65,10 +68,6 @@ BLOCKS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-class WrongResult(AssertionError):
-    """Ours and the rival do not compute the same."""
-
-
 class PlainVGG(nn.Module):
     """torchvision's VGG up to the last ReLU, with its names; gives the maps before each pool and the last one."""
 
@@ -84,7 +83,8 @@ class PlainVGG(nn.Module):
         self.features = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """N,3,H,W -> five maps."""
+        """N,3,H,W -> five maps, in the type of the weights."""
+        x = x.to(next(self.parameters()).dtype)
         found = []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
@@ -165,7 +165,8 @@ class Pair:
     """A rival, and our networks of the same weights.
 
     Attributes:
-        plain: the rival.
+        plain: the rival, float32 and contiguous; its result is that of all.
+        rivals: what is timed, "plain" and others made of it (see `other_rivals`).
         ours: by work.
         inputs: images for both; the first have the gradient.
         size: of the images.
@@ -173,13 +174,14 @@ class Pair:
     """
 
     plain: PlainDistance | PlainStyle
+    rivals: dict[str, PlainDistance | PlainStyle]
     ours: dict[str, nn.Module]
     inputs: list[Tensor]
     size: int
     precision: str
 
     def given(self, work: str, name: str, inputs: list[Tensor]) -> list[Any]:
-        """What "anifast" or "plain" is called with: the inputs, or for ours the features of a frozen one."""
+        """What "anifast" or a rival is called with: the inputs, or for ours the features of a frozen one."""
         if work == FROZEN and name == "anifast":
             net: Any = self.ours[work]
             return [inputs[0], *(net.features(x) for x in inputs[1:])]
@@ -187,10 +189,13 @@ class Pair:
 
     def forward(self, work: str, name: str, given: list[Any]) -> Tensor:
         """The result of `work`."""
+        if name == "anifast":
+            return self.ours[work](*given)
+        rival = self.rivals[name]
         if name == "plain":
             with autocast(given[0].device, self.precision):
-                return self.plain(*given)
-        return self.ours[work](*given)
+                return rival(*given)
+        return rival(*given)
 
     def _with_gradient(self, work: str, name: str) -> list[Any]:
         return self.given(work, name, [self.inputs[0].clone().requires_grad_(), *self.inputs[1:]])
@@ -208,17 +213,21 @@ class Pair:
         return without_gradient
 
     def kept(self, work: str, name: str) -> int:
-        """Bytes that a forward keeps for its backward, beyond weights and what it is called with."""
-        net, given = self.plain if name == "plain" else self.ours[work], self._with_gradient(work, name)
+        """Bytes that a forward keeps for its backward, beyond weights and images; features from before are kept."""
+        net = self.ours[work] if name == "anifast" else self.rivals[name]
+        given = self._with_gradient(work, name)
         tensors = [tensor for x in given for tensor in (x.maps if isinstance(x, Features) else [x])]
-        return saved_for_backward(
-            lambda: self.forward(work, name, given), [*tensors, *net.parameters(), *net.buffers()]
-        )
+        own = saved_for_backward(lambda: self.forward(work, name, given), [*tensors, *net.parameters(), *net.buffers()])
+        return own + _bytes(given)
+
+    def peak(self, work: str, name: str, call: Call) -> int:
+        """Bytes that a call takes at its highest, with the features from before that it is given."""
+        return memory(call, self.inputs[0].device.type)[0] + _bytes(self.given(work, name, self.inputs))
 
     def check(self) -> None:
         """Compare the result for one image of each input, and its gradient, with the rival's in float64.
 
-        A relative error may be twice the rival's in the same precision, plus what roundings explain. A sum of n
+        A relative error may be twice the best rival's in the same precision, plus what roundings explain. A sum of n
         products errs by about sqrt(n) / 2 roundings of it (see benchmarks/bench.py), and those of all layers may add
         up to a share e of the values; maps of fewer digits are rounded once more. A gradient also changes where a value
         is so near 0, or so near the largest of its pool, that an error decides: of each layer's values a share of 2 e,
@@ -233,7 +242,7 @@ class Pair:
         exact_net = copy.deepcopy(self.plain).double()
         for work in self.ours:
             found: dict[str, list[Tensor]] = {}
-            for name in ("exact", "plain", "anifast"):
+            for name in ("exact", "anifast", *self.rivals):
                 images, *others = (x[:1].double() if name == "exact" else x[:1] for x in self.inputs)
                 given = self.given(work, name, [images.clone().requires_grad_(), *others])
                 with torch.set_grad_enabled(PASSES[work][1] > 0):  # as it is timed
@@ -242,14 +251,26 @@ class Pair:
                 found[name] = [both.detach().double()]
                 if PASSES[work][1]:
                     found[name] += torch.autograd.grad(out.sum(), given[0])
-            for (what, floor), exact, plain, ours in zip(floors.items(), *found.values(), strict=False):
-                size = exact.norm()
-                error, usual = (float((x.double() - exact).norm() / size) for x in (ours, plain))
+            for (what, floor), exact, *others in zip(floors.items(), *found.values(), strict=False):
+                error, *usual_ones = (float((x.double() - exact).norm() / exact.norm()) for x in others)
+                usual = min(usual_ones)
                 if not error <= 2 * usual + floor:
                     raise WrongResult(
                         f"{work}, {self.size} px, {self.precision}, {what}: relative error {error:.3g}, "
                         f"allowed {2 * usual + floor:.3g}"
                     )
+
+
+def _bytes(given: list[Any]) -> int:
+    """Of the features among what a call is given."""
+    return sum(tensor.nbytes for x in given if isinstance(x, Features) for tensor in x.maps)
+
+
+def other_rivals(plain: PlainDistance | PlainStyle, precision: str) -> dict[str, PlainDistance | PlainStyle]:
+    """What may make the rival faster and changes no line of it: channels_last and, for "bf16", all in that type."""
+    dtype, name = (torch.bfloat16, "plain in bf16, ") if precision == "bf16" else (torch.float32, "plain in ")
+    other = copy.deepcopy(plain).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return {f"{name}channels_last": other}
 
 
 def pairs(size: int, device: torch.device, precision: str, images: int) -> list[Pair]:
@@ -266,9 +287,14 @@ def pairs(size: int, device: torch.device, precision: str, images: int) -> list[
     backbone.load_state_dict(style.net.state_dict())
     vectors = {WHOLE: GramStyle(backbone, size=size, dtype=dtype)}
     vectors[FOLDED] = GramStyle(backbone, size=size, dtype=dtype, folded=True)
+    works: list[dict[str, nn.Module]] = [
+        dict.fromkeys((FORWARD, BACKWARD, FROZEN), ours.to(device)),
+        {work: net.to(device) for work, net in vectors.items()},
+    ]
+    plains: list[PlainDistance | PlainStyle] = [distance.to(device), style.to(device)]
     return [
-        Pair(distance.to(device), dict.fromkeys((FORWARD, BACKWARD, FROZEN), ours.to(device)), inputs, size, precision),
-        Pair(style.to(device), {work: net.to(device) for work, net in vectors.items()}, inputs[:1], size, precision),
+        Pair(plain, {"plain": plain} | other_rivals(plain, precision), nets, given, size, precision)
+        for plain, nets, given in zip(plains, works, (inputs, inputs[:1]), strict=True)
     ]
 
 
@@ -342,22 +368,25 @@ def measure(size: int, precision: str, device: torch.device, seconds: float, ima
             net = pair.plain.net
             alone = convolutions_alone(net, pair.inputs[0], precision, clock, seconds / 4)
             for work in pair.ours:
-                calls = {name: pair.call(work, name) for name in ("anifast", "plain")}
+                calls = {name: pair.call(work, name) for name in ("anifast", *pair.rivals)}
                 times = interleave(calls, clock, seconds=seconds, rounds=(7, 51))
+                fastest = min(pair.rivals, key=lambda name: times[name].p25)
+                compared = {"anifast": "anifast", "plain": fastest}
                 row: dict[str, Any] = {"work": work, "size": size, "precision": precision, "images": images}
                 row["ms"] = {
                     name: [*(round(v * 1e3, 3) for v in (t.p25, t.p75, t.minimum)), t.count]
-                    for name, t in times.items()
+                    for name, t in ((name, times[of]) for name, of in compared.items())
                 }
+                row["rivals_ms"] = {name: round(times[name].p25 * 1e3, 3) for name in pair.rivals}
                 passes = PASSES[work]
                 row["convolutions_ms"] = round(sum(n * t for n, t in zip(passes, alone, strict=True)) * 1e3, 3)
                 row["roofline_ms"] = round(sum(passes) * operations(net, size, images) / product.rate * 1e3, 4)
                 aims = AIMS.get((device.type, precision), {}) if (size, images) == (256, IMAGES[device.type]) else {}
                 if work in aims:
                     row["aim"] = aims[work]
-                row["peak"] = {name: memory(call, device.type)[0] for name, call in calls.items()}
+                row["peak"] = {name: pair.peak(work, of, calls[of]) for name, of in compared.items()}
                 if passes[1]:
-                    row["kept"] = {name: pair.kept(work, name) for name in calls}
+                    row["kept"] = {name: pair.kept(work, of) for name, of in compared.items()}
                 rows.append(row)
                 print(show(row), flush=True)
     return rows
@@ -372,6 +401,7 @@ def show(row: dict[str, Any]) -> str:
         f"plain {plain[0]:8.1f} ms  {plain[0] / ours[0]:.2f}x"
     )
     text += f" (aim {row['aim']:.2f}x)" if "aim" in row else ""
+    text += "".join(f"  {name} {time:.1f} ms" for name, time in row["rivals_ms"].items())
     for bound, title in (("convolutions_ms", "convolutions alone"), ("roofline_ms", "roofline")):
         text += f"  {title} {row[bound]:8.1f} ms, {row[bound] / ours[0] * 100:.0f} % of ours"
     for what, title in (("kept", "kept for backward"), ("peak", "peak")):

@@ -42,6 +42,7 @@ LARGE = [
     Case("image_nhwc", (2, 3, 301, 299), channels_last=True),
 ]
 LIMIT = 2**31
+EPS = torch.finfo(torch.float32).eps
 
 
 @pytest.mark.parametrize(("backend", "case", "dtype"), TYPES, indirect=["backend"], ids=str)
@@ -119,9 +120,11 @@ def test_more_than_two_to_the_31_elements(backend: str, channels_last: bool) -> 
 
     together = run(slice(0, 3))
     for sample in range(3):
-        # the parts may be cut elsewhere, so that their sums round otherwise
         for whole, part in zip(together, run(slice(sample, sample + 1)), strict=True):
-            rtol, atol = (1e-5, 0.0) if part.dtype == torch.float32 else (2**-7, 2**-12 * float(part.abs().max()))
+            # the parts may be cut elsewhere: a distance's terms are not negative, so its sums over 64 channels, threads
+            # and blocks round relatively; a gradient is rounded to its type, here to one neighbour and there to the
+            # other, and where its terms cancel what is left of them are float32's roundings of the largest
+            rtol, atol = (64 * EPS, 0.0) if part.dtype == torch.float32 else (2**-7, 64 * EPS * float(part.abs().max()))
             torch.testing.assert_close(whole[sample : sample + 1], part, rtol=rtol, atol=atol)
 
 
@@ -158,10 +161,8 @@ def test_equal_maps_are_at_a_distance_of_0(backend: str, case: Case, dtype: torc
     tensors["b"] = tensors["a"].detach().clone().requires_grad_()
     out = call(case, tensors, backend)
     found = [out, *torch.autograd.grad(out, [tensors["a"], tensors["b"]], tensors["grad"])]
-    if backend == "native":
-        assert all(value.eq(0).all() for value in found)
-    else:  # one product of a difference may be exact: its rounding is left, squared in the output
-        assert out.abs().max() < torch.finfo(torch.float32).eps ** 2 * tensors["weight"].max()
+    # neither compiler fuses p a - q b, which would leave the rounding of one product
+    assert all(value.eq(0).all() for value in found)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
