@@ -203,8 +203,8 @@ class _Losses:
         self._taps = sorted({*self._content_at, *self._style_at})
         self._options = options
         with torch.no_grad():
-            self._features = net.taps(net.prepare(content), self._content_at)
-            maps = net.taps(net.prepare(style), self._style_at)
+            self._features = self._maps(content, self._content_at)
+            maps = self._maps(style, self._style_at)
             self._widths = [entries(x.shape[1], folded=False) for x in maps]
             self._grams = gram(maps, normalize="hw")
             # a target of zeros, as black pictures may have, is no division by 0
@@ -215,9 +215,13 @@ class _Losses:
                 [a.sum().clamp_min(tiny).reciprocal().expand(a.shape[1]) for a in squares]
             ) / len(squares)  # fmt: skip
 
+    def _maps(self, images: Tensor, at: list[int]) -> list[Tensor]:
+        """The features of pictures, in the layout that pooling is fast in."""
+        return self._net.taps(self._net.prepare(images).contiguous(memory_format=torch.channels_last), at)
+
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """1,3,H,W -> content, style, total."""
-        found = dict(zip(self._taps, self._net.taps(self._net.prepare(x), self._taps), strict=True))
+        found = dict(zip(self._taps, self._maps(x, self._taps), strict=True))
         errors = [
             (found[at] - p).square().sum() / scale
             for at, p, scale in zip(self._content_at, self._features, self._content_scale, strict=True)

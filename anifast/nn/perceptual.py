@@ -51,7 +51,7 @@ class _Extractor(nn.Module):
         net: the backbone.
         wants: a name in `NORMALISATIONS`; None: what the backbone's weights want, whatever is loaded later.
         layers: indices in the backbone's `features`.
-        channels_last: the layout of its maps; None: on a GPU.
+        channels_last: the layout of its maps.
         dtype: of its weights and maps; None leaves it.
     """
 
@@ -60,7 +60,7 @@ class _Extractor(nn.Module):
         net: Backbone,
         wants: str | None,
         layers: Sequence[int],
-        channels_last: bool | None,
+        channels_last: bool,
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
@@ -81,9 +81,11 @@ class _Extractor(nn.Module):
         if images.device != weight.device:
             raise ValueError(f"images are on {images.device}, expected {weight.device} as the network")
         x = self.normalisation(images).to(weight.dtype)
-        last = x.device.type == "cuda" if self.channels_last is None else self.channels_last
-        if last:
-            x = x.contiguous(memory_format=torch.channels_last)
+        if self.channels_last:
+            try:
+                x = x.contiguous(memory_format=torch.channels_last)
+            except RuntimeError:  # torch.func.vmap knows no layouts
+                return self.net.taps(x, self.layers)
             if not torch.compiler.is_compiling() and not weight.is_contiguous(memory_format=torch.channels_last):
                 with torch.inference_mode(False):  # for training too, wherever it runs first
                     self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -187,7 +189,7 @@ class LPIPS(_Extractor):
             lpips package, the folders that `load_backbone` looks in, or its address.
         eps: added to the norm of a pixel's vector, or, with `eps_inside`, to its square.
         eps_inside: see eps.
-        channels_last: layout of the maps; None takes it on a GPU only.
+        channels_last: whether maps lie in channels_last, which is the faster layout on CPUs too (pooling is).
         dtype: type of the backbone's weights and maps, for example torch.bfloat16; distances stay float32.
 
     Raises:
@@ -206,7 +208,7 @@ class LPIPS(_Extractor):
         head_weights: str | os.PathLike[str] | None = None,
         eps: float = _EPS,
         eps_inside: bool = False,
-        channels_last: bool | None = None,
+        channels_last: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
         if net not in NETS:
@@ -473,7 +475,7 @@ class GramStyle(_Extractor):
         weights: file of the backbone; None looks for it and downloads it (see `load_backbone`). Also BlendGAN's own
             names of it, `vgg_layers.0.weight` and so on.
         pretrained: False builds without any file.
-        channels_last: layout of the maps; None takes it on a GPU only.
+        channels_last: whether maps lie in channels_last, which is the faster layout on CPUs too (pooling is).
         dtype: type of the backbone's weights and maps; the vector stays float32. A backbone that is given is itself
             converted.
 
@@ -498,7 +500,7 @@ class GramStyle(_Extractor):
         layers: Sequence[int] | None = None,
         weights: str | os.PathLike[str] | None = None,
         pretrained: bool = True,
-        channels_last: bool | None = None,
+        channels_last: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
         if normalize not in ("chw", "hw", "none"):

@@ -317,11 +317,10 @@ def convolutions_alone(
 ) -> tuple[float, float]:
     """Seconds of the library's convolutions of a batch by themselves: forward, and the gradients of their inputs."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    layout = torch.channels_last if inputs.is_cuda else torch.contiguous_format
     calls: dict[str, Call] = {}
     for i, (conv, side) in enumerate(net.convolutions(inputs.shape[2])):
         x = torch.randn(inputs.shape[0], conv.in_channels, side, side, device=inputs.device)
-        x, weight = (value.to(dtype, memory_format=layout) for value in (x, conv.weight))
+        x, weight = (value.to(dtype, memory_format=torch.channels_last) for value in (x, conv.weight))
 
         def forward(x: Tensor = x, weight: Tensor = weight) -> Tensor:
             return F.conv2d(x, weight, padding=1)
