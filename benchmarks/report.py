@@ -216,7 +216,16 @@ def system_section(result: dict[str, Any], link: str) -> str:
             ]
         )
     rival = result.get("rival", "plain eager PyTorch")
-    header = ["", "precision", "anifast", "images/s", rival, "faster", "our convolutions alone", *more.values()]
+    header = [
+        "",
+        "precision",
+        "anifast",
+        "images/s",
+        rival,
+        "faster",
+        "the library's convolutions alone",
+        *more.values(),
+    ]
     title = f"#### `{result['system']}` on {result['environment'].get('gpu') or result['environment']['cpu']}"
     return "\n\n".join([title, f"{about} ([all figures]({link})).", _table(header, lines)])
 
