@@ -39,19 +39,28 @@ class CalledOps(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class RecordedCalls(CalledOps):
+    """Keeps those calls with their arguments too, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "anifast":
+            self.calls.append((func, args))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def of(self, op: str) -> list[tuple[Any, ...]]:
+        """The arguments of the calls of one op."""
+        return [args for func, args in self.calls if func.name() == f"anifast::{op}"]
+
+
 def sums_of_backward(run: Callable[[], Any]) -> list[bool]:
     """What the calls of bias_lrelu_backward inside `run` are asked to sum: (of the bias, of the strength) each."""
-    wanted: list[bool] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if "bias_lrelu_backward" in str(func):
-                wanted.extend(args[-2:])
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    with Record():
+    with RecordedCalls() as recorded:
         run()
-    return wanted
+    return [wanted for func, args in recorded.calls if "bias_lrelu_backward" in str(func) for wanted in args[-2:]]
 
 
 def check_asked_for(cases: Any, name: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bias_lrelu_cases import CASE, CASES, Case, call, check, golden_results, make, results
-from op_checks import CalledOps, check_asked_for, check_short_way, nan_filled_allocations
+from op_checks import CalledOps, RecordedCalls, check_asked_for, check_short_way, nan_filled_allocations
 from torch import Tensor
 
 import anifast
@@ -88,18 +88,10 @@ def test_gradcheck_and_gradgradcheck(case: Case, backend: str) -> None:
 )
 def test_opcheck(name: str) -> None:
     tensors = make(CASE[name], torch.float32)
-    seen: list[tuple[Any, tuple[Any, ...]]] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func.namespace == "anifast":
-                seen.append((func, args))
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    with Record():
+    with RecordedCalls() as recorded:
         results(CASE[name], tensors, "native")
-    assert {str(func) for func, _ in seen} == {f"anifast.{op}.default" for op in NATIVE}
-    for func, args in seen:
+    assert {str(func) for func, _ in recorded.calls} == {f"anifast.{op}.default" for op in NATIVE}
+    for func, args in recorded.calls:
         fresh = tuple(
             a.detach().clone().requires_grad_(a.is_floating_point()) if isinstance(a, Tensor) else a for a in args
         )

@@ -11,7 +11,7 @@ import golden_calls
 import pytest
 import torch
 from gram_cases import CASE, CASES, Case, call, check, golden_results, make, maps, results, small
-from op_checks import CalledOps, nan_filled_allocations
+from op_checks import CalledOps, RecordedCalls, nan_filled_allocations
 from torch import Tensor
 
 from anifast import _native, backends
@@ -95,24 +95,16 @@ def test_third_order() -> None:
 @needs_native
 @pytest.mark.parametrize("name", ["single", "five_folded", "mixed_layouts", "empty_batch"])
 def test_opcheck(name: str) -> None:
-    seen: list[tuple[Any, tuple[Any, ...]]] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func.namespace == "anifast":
-                seen.append((func, args))
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    with Record():
+    with RecordedCalls() as recorded:
         results(CASE[name], make(CASE[name], torch.float32), "native")
-    assert {func.name() for func, _ in seen} == {"anifast::gram", "anifast::gram_backward"}
+    assert recorded.names == NATIVE
 
     def fresh(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return [fresh(one) for one in value]
         return value.detach().clone().requires_grad_() if isinstance(value, Tensor) else value
 
-    for func, args in seen:
+    for func, args in recorded.calls:
         torch.library.opcheck(func, tuple(fresh(value) for value in args))
 
 
@@ -121,19 +113,11 @@ def test_a_gradient_that_isnt_wanted_is_not_made() -> None:
     case = CASE["five"]
     tensors = make(case, torch.float32)
     every = results(case, tensors, "native")
-    wanted: list[list[bool]] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func.name() == "anifast::gram_backward":
-                wanted.append(list(args[4]))
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
     for name in ("0", "2", "4"):
         tensors[name].requires_grad_(False)
-    with Record():
+    with RecordedCalls() as recorded:
         call(case, tensors, "native").backward(tensors["grad"].detach())
-    assert wanted == [[False, True, False, True, False]]
+    assert [args[4] for args in recorded.of("gram_backward")] == [[False, True, False, True, False]]
     for name in ("1", "3"):
         assert torch.equal(tensors[name].grad, every[f"d {name}"])
 

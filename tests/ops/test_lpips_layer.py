@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lpips_layer_cases import CASE, CASES, Case, call, check, make, results, small
-from op_checks import CalledOps, nan_filled_allocations
+from op_checks import CalledOps, RecordedCalls, nan_filled_allocations
 from torch import Tensor
 
 from anifast import _native
@@ -22,6 +21,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 needs_native = pytest.mark.skipif(
     _native.unavailable("cpu") is not None, reason=f"no compiled kernels: {_native.unavailable('cpu')}"
 )
+NATIVE = {"lpips_layer", "lpips_layer_backward"}
 BACKENDS = ["reference", pytest.param("native", marks=needs_native)]
 
 
@@ -92,18 +92,10 @@ def test_third_order() -> None:
 @needs_native
 @pytest.mark.parametrize("name", ["odd", "nhwc_map", "no_weight", "only_b", "weight_too", "empty_batch"])
 def test_opcheck(name: str) -> None:
-    seen: list[tuple[Any, tuple[Any, ...]]] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func.namespace == "anifast":
-                seen.append((func, args))
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    with Record():
+    with RecordedCalls() as recorded:
         results(CASE[name], make(CASE[name], torch.float32), "native")
-    assert {func.name() for func, _ in seen} == {"anifast::lpips_layer", "anifast::lpips_layer_backward"}
-    for func, args in seen:
+    assert recorded.names == NATIVE
+    for func, args in recorded.calls:
         # the four numbers of a pixel are the forward's own, and no input of a function
         stats = args[4] if func.name().endswith("backward") else None
         fresh = [x.detach().clone().requires_grad_(x is not stats) if isinstance(x, Tensor) else x for x in args]
@@ -128,17 +120,11 @@ def test_of_a_pixel_four_numbers_are_kept() -> None:
 @needs_native
 def test_a_gradient_that_isnt_wanted_is_not_made() -> None:
     asked: list[tuple[bool, bool]] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func.name() == "anifast::lpips_layer_backward":
-                asked.append(args[-2:])
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
     for case in ("only_a", "only_b", "odd"):
         tensors = make(CASE[case], torch.float32)
-        with Record():
+        with RecordedCalls() as recorded:
             torch.autograd.grad(call(CASE[case], tensors, "native").sum(), [tensors[name] for name in CASE[case].wants])
+        asked += [args[-2:] for args in recorded.of("lpips_layer_backward")]
     assert asked == [(True, False), (False, True), (True, True)]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from modulated_conv2d_cases import CASE, CASES, LEAVES, Case, call, check, leaves, make, results, suits
-from op_checks import CalledOps, nan_filled_allocations
+from op_checks import CalledOps, RecordedCalls, nan_filled_allocations
 from torch import Tensor
 
 from anifast import _native
@@ -161,16 +161,12 @@ def test_opcheck(name: str, strategy: str) -> None:
         with pytest.raises(ValueError, match=f"strategy '{strategy}' does no"):
             call(case, make(case, torch.float32), strategy)
         return
-    seen: dict[str, tuple[Any, ...]] = {}
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func.namespace == "anifast" and "modulated" in str(func):
-                seen.setdefault(f"{func} {[value is None for value in args]}", (func, args))
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    with Record():
+    with RecordedCalls() as recorded:
         results(case, make(case, torch.float32), strategy)
+    seen: dict[str, tuple[Any, ...]] = {}
+    for func, args in recorded.calls:
+        if "modulated" in str(func):
+            seen.setdefault(f"{func} {[value is None for value in args]}", (func, args))
     assert len(seen) >= 3  # forward and its adjoints at least
     for func, args in seen.values():
         fresh = [a.detach().clone() if isinstance(a, Tensor) else a for a in args]
@@ -533,18 +529,10 @@ def test_the_automatic_choice_runs_what_the_shape_suits(
     name: str, shape: tuple[int, int, int, int], expected: str
 ) -> None:
     case = replace(CASE[name], shape=shape)
-    ran: list[str] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func.name().removeprefix("anifast::") in OP.values():
-                ran.append(args[13])
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    with Record() as called:
+    with RecordedCalls() as recorded:
         call(case, make(case, torch.float32))
-    assert ran == [expected]
-    assert OP[expected] in called.names
+    assert [args[13] for op in sorted({*OP.values()}) for args in recorded.of(op)] == [expected]
+    assert OP[expected] in recorded.names
 
 
 def test_a_strategy_and_a_backend_must_agree() -> None:

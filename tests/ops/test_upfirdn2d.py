@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import upfirdn2d_cases
-from op_checks import CalledOps, check_asked_for, check_short_way, nan_filled_allocations
+from op_checks import CalledOps, RecordedCalls, check_asked_for, check_short_way, nan_filled_allocations
 from torch import Tensor
 from upfirdn2d_cases import (
     BLUR,
@@ -129,16 +129,9 @@ def test_gradcheck_and_gradgradcheck(case: Case, backend: str) -> None:
 )
 def test_opcheck(name: str) -> None:
     tensors = make(CASE[name], torch.float32)
-    seen: list[tuple[Any, ...]] = []
-
-    class Record(CalledOps):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if str(func) == "anifast.upfirdn2d.default":
-                seen.append(args)
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    with Record():
+    with RecordedCalls() as recorded:
         results(CASE[name], tensors, "native")
+    seen = recorded.of("upfirdn2d")
     # forward, backward and the gradient of that, which nothing has where there are no elements
     assert len(seen) >= (2 if 0 in CASE[name].shape else 3)
     for args in seen:
