@@ -125,6 +125,25 @@ def build(config: type[C], values: Mapping[str, Any]) -> C:
     return config(**checked)
 
 
+def from_preset(
+    config: type[C],
+    presets: Mapping[str, Mapping[str, Any]],
+    name: str | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> C:
+    """The config of a named preset (None: the first) with `values` put over it.
+
+    Raises:
+        AnifastError: an unknown preset, or a value that cannot be.
+    """
+    name = name if name is not None else next(iter(presets))
+    if name not in presets:
+        raise AnifastError(f"unknown preset {name!r}; there are {', '.join(presets)}")
+    chosen = {key: value for key, value in presets[name].items() if key != "about"}
+    chosen.update(values or {})
+    return build(config, chosen)
+
+
 def changed(old: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `values` that differ from the config `old`.
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from anifast.nn.stylegan2_layers import (
     ConvLayer,
@@ -102,13 +103,20 @@ class Synthesis(nn.Module):
         """The slot of each of `modulations`."""
         return [0, 1, *(2 * k + n for k in range(len(self.to_rgbs)) for n in (1, 2, 3))]
 
-    def synthesize(self, x: Tensor, styles: Sequence[Tensor], noise: Sequence[Tensor | None] | None = None) -> Tensor:
+    def synthesize(
+        self,
+        x: Tensor,
+        styles: Sequence[Tensor],
+        noise: Sequence[Tensor | None] | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
         """N,C,start,start -> the image N,3,size,size, not limited to a range.
 
         Args:
             x: the maps.
             styles: of `modulations`, what `modulate` gives.
             noise: of conv1 and each of convs; None, or a None in it, is drawn.
+            recompute: keep maps and image of each size only for the gradient, and compute what is between them again.
 
         Raises:
             ValueError: another number of noise maps, or wrong shapes.
@@ -120,12 +128,21 @@ class Synthesis(nn.Module):
             )
         x = self.conv1(x, noise=noise[0], style=styles[0])
         image: Tensor = self.to_rgb1(x, style=styles[1])
-        for k, to_rgb in enumerate(self.to_rgbs):
-            up, plain, rgb = styles[3 * k + 2 : 3 * k + 5]
-            x = self.convs[2 * k](x, noise=noise[2 * k + 1], style=up)
-            x = self.convs[2 * k + 1](x, noise=noise[2 * k + 2], style=plain)
-            image = to_rgb(x, skip=image, style=rgb)
+        for k in range(len(self.to_rgbs)):
+            given = (k, x, image, styles[3 * k + 2 : 3 * k + 5], noise[2 * k + 1 : 2 * k + 3])
+            if recompute and torch.is_grad_enabled():
+                x, image = checkpoint(self._doubled, *given, use_reentrant=False)
+            else:
+                x, image = self._doubled(*given)
         return image
+
+    def _doubled(
+        self, k: int, x: Tensor, image: Tensor, styles: Sequence[Tensor], noise: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Maps and image after doubling number k."""
+        x = self.convs[2 * k](x, noise=noise[0], style=styles[0])
+        x = self.convs[2 * k + 1](x, noise=noise[1], style=styles[1])
+        return x, self.to_rgbs[k](x, skip=image, style=styles[2])
 
 
 class ConstantInput(nn.Module):

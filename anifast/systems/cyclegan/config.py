@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from anifast.engine.config import build, option
+from anifast.engine.config import from_preset, option
 from anifast.errors import AnifastError
 
 ABOUT = "two unpaired image folders, both directions at once (selfie <-> anime)"
@@ -171,9 +171,4 @@ def make(preset: str | None = None, values: Mapping[str, Any] | None = None) -> 
     Raises:
         AnifastError: an unknown preset, or a value that cannot be.
     """
-    name = preset if preset is not None else next(iter(PRESETS))
-    if name not in PRESETS:
-        raise AnifastError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-    chosen = {key: value for key, value in PRESETS[name].items() if key != "about"}
-    chosen.update(values or {})
-    return build(Config, chosen)
+    return from_preset(Config, PRESETS, preset, values)
