@@ -38,9 +38,10 @@ def gradients(
         leaves: inputs by "@name" and parameters by their key.
     """
     asked = spec["grad"]
-    ((name, probe),) = asked["of"].items()
-    out, probe = outputs[name], torch.from_numpy(case.inputs[probe[1:]]).to(outputs[name].dtype)
-    loss = (probe * out).sum() if asked["loss"] == "linear" else 0.5 * (probe * out.square()).sum()
+    loss = torch.zeros(())
+    for name, key in asked["of"].items():
+        out, probe = outputs[name], torch.from_numpy(case.inputs[key[1:]]).to(outputs[name].dtype)
+        loss = loss + ((probe * out).sum() if asked["loss"] == "linear" else 0.5 * (probe * out.square()).sum())
     inputs = [leaves[key] for key in asked["wrt"]]
     first = torch.autograd.grad(loss, inputs, create_graph=bool(asked.get("second")))
 

@@ -45,21 +45,28 @@ class Phase:
         loss: gives the loss, a mean over images, and detached scalars for the log; called with the phase's inputs and
             with this phase's networks trainable only. It may be recorded as a CUDA graph, so it neither makes random
             choices on the host nor waits for the device.
-        optimizer: its step ends the phase.
-        nets: the networks that `optimizer` holds.
+        optimizer: its step ends the phase; None: there is neither backward nor step, the system keeps what was computed,
+            with its graph, for a later phase of the step. The loss then only tells whether it was finite.
+        nets: the networks that `optimizer` holds, or whose gradients are asked for later.
         inputs: tensors of constant shapes, without gradient, that the loss starts from; whatever depends on random
             choices or on other processes happens here.
         interval: the phase runs in every so manieth step.
+        between: the phase runs in all steps but those instead.
         gain: factor on the loss.
     """
 
     name: str
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     nets: Sequence[nn.Module]
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
     interval: int = 1
+    between: bool = False
     gain: float = 1.0
+
+    def due(self, index: int) -> bool:
+        """Whether it is a part of step number `index`."""
+        return (index % self.interval == 0) != self.between
 
 
 class System(Protocol):
@@ -145,7 +152,7 @@ class NotFinite(FloatingPointError):
 
     Attributes:
         phase: the phase at fault; it has changed no weight.
-        done: the phases before it in the step, which have run as always.
+        done: the phases with an optimiser before it in the step, which have run as always.
         last: whether no phase is behind it.
     """
 
@@ -178,15 +185,18 @@ def run_step(
             in a phase of milliseconds; without it a bad step would already be in the weights and in what outlives it.
     """
     scalars: dict[str, Tensor] = {}
-    due = [phase for phase in phases if index % phase.interval == 0]
+    due = [phase for phase in phases if phase.due(index)]
     for place, phase in enumerate(due):
         for other in phases:
             for net in other.nets:
-                net.requires_grad_(other is phase)
+                net.requires_grad_(False)
+        for net in phase.nets:
+            net.requires_grad_(True)
         work = partial(_forward_backward, phase, device, precision)
         inputs = phase.inputs()
         loss, values = graphs.run(phase.name, work, inputs) if graphs else work(*inputs)
-        gradients = [p.grad for net in phase.nets for p in net.parameters() if p.grad is not None]
+        trained = phase.nets if phase.optimizer is not None else ()
+        gradients = [p.grad for net in trained for p in net.parameters() if p.grad is not None]
         if team is not None and team.world > 1:
             loss = loss.clone()
             team.average([loss, *gradients])  # also tells every process that one of them has a bad loss
@@ -195,8 +205,10 @@ def run_step(
             wrong = f"a gradient of phase {phase.name} is not finite"
             if not bool(torch.isfinite(loss)):
                 wrong = f"the loss of phase {phase.name} is {loss.item()}"
-            raise NotFinite(wrong, phase, due[:place], phase is due[-1])
-        phase.optimizer.step()
+            done = [other for other in due[:place] if other.optimizer is not None]
+            raise NotFinite(wrong, phase, done, phase is due[-1])
+        if phase.optimizer is not None:
+            phase.optimizer.step()
         scalars.update(values)
     return scalars
 
@@ -207,6 +219,8 @@ def _forward_backward(
     """Loss and scalars of a phase; its gradients are made anew."""
     with autocast(device, precision):
         loss, values = phase.loss(*inputs)
+    if phase.optimizer is None:
+        return loss.detach(), values
     phase.optimizer.zero_grad(set_to_none=True)
     (loss if phase.gain == 1.0 else loss * phase.gain).backward()
     return loss.detach(), values
@@ -261,7 +275,7 @@ class Loop:
         self._saved = -1
         self._told = 0  # the signal that this process got
         self._stop = ""  # why all of them stop
-        self._nets = [net for phase in system.phases for net in phase.nets]
+        self._nets = list(dict.fromkeys(net for phase in system.phases for net in phase.nets))
         if plan.compile:
             compile_nets(self._nets, device)
 
@@ -316,10 +330,12 @@ class Loop:
 
         In a row of steps that were not finite the last good checkpoint stays as it is.
         """
+        seen: set[nn.Module] = set()
         for phase in self.system.phases:
-            for net in phase.nets:
-                if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
+            for net in phase.nets if phase.optimizer is not None else ():
+                if net not in seen and not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
                     raise FloatingPointError(f"weights trained in phase {phase.name} are not finite")
+                seen.add(net)
         if self.in_a_row:
             self.log.say(f"image {self.images}: not saved, the last steps were not finite; {self._kept()}")
             return

@@ -1,11 +1,11 @@
-"""Running a model over folders of pictures: read ahead, batched, in order, one PNG per input."""
+"""Running a model over folders of pictures: read ahead, batched, in order, one PNG or several per input."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -25,10 +25,10 @@ _NOT_FINITE = "the model's result is not finite (NaN); its weights may be damage
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to translate: where it is and where the result goes."""
+    """One picture to translate: where it is and where the results go, of which there are several with some models."""
 
     source: Path
-    target: Path
+    targets: tuple[Path, ...]
 
 
 @dataclass
@@ -74,21 +74,41 @@ def collect(inputs: Sequence[str | Path], out: Path) -> tuple[list[Job], dict[st
     for _, name in found:
         stems[name.with_suffix("")] = stems.get(name.with_suffix(""), 0) + 1
     jobs: list[Job] = []
-    taken: dict[Path, Path] = {}
-    sources = {os.path.realpath(path) for path, _ in found}
     for path, name in found:
         alone = stems[name.with_suffix("")] == 1
-        target = out / (name.with_suffix(".png") if alone else name.with_name(name.name + ".png"))
-        if target in taken:
-            raise DataError(
-                f"{printable(taken[target])} and {printable(path)} would both become {printable(target)}: "
-                "translate them into different folders"
-            )
-        if os.path.realpath(target) in sources:
-            raise DataError(f"{printable(target)}: the result would overwrite an input; choose another --out")
-        taken[target] = path
-        jobs.append(Job(path, target))
+        jobs.append(Job(path, (out / (name.with_suffix(".png") if alone else name.with_name(name.name + ".png")),)))
+    _check_targets(jobs)
     return jobs, rejected
+
+
+def several(jobs: Sequence[Job], labels: Sequence[str]) -> list[Job]:
+    """The same jobs with a result for each label, which stands at the end of its name: face.png, face-s00.png.
+
+    Raises:
+        DataError: results would collide with each other or overwrite an input.
+    """
+    spread = [
+        Job(job.source, tuple(target.with_name(f"{target.stem}{label}.png") for target in job.targets for label in labels))
+        for job in jobs
+    ]
+    _check_targets(spread)
+    return spread
+
+
+def _check_targets(jobs: Sequence[Job]) -> None:
+    """Refuse jobs whose results would collide with each other or overwrite an input."""
+    taken: dict[Path, Path] = {}
+    sources = {os.path.realpath(job.source) for job in jobs}
+    for job in jobs:
+        for target in job.targets:
+            if target in taken:
+                raise DataError(
+                    f"{printable(taken[target])} and {printable(job.source)} would both become {printable(target)}: "
+                    "translate them into different folders"
+                )
+            if os.path.realpath(target) in sources:
+                raise DataError(f"{printable(target)}: the result would overwrite an input; choose another --out")
+            taken[target] = job.source
 
 
 def check_writable(out: Path) -> None:
@@ -123,9 +143,9 @@ def _batches(
     read: Callable[[Job], Future[tuple[Tensor, tuple[int, int]]]],
     batch: int,
     ahead: int,
-    outcome: Outcome,
+    unreadable: Callable[[Job, ImageError], None],
 ) -> Iterator[list[tuple[Job, Tensor, tuple[int, int]]]]:
-    """Pictures of one size, up to `batch` at a time, in order; what cannot be read goes into `outcome.failed`."""
+    """Pictures of one size, up to `batch` at a time, in order; what cannot be read is told to `unreadable`."""
     waiting: deque[tuple[Job, Future[tuple[Tensor, tuple[int, int]]]]] = deque()
     upcoming = iter(jobs)
     group: list[tuple[Job, Tensor, tuple[int, int]]] = []
@@ -138,7 +158,7 @@ def _batches(
         try:
             pixels, shape = future.result()
         except ImageError as error:
-            outcome.failed[printable(job.source)] = str(error)
+            unreadable(job, error)
             continue
         if group and (len(group) == batch or group[0][1].shape != pixels.shape):
             yield group
@@ -148,8 +168,14 @@ def _batches(
         yield group
 
 
+def _each(results: Tensor | Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Single results 3,H,W of one tensor N,3,H,W or several, and whether they are finite."""
+    for part in [results] if isinstance(results, Tensor) else results:
+        yield from zip(part, torch.isfinite(part).flatten(1).all(1).tolist(), strict=True)
+
+
 def translate_files(
-    translate: Callable[[Tensor], Tensor],
+    translate: Callable[[Tensor], Tensor | Iterable[Tensor]],
     jobs: Sequence[Job],
     *,
     size: int = 0,
@@ -157,27 +183,32 @@ def translate_files(
     multiple: int = 1,
     batch: int = 8,
     label: str = "translate",
+    smaller: str = "--batch or --size",
 ) -> Outcome:
     """Translate pictures and write the results; a picture that cannot be read is noted and the others go on.
 
     So is one whose result is not finite.
 
     Args:
-        translate: N,3,H,W in [-1, 1] -> the same shape.
-        jobs: from `collect`.
+        translate: N,3,H,W in [-1, 1] -> the results, each of the same height and width: one tensor of all, or several
+            that are asked for one after the other, so that no more of them than one are in the memory. First come
+            those of the first picture, as many as its job has targets, then those of the second.
+        jobs: from `collect` or `several`.
         size: side to which each picture is brought; 0 keeps its own size: reflected on the right and at the bottom up
             to a multiple of `multiple`, and cut back.
         how: "crop" (largest centred square) or "stretch".
         multiple: of which sides must be.
         batch: pictures of one size at once.
-        label: of the progress bar.
+        label: of the progress bar, which counts results.
+        smaller: what takes less memory, for the message where it does not suffice.
 
     Raises:
         AnifastError: a result cannot be written, or the memory does not suffice.
     """
     outcome = Outcome()
     workers = max(1, min(4, os.cpu_count() or 1))
-    with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool, Progress(len(jobs), label) as bar:
+    total = sum(len(job.targets) for job in jobs)
+    with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool, Progress(total, label) as bar:
         writing: deque[tuple[Path, Future[None]]] = deque()
 
         def read(job: Job) -> Future[tuple[Tensor, tuple[int, int]]]:
@@ -189,26 +220,28 @@ def translate_files(
                 future.result()
                 outcome.written.append(path)
 
-        def count(more: int) -> None:
-            failed = len(outcome.failed)
-            bar.update(more + failed - counted[0], f"{failed} failed" if failed else None)
-            counted[0] = failed
+        def failed(job: Job, why: str, results: int) -> None:
+            outcome.failed.setdefault(printable(job.source), why)
+            bar.update(results, f"{len(outcome.failed)} failed")
 
-        counted, started = [0], time.perf_counter()
+        def unreadable(job: Job, error: ImageError) -> None:
+            failed(job, str(error), len(job.targets))
+
+        started = time.perf_counter()
         try:
-            with enough_memory(batch, f" of side {size}" if size else "", "--batch or --size"):
-                for group in _batches(jobs, read, batch, 2 * batch + workers, outcome):
-                    results = translate(torch.stack([pixels for _, pixels, _ in group]))
-                    finite = torch.isfinite(results).flatten(1).all(1).tolist()
-                    for (job, _, (height, width)), result, good in zip(group, results, finite, strict=True):
-                        if good:
-                            writing.append((job.target, pool.submit(save_png, result[:, :height, :width], job.target)))
+            with enough_memory(batch, f" of side {size}" if size else "", smaller):
+                for group in _batches(jobs, read, batch, 2 * batch + workers, unreadable):
+                    places = [(job, target, shape) for job, _, shape in group for target in job.targets]
+                    results = _each(translate(torch.stack([pixels for _, pixels, _ in group])))
+                    for (job, target, (height, width)), (result, finite) in zip(places, results, strict=True):
+                        if finite:
+                            writing.append((target, pool.submit(save_png, result[:, :height, :width], target)))
+                            written(2 * batch)
+                            bar.update()
                         else:
-                            outcome.failed[printable(job.source)] = f"{printable(job.source)}: {_NOT_FINITE}"
-                    written(2 * batch)
-                    count(sum(finite))
+                            which = f" -> {printable(target.name)}" if len(job.targets) > 1 else ""
+                            failed(job, f"{printable(job.source)}{which}: {_NOT_FINITE}", 1)
                 written(0)
-                count(0)
         finally:
             pool.shutdown(cancel_futures=True)
         outcome.seconds = time.perf_counter() - started

@@ -10,7 +10,7 @@ from typing import Any
 from anifast.errors import AnifastError, CheckpointError
 
 #: Name on the command line -> package.
-SYSTEMS = {"cyclegan": "anifast.systems.cyclegan"}
+SYSTEMS = {"cyclegan": "anifast.systems.cyclegan", "gnr": "anifast.systems.gnr"}
 
 
 def module(system: str, part: str) -> ModuleType:

@@ -4,13 +4,19 @@
     anifast convert runs/faces faces --format reference --direction AB  latest_net_G.pth, for its --model test
     anifast convert checkpoints/selfie2anime s2a.pt                     from the reference's folder to one own file
     anifast convert runs/faces small.pt                                 the networks of a run without its optimisers
+    anifast convert runs/gnr ck.pt --format authors                     GANs N' Roses: all that its authors' file has
+    anifast convert GNR_checkpoint.pt gnr.pt                            from theirs to an own file
 
-Weights are copied bit for bit; of a run with --ema the averaged generators are. An own file translates (`anifast
-translate s2a.pt ...`); with all four networks a run can start from its weights (`anifast train cyclegan --start-from
-s2a.pt ...`), but not be resumed: its optimisers begin anew.
+What there is to choose from depends on the system, which the file tells: CycleGAN has the formats anifast, reference
+and seed (the code of the selfie2anime report), GANs N' Roses has anifast and authors.
 
-The report's code keeps optimisers and last losses too. They come from the run, or from another file of the report's;
-the generators' optimiser is new where the generators are averages, to which the run's moments do not belong.
+Weights are copied bit for bit; of a CycleGAN with --ema the averaged generators are, GANs N' Roses keeps both. An own
+file translates (`anifast translate s2a.pt ...`); with all its networks a run can start from its weights (`anifast train
+cyclegan --start-from s2a.pt ...`), but not be resumed: its optimisers begin anew.
+
+The report's code and that of GANs N' Roses keep optimisers too. They come from the run, or from another file of that
+code; they are new where there are none, and where the generators are averages, to which the run's moments do not
+belong.
 """
 
 from __future__ import annotations
@@ -31,16 +37,21 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="IN", help="run folder, checkpoint, or an author's file or folder")
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write, or folder where there are several")
     parser.add_argument(
-        "--format", choices=("anifast", "reference", "seed"), default="anifast", help="whose files to write [anifast]"
+        "--format",
+        default="anifast",
+        metavar="CODE",
+        help="whose files to write, one of the system's formats [anifast]",
     )
     parser.add_argument(
         "--direction",
         choices=("AB", "BA", "both"),
-        help="only the generator of A to B, or of B to A; for a single generator of the reference, which it is [both]",
+        help="only the generator of A to B, or of B to A; for a file with a single generator, which it is [both]",
     )
     parser.add_argument("--epoch", default="latest", metavar="TAG", help="tag in the reference's file names [latest]")
     parser.add_argument(
-        "--force", action="store_true", help="write networks that the other code would load but compute otherwise"
+        "--force",
+        action="store_true",
+        help="write networks that the other code cannot load, or would compute otherwise",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 
 from anifast import systems
 from anifast.data.augment import crop_flip
-from anifast.data.folders import to_float, walk
-from anifast.data.packed import PackedImages, pack
+from anifast.data.domains import TwoDomains
+from anifast.data.folders import to_float
 from anifast.data.samplers import PairedSampler, UnalignedSampler
 from anifast.engine.distributed import Team, alone
 from anifast.engine.ema import EMA
@@ -23,7 +22,7 @@ from anifast.engine.loop import Phase, Plan
 from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
 from anifast.engine.state import about
-from anifast.errors import CheckpointError, DataError
+from anifast.errors import CheckpointError
 from anifast.systems.cyclegan import checkpoints
 from anifast.systems.cyclegan.config import Config
 from anifast.systems.cyclegan.losses import ImagePool, gan_loss, l1
@@ -38,8 +37,6 @@ PANELS = (
     Panel("discriminator of A", ("d_a",)),
     Panel("discriminator of B", ("d_b",)),
 )
-#: Pictures per domain that a resumed run looks at to know its data again: some MB, read once.
-SAMPLED = 64
 #: Pictures per domain on a sample sheet.
 SHOWN = 6
 
@@ -92,8 +89,8 @@ def learning_rate(config: Config, epoch: int, kind: str = "G") -> float:
     return lr * (1.0 - max(0, epoch - config.epochs) / (config.decay_epochs + 1))
 
 
-class Pictures:
-    """Batches of A and B: from the packed folders `trainA` and `trainB`, cropped, mirrored, in [-1, 1], on the device.
+class Pictures(TwoDomains):
+    """Batches of A and B: cropped, mirrored, in [-1, 1], on the device.
 
     Args:
         root: the data folder.
@@ -108,38 +105,17 @@ class Pictures:
     def __init__(self, root: Path, config: Config, device: torch.device, team: Team | None = None) -> None:
         team = team or alone(device)
         self._share = team.portion(config.batch)
-        missing = [name for name in ("trainA", "trainB") if not (root / name).is_dir()]
-        if missing:
-            raise DataError(
-                f"{root}: no folder {' and no folder '.join(missing)}. Expected {root}/trainA and {root}/trainB with "
-                "pictures, and testA, testB beside them for the samples"
-            )
+        super().__init__(root, config.loaded, config.size)
         self._config, self._device = config, device
-        self.a, self.b = (pack(root / name, config.loaded) for name in ("trainA", "trainB"))
-        self._shown = []
-        for letter, train in (("A", self.a), ("B", self.b)):
-            test = root / f"test{letter}"
-            if test.exists() and next(walk(test), None) is not None:
-                held = pack(test, config.size)
-            else:
-                held = pack(root / f"train{letter}", config.size) if config.loaded != config.size else train
-            self._shown.append(held)
         sampler = UnalignedSampler if config.pairing == "unaligned" else PairedSampler
         self._sampler = sampler(len(self.a), len(self.b), self._share, config.seed, team.rank, team.world)
         self._first = team.rank * self._share  # in the joined batch
-        self._names = [_names(packed) for packed in (self.a, self.b)]
-        self._pixels = [_pixels(packed) for packed in (self.a, self.b)]
         self._drawn = 0
 
     @property
     def epoch_length(self) -> int:
         """Pictures per domain in an epoch."""
         return self._sampler.epoch_length
-
-    def skipped(self) -> dict[str, str]:
-        """Path under the data folder -> reason, of the training pictures that could not be used."""
-        both = (("trainA", self.a), ("trainB", self.b))
-        return {f"{name}/{path}": why for name, packed in both for path, why in packed.skipped.items()}
 
     def next(self) -> tuple[Tensor, Tensor]:
         """This process's part of the next batch: A and B, each batch / processes,3,size,size."""
@@ -158,17 +134,12 @@ class Pictures:
 
     def shown(self) -> tuple[Tensor, Tensor]:
         """Up to six pictures of A and of B for the sample sheets, always the same, from testA and testB if there."""
-        a, b = (to_float(packed.batch(_spread(len(packed), SHOWN))).to(self._device) for packed in self._shown)
-        return a, b
+        a, b = self.samples(SHOWN)
+        return a.to(self._device), b.to(self._device)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the data stands, and which data it is."""
-        return {
-            "sampler": self._sampler.state_dict(),
-            "drawn": self._drawn,
-            "names": list(self._names),
-            "pixels": list(self._pixels),
-        }
+        return {"sampler": self._sampler.state_dict(), "drawn": self._drawn, **self.digests()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken.
@@ -176,40 +147,9 @@ class Pictures:
         Raises:
             DataError: the folders hold other pictures than then.
         """
-        known = [("", state["names"], self._names)]
-        if "pixels" in state:  # checkpoints from before it was kept know the names only
-            known.append((" under the same names", state["pixels"], self._pixels))
-        for how, then, now in known:
-            for name, one, other in zip(("trainA", "trainB"), then, now, strict=True):
-                if one != other:
-                    raise DataError(
-                        f"{name} holds other pictures{how} than when this run began, so it cannot go on as if nothing "
-                        "had happened. Put the old pictures back, or start a new run"
-                    )
+        self.check(state)
         self._sampler.load_state_dict(state["sampler"])
         self._drawn = int(state["drawn"])
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` positions, evenly over 0..count-1."""
-    wanted = min(count, wanted)
-    return [i * count // wanted for i in range(wanted)]
-
-
-def _names(packed: PackedImages) -> str:
-    """Digest of the pictures' names."""
-    return hashlib.sha256("\n".join(packed.paths).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _pixels(packed: PackedImages) -> str:
-    """Digest of the pixels of up to `SAMPLED` pictures, and of how many there are.
-
-    Of the pixels and not of the files' times, so that a copy of a folder is the same data.
-    """
-    digest = hashlib.sha256(str(packed.images.shape).encode())
-    for i in _spread(len(packed), SAMPLED):
-        digest.update(packed.images[i].tobytes())
-    return digest.hexdigest()[:16]
 
 
 class CycleGAN:

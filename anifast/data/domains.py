@@ -1,0 +1,107 @@
+"""Two folders of pictures to learn from, packed: what all systems of two domains train on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from anifast.data.folders import to_float, walk
+from anifast.data.packed import PackedImages, pack
+from anifast.errors import DataError
+
+#: Pictures per domain that a resumed run looks at to know its data again: some MB, read once.
+SAMPLED = 64
+
+
+class TwoDomains:
+    """The folders `trainA` and `trainB`, and `testA` and `testB` (else the former) for the sample sheets.
+
+    Args:
+        root: the data folder.
+        loaded: side of the training pictures.
+        size: side of the pictures that are shown.
+        how: how pictures become square, see `resize`.
+
+    Raises:
+        DataError: a folder of training pictures is missing, or one that has files holds no picture that can be read.
+
+    Attributes:
+        a: pictures of A.
+        b: pictures of B.
+    """
+
+    def __init__(self, root: Path, loaded: int, size: int, how: str = "stretch") -> None:
+        missing = [name for name in ("trainA", "trainB") if not (root / name).is_dir()]
+        if missing:
+            raise DataError(
+                f"{root}: no folder {' and no folder '.join(missing)}. Expected {root}/trainA and {root}/trainB with "
+                "pictures, and testA, testB beside them for the samples"
+            )
+        self.a, self.b = (pack(root / name, loaded, how=how) for name in ("trainA", "trainB"))
+        self._shown = []
+        for letter, train in (("A", self.a), ("B", self.b)):
+            test = root / f"test{letter}"
+            if test.exists() and next(walk(test), None) is not None:
+                held = pack(test, size, how=how)
+            else:
+                held = pack(root / f"train{letter}", size, how=how) if loaded != size else train
+            self._shown.append(held)
+        self._names = [_names(packed) for packed in (self.a, self.b)]
+        self._pixels = [_pixels(packed) for packed in (self.a, self.b)]
+
+    def skipped(self) -> dict[str, str]:
+        """Path under the data folder -> reason, of the training pictures that could not be used."""
+        both = (("trainA", self.a), ("trainB", self.b))
+        return {f"{name}/{path}": why for name, packed in both for path, why in packed.skipped.items()}
+
+    def samples(self, count: int) -> tuple[Tensor, Tensor]:
+        """Up to `count` pictures of A and of B for the sample sheets, always the same, n,3,size,size in [-1, 1]."""
+        a, b = (to_float(packed.batch(_spread(len(packed), count))) for packed in self._shown)
+        return a, b
+
+    def digests(self) -> dict[str, Any]:
+        """By what the pictures are known again."""
+        return {"names": list(self._names), "pixels": list(self._pixels)}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Look whether these are the pictures of `digests` in a checkpoint.
+
+        Raises:
+            DataError: they are others.
+        """
+        known = [("", state["names"], self._names)]
+        if "pixels" in state:  # checkpoints from before it was kept know the names only
+            known.append((" under the same names", state["pixels"], self._pixels))
+        for how, then, now in known:
+            for name, one, other in zip(("trainA", "trainB"), then, now, strict=True):
+                if one != other:
+                    raise DataError(
+                        f"{name} holds other pictures{how} than when this run began, so it cannot go on as if nothing "
+                        "had happened. Put the old pictures back, or start a new run"
+                    )
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` positions, evenly over 0..count-1."""
+    wanted = min(count, wanted)
+    return [i * count // wanted for i in range(wanted)]
+
+
+def _names(packed: PackedImages) -> str:
+    """Digest of the pictures' names."""
+    return hashlib.sha256("\n".join(packed.paths).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _pixels(packed: PackedImages) -> str:
+    """Digest of the pixels of up to `SAMPLED` pictures, and of how many there are.
+
+    Of the pixels and not of the files' times, so that a copy of a folder is the same data.
+    """
+    digest = hashlib.sha256(str(packed.images.shape).encode())
+    for i in _spread(len(packed), SAMPLED):
+        digest.update(packed.images[i].tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,395 @@
+"""Files of GANs N' Roses: own checkpoints, the authors' training checkpoints, and files with generators alone.
+
+The authors' code, in all its versions, writes one dict whose names are ours:
+
+    G_A2B  G_B2A  D_A  D_B  D_L      the networks in training
+    G_A2B_ema  G_B2A_ema             the generators' averages, which translate
+    G_optim  D_optim  iter           Adam's states, and the last iteration that was finished, from 0
+
+GNR_checkpoint.pt, the first file that they published, has the two averages alone. A bare state dict of one generator is
+taken too, though it does not say which way it translates. What the networks are is read from keys and shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from anifast.errors import AnifastError, CheckpointError
+from anifast.systems.gnr.config import Config, make
+from anifast.systems.gnr.networks import LatentDiscriminator, build_discriminator, build_generator
+
+#: Marks an own checkpoint, with the version of its contents.
+FORMAT = "anifast.gnr/1"
+#: The networks of a run.
+NETS = ("G_A2B", "G_B2A", "D_A", "D_B", "D_L")
+GENERATORS = NETS[:2]
+#: What one of the authors' files is known by; D_A and D_B are other codes' names too.
+_THEIRS = (*GENERATORS, *(f"{name}_ema" for name in GENERATORS), "D_L")
+#: (generator, discriminator) -> preset, which is the name of the version of the authors' code that has both.
+VERSIONS = {("v1", "v1.1"): "rel", ("v1", "v1"): "main", ("v2", "v2"): "new"}
+
+#: What a generator is called in messages that has no name.
+_UNNAMED = "the generator"
+_WRAPPERS = ("module.", "_orig_mod.")
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file of any kind holds. Keys and shapes are those of the networks that `config` describes.
+
+    Attributes:
+        origin: "anifast" or "authors".
+        config: the settings of the run, or what can be told of them: the architecture.
+        nets: name -> weights in training; those of `NETS` that are there.
+        ema: generator -> averaged weights; empty where there are none.
+        steps: whole steps behind it, where the file tells.
+        unnamed: the one generator of a file that does not say which way it translates.
+    """
+
+    origin: str
+    config: Config
+    nets: dict[str, Weights] = field(default_factory=dict)
+    ema: dict[str, Weights] = field(default_factory=dict)
+    steps: int | None = None
+    unnamed: Weights | None = None
+
+
+def recognises(state: Mapping[str, Any]) -> bool:
+    """Whether a loaded dict is a file of GANs N' Roses, of a known kind."""
+    if "format" in state:
+        return str(state["format"]).startswith("anifast.gnr/")
+    return any(name in state for name in _THEIRS) or _kind(_stripped(state)) is not None
+
+
+def gather(path: Path) -> dict[str, Any] | None:
+    """None: every code keeps all networks in one file."""
+    return None
+
+
+def header(config: Config) -> dict[str, Any]:
+    """What stands in a checkpoint beside the state. Where the run once started is not asked again when it resumes."""
+    return {"format": FORMAT, "config": config.as_dict() | {"start_from": None}}
+
+
+def config_of(state: Mapping[str, Any]) -> Config:
+    """The settings in an own checkpoint.
+
+    Raises:
+        CheckpointError: not an own checkpoint of GANs N' Roses, one of a newer version, or a damaged one.
+    """
+    found = state.get("format")
+    if found != FORMAT:
+        raise CheckpointError(
+            f"this is no checkpoint of an anifast run of GANs N' Roses (format {found!r}, expected {FORMAT!r})"
+        )
+    settings = state.get("config")
+    if not isinstance(settings, Mapping):
+        raise CheckpointError("damaged: the settings of the run are missing")
+    return _made(None, settings)
+
+
+def averaged(state: Mapping[str, Any]) -> bool:
+    """Whether a file holds averaged generators, which then are the ones to use."""
+    return "ema" in state if "format" in state else any(f"{name}_ema" in state for name in GENERATORS)
+
+
+def contents(state: Mapping[str, Any]) -> Contents:
+    """The networks and settings of any file that `recognises` accepts; how many there are depends on the file.
+
+    The weights are the file's own tensors without wrappers' prefixes; blur kernels, which are constants, are checked
+    and put in where they are missing.
+
+    Raises:
+        CheckpointError: networks that contradict one another or the settings, or a damaged file; the message names
+            the key, what it is and what was expected.
+    """
+    if "format" in state:
+        config = config_of(state)
+        nets, ema = _held(state.get("nets", {}), "nets", NETS), _held(state.get("ema", {}), "ema", GENERATORS)
+        if not nets and not ema:
+            raise CheckpointError(f"damaged: nets holds none of {', '.join(NETS)}")
+        return _checked(Contents("anifast", config, nets, ema, _whole(state.get("steps"))))
+    if any(name in state for name in _THEIRS):
+        nets = {name: _net(state[name], name) for name in NETS if name in state}
+        ema = {name: _net(state[f"{name}_ema"], f"{name}_ema") for name in GENERATORS if f"{name}_ema" in state}
+        last = _whole(state.get("iter"))
+        found = Contents("authors", _told(nets, ema, state), nets, ema, None if last is None else last + 1)
+        return _checked(found)
+    plain = _stripped(state)
+    if _kind(plain) == "D":
+        raise CheckpointError("this file holds a discriminator, and only generators translate")
+    return _checked(Contents("authors", _told({_UNNAMED: plain}, {}, state), unnamed=plain))
+
+
+def generators(state: Mapping[str, Any]) -> tuple[Config, dict[str, Weights]]:
+    """Settings and generators, "G_A2B" and "G_B2A", of any file that `recognises` accepts; averages where it has them.
+
+    One of the two may be missing. A bare state dict does not say which of them it is: it serves both directions, as one
+    and the same object.
+
+    Raises:
+        CheckpointError: a network of another architecture, a file without a generator, or a damaged one.
+    """
+    found = contents(state)
+    if found.unnamed is not None:
+        return found.config, dict.fromkeys(GENERATORS, found.unnamed)
+    held = {name: net for name, net in (found.nets | found.ema).items() if name in GENERATORS}
+    if not held:
+        raise CheckpointError(f"there is no generator in it, only {', '.join(found.nets)}")
+    return found.config, held
+
+
+def missing_for_training(found: Contents) -> list[str]:
+    """The networks that a run would have to start with and that are not there."""
+    return [name for name in NETS if name not in found.nets]
+
+
+def require_for_training(found: Contents) -> None:
+    """Check that all networks are there that a run starts with.
+
+    Raises:
+        CheckpointError: some are missing; the message names them, what the file is good for all the same, and which
+            file has them.
+    """
+    missing = missing_for_training(found)
+    if not missing:
+        return
+    held = [name for name in NETS if name in found.nets]
+    if found.ema:
+        held.append(f"the averages of {' and '.join(found.ema)}")
+    translates = found.ema or found.unnamed is not None or any(name in found.nets for name in GENERATORS)
+    raise CheckpointError(
+        f"a run starts with all five networks, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
+        f"there: this file holds {', '.join(held) or 'one generator'} only. They are in a training checkpoint of the "
+        "authors' code (checkpoint/ck.pt) and in a run's checkpoint.pt"
+        + ("; this one translates (anifast translate)" if translates else "")
+    )
+
+
+def architecture(config: Config) -> dict[str, Any]:
+    """The settings that shape the networks; the same for networks of the same shapes."""
+    names = ("size", "num_down", "latent_dim", "n_mlp", "n_res", "lr_mlp", "generator", "discriminator")
+    # 0.1 makes 51.2 channels, of which 51 are built
+    return {name: getattr(config, name) for name in names} | {"channel_multiplier": config.base_channels / 512}
+
+
+class _Undrawn(TorchFunctionMode):
+    """Random numbers inside are whatever the memory holds: for networks whose weights come out of a file."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+
+
+def build(name: str, config: Config) -> nn.Module:
+    """The network that a run calls `name`; its weights are not drawn and have to be filled from a file."""
+    with _Undrawn():  # neither takes the time to draw them nor the numbers from torch's generator
+        if name == "D_L":
+            return LatentDiscriminator(config.latent_dim)
+        return build_generator(config) if name in GENERATORS else build_discriminator(config)
+
+
+def _made(preset: str | None, settings: Mapping[str, Any], what: str = "the settings in this file") -> Config:
+    try:
+        return make(preset, settings)
+    except AnifastError as error:
+        raise CheckpointError(f"{what} cannot be used: {error}") from error
+
+
+def _held(part: Any, label: str, names: tuple[str, ...]) -> dict[str, Weights]:
+    """Those of the networks `names` that a part of an own checkpoint has."""
+    if not isinstance(part, Mapping):
+        raise CheckpointError(f"damaged: {label} is a {type(part).__name__}, expected a dict of networks")
+    return {name: _net(part[name], f"{label}.{name}") for name in names if name in part}
+
+
+def _net(weights: Any, label: str) -> Weights:
+    """A state dict without wrappers' prefixes."""
+    if not isinstance(weights, Mapping) or not weights:
+        raise CheckpointError(f"damaged: {label} is {_what(weights)}, expected the state dict of a network")
+    wrong = next((key for key, value in weights.items() if not isinstance(value, Tensor)), None)
+    if wrong is not None:
+        raise CheckpointError(f"damaged: {label}: {wrong} is {_what(weights[wrong])}, expected a tensor")
+    return _stripped(weights)
+
+
+def _what(value: Any) -> str:
+    return "empty" if isinstance(value, Mapping) and not value else f"of type {type(value).__name__}"
+
+
+def _stripped(state: Mapping[str, Any]) -> Weights:
+    """The tensors, their keys without what DataParallel and torch.compile put in front."""
+    plain = {}
+    for key, value in state.items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            while key.startswith(_WRAPPERS):
+                key = key.partition(".")[2]
+            plain[key] = value
+    return plain
+
+
+def _kind(plain: Mapping[str, Tensor]) -> str | None:
+    """Whether a bare state dict is a generator ("G") or a discriminator ("D") of these."""
+    if any(key.startswith("encoder.stem.") for key in plain) and any(k.startswith("adain_bottleneck.") for k in plain):
+        return "G"
+    return "D" if any(key.startswith(("l_branch.", "g_branch.", "fc.4.fc.")) for key in plain) else None
+
+
+def _whole(number: Any) -> int | None:
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
+
+
+def _told(nets: Mapping[str, Weights], ema: Mapping[str, Weights], state: Mapping[str, Any]) -> Config:
+    """The settings that the networks of an authors' file tell by their keys and shapes.
+
+    The file's own "config", which only our exports have, says the rest; the preset of that version does otherwise.
+    """
+    painters = {name: net for name, net in nets.items() if name[0] != "D"}
+    painters |= {f"{name}_ema": net for name, net in ema.items()}
+    if not painters:
+        raise CheckpointError(f"there is no generator in it, only {', '.join(nets)}")
+    told = _agreed({label: _generator_settings(net, label) for label, net in painters.items()})
+    judges = {name: {"discriminator": _version(nets[name], name)} for name in ("D_A", "D_B") if name in nets}
+    told |= _agreed(judges)
+    if isinstance(state.get("config"), Mapping):
+        return _made(None, {**state["config"], **told})
+    default = "v2" if told["generator"] == "v2" else "v1.1"
+    preset = VERSIONS.get((told["generator"], told.get("discriminator", default)))
+    return _made(preset, told, "networks of these shapes")
+
+
+def _agreed(told: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What all networks say of themselves."""
+    if not told:
+        return {}
+    first, *others = told
+    for other in others:
+        for name, value in told[first].items():
+            if told[other][name] != value:
+                raise CheckpointError(
+                    f"{first} and {other} do not belong together: {name} is {value} in {first} and "
+                    f"{told[other][name]} in {other}"
+                )
+    return dict(told[first])
+
+
+def _generator_settings(net: Weights, label: str) -> dict[str, Any]:
+    what = f"{label} is no generator of GANs N' Roses, or a damaged one"
+    n_res = _count(net, "adain_bottleneck")
+    latent_dim = _shape(net, "mapping.0.weight", 2, what, "[512, latent_dim]")[1]
+    # convolutions that halve down to 4 x 4, flatten, two linear layers
+    last = max(_count(net, "encoder.style") - 1, 2)
+    length, base = _shape(net, f"encoder.style.{last}.weight", 2, what, f"[{latent_dim}, channels]")
+    if length != latent_dim:
+        raise CheckpointError(
+            f"{what}: encoder.style.{last}.weight has shape {[length, base]}, expected [{latent_dim}, channels], as "
+            f"long as the codes that mapping.0.weight takes"
+        )
+    kernel = _shape(net, "encoder.content.0.0.weight", 4, what, "[channels, channels, 1 or 3, 1 or 3]")[3]
+    counts = {
+        "encoder.stem": _count(net, "encoder.stem") - 1 - n_res,
+        "convs": _count(net, "convs") / 2,
+        "to_rgbs": _count(net, "to_rgbs"),
+    }
+    if len(set(counts.values())) > 1:
+        tell = ", ".join(f"{key} {value:g}" for key, value in counts.items())
+        raise CheckpointError(f"{what}: the parts of it tell different numbers of halvings (num_down): {tell}")
+    num_down = counts["to_rgbs"]
+    return {
+        "size": 4 * 2 ** min(last - 2 + num_down, 30),
+        "num_down": num_down,
+        "latent_dim": latent_dim,
+        "n_mlp": _count(net, "mapping"),
+        "n_res": n_res,
+        "channel_multiplier": base / 512,
+        "generator": "v1" if kernel == 1 else "v2",
+    }
+
+
+def _version(net: Weights, label: str) -> str:
+    """Of a discriminator: v2 has no layers of its own in front of the diversity head, v1 two and v1.1 three."""
+    layers = _count(net, "g_std")
+    if layers == 0 and "g_adv.weight" in net:
+        return "v2"
+    if layers in (3, 4):
+        return "v1" if layers == 3 else "v1.1"
+    raise CheckpointError(
+        f"{label} is no discriminator of GANs N' Roses, or a damaged one: expected g_std.2.weight (v1), g_std.3.weight "
+        f"(v1.1) or g_adv.weight (v2), but it has {', '.join(list(net)[:4])}"
+    )
+
+
+def _count(net: Mapping[str, Tensor], under: str) -> int:
+    """One more than the highest number behind `under`."""
+    numbers = [int(match[1]) for key in net if (match := re.match(rf"{re.escape(under)}\.(\d+)\.", key))]
+    return max(numbers, default=-1) + 1
+
+
+def _shape(net: Mapping[str, Tensor], key: str, dims: int, what: str, expected: str) -> tuple[int, ...]:
+    if key not in net:
+        raise CheckpointError(f"{what}: {key} is missing, expected {expected}")
+    shape = tuple(net[key].shape)
+    if len(shape) != dims:
+        raise CheckpointError(f"{what}: {key} has shape {list(shape)}, expected {expected}")
+    return shape
+
+
+def _checked(found: Contents) -> Contents:
+    """`found` with every network's keys in the order of its parameters, and all of its blur kernels."""
+    built: dict[str, nn.Module] = {}
+
+    def fit(weights: Weights, name: str, label: str) -> Weights:
+        kind = "G" if name in GENERATORS else name if name == "D_L" else "D"
+        if kind not in built:
+            built[kind] = build(name, found.config)
+        return _fitted(built[kind], weights, label, found.config)
+
+    theirs = found.origin == "authors"
+    inner = "" if theirs else "nets."
+    return Contents(
+        found.origin,
+        found.config,
+        {name: fit(net, name, f"{inner}{name}") for name, net in found.nets.items()},
+        {name: fit(net, name, f"{name}_ema" if theirs else f"ema.{name}") for name, net in found.ema.items()},
+        found.steps,
+        None if found.unnamed is None else fit(found.unnamed, "G_A2B", _UNNAMED),
+    )
+
+
+def _fitted(net: nn.Module, weights: Weights, label: str, config: Config) -> Weights:
+    """`weights` in the order of `net`, which takes them over; the tensors stay the file's."""
+    c = config
+    where = f"size {c.size}, num_down {c.num_down}, channel_multiplier {c.base_channels / 512:g}"
+    if label.rpartition(".")[2][0] == "D":
+        where = f"size {c.size}, channel_multiplier {c.base_channels / 512:g}, discriminator {c.discriminator}"
+    expected = {key: list(value.shape) for key, value in net.state_dict().items()}
+    for key, shape in expected.items():
+        if key.endswith("kernel"):
+            continue
+        if key not in weights:
+            raise CheckpointError(f"damaged: {label}: {key} is missing, expected shape {shape} ({where})")
+        if list(weights[key].shape) != shape:
+            raise CheckpointError(f"{label}: {key} has shape {list(weights[key].shape)}, expected {shape} ({where})")
+        if not weights[key].is_floating_point():
+            raise CheckpointError(
+                f"damaged: {label}: {key} is of {weights[key].dtype}, expected floating-point numbers"
+            )
+    unknown = [key for key in weights if key not in expected]
+    if unknown:
+        shape = list(weights[unknown[0]].shape)
+        raise CheckpointError(f"{label}: unknown key {unknown[0]} of shape {shape}; there is none in {where}")
+    try:
+        net.load_state_dict(weights, assign=True)
+    except RuntimeError as error:  # another blur kernel
+        lines = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise CheckpointError(f"{label}: {lines}") from error
+    return dict(net.state_dict())

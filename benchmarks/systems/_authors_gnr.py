@@ -1,0 +1,234 @@
+"""The networks of GANs N' Roses by their authors, out of a checkout of their repository, and a step of training on them.
+
+Only the module `model` of github.com/mchong6/GANsNRoses and its package `op` are imported, at the time of measuring;
+nothing of that code is here. The branch main computes with plain PyTorch on any device, the others need a GPU and a
+compiler. The step is written from what it computes, in the order in which their program does: real and translated
+pictures judged in calls of their own, discriminators not frozen in the generators' half, each style's pictures encoded
+whole, optimisers and averages parameter by parameter.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anifast.errors import AnifastError
+from anifast.nn.stylegan2 import channels
+from anifast.systems.gnr.config import Config
+
+#: Packages that their modules import at the top and their networks do without.
+UNUSED = ("torchvision", "kornia", "lpips", "matplotlib", "aubio", "dlib", "cv2")
+
+
+class _Empty(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds an empty package for each of `UNUSED`; asked last, so only for those that are not installed."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """The module of that name, if it is one of `UNUSED` or lies in one."""
+        if fullname.partition(".")[0] not in UNUSED:
+            return None
+        return importlib.util.spec_from_loader(fullname, self, is_package=True)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave it empty."""
+
+
+@contextmanager
+def _checkout_first(checkout: Path) -> Iterator[None]:
+    """Imports look into `checkout` first; afterwards what was imported from there, or is empty, is forgotten."""
+    own = {path.stem for path in checkout.glob("*.py")} | {path.parent.name for path in checkout.glob("*/__init__.py")}
+    before, path = dict(sys.modules), list(sys.path)
+    finder = _Empty()
+
+    def passing(name: str) -> bool:
+        return name.partition(".")[0] in own or getattr(sys.modules[name], "__loader__", None) is finder
+
+    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+        del sys.modules[name]
+    sys.path.insert(0, str(checkout))
+    sys.meta_path.append(finder)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        sys.path[:] = path
+        for name in [name for name in sys.modules if passing(name)]:
+            del sys.modules[name]
+        sys.modules.update({name: module for name, module in before.items() if name.partition(".")[0] in own})
+
+
+def load_model(checkout: Path) -> ModuleType:
+    """The module `model` of a checkout, with nothing left behind in sys.path and sys.modules.
+
+    Raises:
+        AnifastError: there is none, or it cannot be imported here.
+    """
+    checkout = checkout.resolve()
+    missing = [name for name in ("model.py", "op/__init__.py") if not (checkout / name).is_file()]
+    if missing:
+        raise AnifastError(
+            f"--authors {checkout}: no {' and no '.join(missing)}; expected a checkout of "
+            "https://github.com/mchong6/GANsNRoses"
+        )
+    with _checkout_first(checkout):
+        try:
+            return importlib.import_module("model")
+        except Exception as error:  # their other branches compile kernels while they are imported
+            raise AnifastError(
+                f"--authors {checkout}: its module model cannot be imported ({type(error).__name__}: {error}); the "
+                "branch main runs on any device"
+            ) from error
+
+
+def _softplus(scores: Sequence[Tensor], sign: float) -> Tensor:
+    """Sum over heads of the mean of softplus(sign * score)."""
+    return torch.stack([F.softplus(sign * score).mean() for score in scores]).sum()
+
+
+def r1(scores: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    """Sum over heads of the squared length of the gradient of the head's mean, a mean over the batch."""
+    penalties = []
+    for score in scores:
+        (gradient,) = torch.autograd.grad(score.mean(), inputs, create_graph=True)
+        penalties.append(gradient.square().flatten(1).sum(1).mean())
+    return torch.stack(penalties).sum()
+
+
+def _cosine(styles: Tensor) -> Tensor:
+    """Sum over all pairs of 1 - cosine."""
+    return (1 - F.cosine_similarity(styles[:, None], styles[None], dim=2)).sum()
+
+
+class Authors:
+    """Their five networks on the weights of ours, and what their program does with them, in float32.
+
+    Args:
+        model: what `load_model` gave.
+        config: of our run.
+        nets: our networks by their names.
+        perceptual: distance of two batches of pictures, [N, 1, 1, 1] or [N]; None: the step has none.
+
+    Raises:
+        AnifastError: the checkout has other networks.
+    """
+
+    def __init__(
+        self,
+        model: ModuleType,
+        config: Config,
+        nets: Mapping[str, nn.Module],
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.config, self.perceptual = config, perceptual
+        model.channels.update({side: channels(side, 1, config.base_channels) for side in model.channels})
+        c = config
+        self.nets: dict[str, nn.Module] = {}
+        for name, ours in nets.items():
+            if name.startswith("G"):
+                net = model.Generator(c.size, c.num_down, c.latent_dim, c.n_mlp, c.n_res, lr_mlp=c.lr_mlp)
+            else:
+                net = model.LatDiscriminator(c.latent_dim) if name == "D_L" else model.Discriminator(c.size)
+            try:
+                net.load_state_dict(ours.state_dict(), strict=True)
+            except RuntimeError as error:
+                raise AnifastError(
+                    f"--authors: the networks of {model.__file__} are not those of this preset "
+                    f"({str(error).splitlines()[-1].strip()}); the branch main is the preset main"
+                ) from error
+            self.nets[name] = net.to(next(ours.parameters()).device)
+
+    def begin_training(self) -> None:
+        """Make optimisers and averages."""
+        self.averages = {name: copy.deepcopy(self.nets[name]) for name in ("G_A2B", "G_B2A")}
+        every = self.config.r1_every
+        beta = 0.99 ** (every / (every + 1))
+        self.optimizers = {
+            kind: torch.optim.Adam([p for n in names for p in self.nets[n].parameters()], self.config.lr, (0.0, b))
+            for kind, names, b in (("G", ("G_A2B", "G_B2A"), 0.99), ("D", ("D_L", "D_A", "D_B"), beta))
+        }
+
+    def translate(self, images: Tensor, styles: Tensor, to: str = "B") -> Tensor:
+        """Pictures in given style codes, limited to [-1, 1]."""
+        net = self.nets["G_A2B" if to == "B" else "G_B2A"]
+        with torch.no_grad():
+            content, _ = net.encode(images)  # type: ignore[operator]
+            painted: Tensor = net.decode(content, styles)  # type: ignore[operator]
+        return painted.clamp(-1, 1)
+
+    def judge(self, name: str, x: Tensor) -> list[Tensor]:
+        """The scores of a discriminator's heads."""
+        scores: list[Tensor] = self.nets[name](x)
+        return scores
+
+    def step(self, a: Tensor, b: Tensor, aug_a: Tensor, aug_b: Tensor, index: int) -> None:
+        """Iteration `index`, from augmented batches [B,3,size,size]: one picture of A and of B each, and real ones."""
+        c, n, regularise = self.config, len(a), index % self.config.r1_every == 0
+        g_ab, g_ba = (self.nets[name] for name in ("G_A2B", "G_B2A"))
+        encode: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]] = lambda net, x: net.encode(x)  # noqa: E731
+        decode: Callable[[nn.Module, Tensor, Tensor], Tensor] = lambda net, x, s: net.decode(x, s)  # noqa: E731
+        if regularise:
+            aug_a, aug_b = (x.detach().clone().requires_grad_() for x in (aug_a, aug_b))
+        content_a, style_a = encode(g_ab, a)
+        content_b, style_b = encode(g_ba, b)
+        read_b, read_a = encode(g_ba, aug_b)[1], encode(g_ab, aug_a)[1]
+        z_b, z_a = (torch.randn(n, c.latent_dim, device=a.device, requires_grad=True) for _ in range(2))
+        given_b, given_a = (
+            torch.cat([z, read])[torch.randperm(2 * n)][:n] for z, read in ((z_b, read_b), (z_a, read_a))
+        )
+        fake_b, fake_a = decode(g_ab, content_a, given_b), decode(g_ba, content_b, given_a)
+
+        on_real = {"D_A": self.judge("D_A", aug_a), "D_B": self.judge("D_B", aug_b)}
+        on_drawn = [self.judge("D_L", z) for z in (z_b, z_a)]
+        loss = torch.stack([_softplus(scores, -1) for scores in (*on_real.values(), *on_drawn)]).sum()
+        for name, made in (("D_B", fake_b), ("D_A", fake_a), ("D_L", read_b), ("D_L", read_a)):
+            loss = loss + _softplus(self.judge(name, made.detach()), 1)
+        if regularise:
+            penalty = r1(on_real["D_A"], aug_a) + r1(on_real["D_B"], aug_b)
+            penalty = penalty + r1(on_drawn[0], z_b) + r1(on_drawn[1], z_a)
+            loss = loss + c.r1 / 2 * c.r1_every * penalty
+        self.optimizers["D"].zero_grad()
+        loss.backward()
+        self.optimizers["D"].step()
+
+        loss = c.lambda_adv * torch.stack(
+            [_softplus(self.judge(name, fake), -1) / 3 for name, fake in (("D_A", fake_a), ("D_B", fake_b))]
+        ).sum()
+        for read in (read_b, read_a):
+            loss = loss + c.lambda_latent * _softplus(self.judge("D_L", read), -1)
+        for style in (style_a, style_b):
+            spread = style.var(0, unbiased=False).sum() if c.style_consistency == "variance" else _cosine(style)
+            loss = loss + c.lambda_style * spread
+        again_a, found_b = encode(g_ba, fake_b)
+        again_b, found_a = encode(g_ab, fake_a)
+        rec_a = decode(g_ba, again_a, style_a[torch.randperm(n)])
+        rec_b = decode(g_ab, again_b, style_b[torch.randperm(n)])
+        distance = F.mse_loss if c.cycle == "mse" else F.l1_loss
+        loss = loss + c.lambda_cycle * (distance(rec_a, a) + distance(rec_b, b))
+        if self.perceptual is not None:
+            loss = loss + c.lambda_lpips * (self.perceptual(rec_a, a).mean() + self.perceptual(rec_b, b).mean())
+        if c.lambda_style_rec:
+            loss = loss + c.lambda_style_rec * (F.mse_loss(found_b, given_b) + F.mse_loss(found_a, given_a))
+        if c.lambda_identity:
+            for net, real in ((g_ab, aug_b), (g_ba, aug_a)):
+                loss = loss + c.lambda_identity * F.l1_loss(decode(net, *encode(net, real)), real)
+        self.optimizers["G"].zero_grad()
+        loss.backward()
+        self.optimizers["G"].step()
+        with torch.no_grad():
+            for name, average in self.averages.items():
+                for mean, weight in zip(average.parameters(), self.nets[name].parameters(), strict=True):
+                    mean.mul_(c.ema).add_(weight, alpha=1 - c.ema)
