@@ -83,6 +83,27 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at once [8]")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to compute in [fp32]")
     parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+    styles = parser.add_argument_group(
+        "styles",
+        "For models that paint in styles (GANs N' Roses). Every style is one drawing style for all pictures: with several, "
+        "NAME-s00.png of each is in the first, NAME-s01.png in the second. The codes are kept as styles.json in --out.",
+    )
+    styles.add_argument(
+        "--style",
+        nargs="+",
+        metavar="STYLE",
+        help="a picture of the wanted domain, of any size, whose style is read; a file of saved codes (styles.json) or "
+        "one of them (styles.json#3); or random; INPUTs stand before it [random]",
+    )
+    styles.add_argument("--styles", type=int, metavar="N", help="how many random styles [1]")
+    styles.add_argument("--seed", type=int, metavar="N", help="of random styles [0]")
+    styles.add_argument(
+        "--truncation", type=float, metavar="PSI", help="1: styles as they are, 0: the mean style, between: tamer [1]"
+    )
+
+
+#: Options of `anifast translate` that not every system has; a model names its own in `options`.
+_OF_SOME = ("style", "styles", "seed", "truncation")
 
 
 def _translate(args: argparse.Namespace) -> int:
@@ -99,18 +120,39 @@ def _translate(args: argparse.Namespace) -> int:
         )
     jobs, rejected = translate.collect(args.inputs, args.out)
     model = anifast.load(args.model, args.device, precision=args.precision)
+    only_size = model.multiple == model.size
+    if only_size and (args.keep_size or args.size not in (None, model.size)):
+        option = "--keep-size" if args.keep_size else f"--size {args.size}"
+        raise AnifastError(
+            f"{option}: {args.model} takes and gives pictures of {model.size}x{model.size} only, the size that its encoder "
+            "was made for; leave the option out, pictures of any size are brought to it"
+        )
+    own = getattr(model, "options", ())
+    given = {name: getattr(args, name) for name in _OF_SOME if getattr(args, name) is not None}
+    refused = [f"--{name}" for name in given if name not in own]
+    if refused:
+        raise AnifastError(
+            f"{', '.join(refused)}: {args.model} is a model without styles to choose, which translates a picture in one "
+            f"way; leave {'it' if len(refused) == 1 else 'them'} out"
+        )
     with state.about(args.model):
         model.require(args.to)
+        painter = model.painter(args.to, how=args.resize, batch=args.batch, **given) if own else None
+    if painter is not None:
+        jobs = translate.several(jobs, painter.labels)
     translate.check_writable(args.out)
-    average = ", averaged weights" if model.averaged else ""
-    print(f"{len(jobs)} pictures -> {args.to}{average}, {precision.describe(model.device, args.precision)}")
+    if painter is not None:
+        painter.save(args.out)
+    about = (f", {painter.about}" if painter else "") + (", averaged weights" if model.averaged else "")
+    print(f"{len(jobs)} pictures -> {args.to}{about}, {precision.describe(model.device, args.precision)}")
     outcome = translate.translate_files(
-        lambda images: model.translate(images, to=args.to),
+        painter or (lambda images: model.translate(images, to=args.to)),
         jobs,
         size=0 if args.keep_size else args.size or model.size,
         how=args.resize,
         multiple=model.multiple,
         batch=args.batch,
+        smaller="--batch" if only_size else "--batch or --size",
     )
     done = len(outcome.written)
     print(f"{done} pictures in {outcome.seconds:.1f} s, {done / max(outcome.seconds, 1e-9):.1f} images/s -> {args.out}")
@@ -316,6 +358,7 @@ def _elsewhere(module: str) -> tuple[Callable[[argparse.ArgumentParser], None], 
 COMMANDS = {
     "train": Command("train a system on a folder of pictures", _train_options, _train),
     "translate": Command("translate pictures with a trained model", _translate_options, _translate),
+    "gnr": Command("sheets, styles and videos with a GANs N' Roses", *_elsewhere("anifast.systems.gnr.cli")),
     "plot": Command("draw the losses of runs, several in one figure", _plot_options, _plot),
     "eval": Command("cycle L1, identity L1, FID and KID of a trained model", _eval_options, _eval),
     "neural-style": Command(

@@ -88,7 +88,10 @@ def several(jobs: Sequence[Job], labels: Sequence[str]) -> list[Job]:
         DataError: results would collide with each other or overwrite an input.
     """
     spread = [
-        Job(job.source, tuple(target.with_name(f"{target.stem}{label}.png") for target in job.targets for label in labels))
+        Job(
+            job.source,
+            tuple(target.with_name(f"{target.stem}{label}.png") for target in job.targets for label in labels),
+        )
         for job in jobs
     ]
     _check_targets(spread)

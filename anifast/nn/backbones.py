@@ -22,10 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anifast import backends
-from anifast.errors import AnifastError, BackendError
+from anifast.errors import AnifastError
 from anifast.nn import weights as files
-from anifast.ops.modulated_conv2d import modulated_conv2d
+from anifast.nn import winograd
 
 #: What Caffe's ImageNet networks subtract from 0..255, blue first.
 CAFFE_MEANS = (104.0, 117.0, 123.0)
@@ -86,27 +85,11 @@ class Normalisation(nn.Module):
         return self.wants
 
 
-# From where Winograd's kernels beat PyTorch's convolution on a CPU, as measured: 4 x 4 tiles of output in a batch, for
-# which matrices are made of the weight, and products for each tap, for which an op is called.
-_FEWEST_TILES = 36
-_FEWEST_PRODUCTS = 8_000_000
-
-
 def _is_for_winograd(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether modulated_conv2d's kernels for a CPU do this convolution, and faster than PyTorch's."""
-    if x.device.type != "cpu" or not x.dtype == conv.weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
-        return False
+    """Whether this is a convolution for `winograd.convolve`, and faster by it."""
     if conv.kernel_size != (3, 3) or not conv.stride == conv.padding == conv.dilation == (1, 1) or conv.groups != 1:
         return False
-    images, channels, rows, columns = x.shape
-    if images * ((rows + 3) // 4) * ((columns + 3) // 4) < _FEWEST_TILES:
-        return False
-    if images * rows * columns * channels * conv.out_channels < _FEWEST_PRODUCTS:
-        return False
-    try:
-        return backends.choose("modulated_conv2d", "cpu") == "native"
-    except BackendError:  # this network does not need the backend that was asked for
-        return False
+    return winograd.is_faster(x, conv.weight)
 
 
 def conv_relu(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -128,8 +111,7 @@ def conv_relu(x: Tensor, conv: nn.Conv2d) -> Tensor:
         x = F.pad(x, (columns, columns, rows, rows), mode="reflect")
         return F.relu_(F.conv2d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups))
     if _is_for_winograd(x, conv):
-        ones = x.new_ones(x.shape[0], x.shape[1])
-        return modulated_conv2d(x, conv.weight, ones, demodulate=False, bias=conv.bias, slope=0.0, gain=1.0)
+        return winograd.convolve(x, conv.weight, bias=conv.bias, slope=0.0, gain=1.0)
     return F.relu_(F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups))
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from anifast.nn import winograd
 from anifast.ops.bias_lrelu import bias_lrelu
 from anifast.ops.modulated_conv2d import modulated_conv2d
 from anifast.ops.upfirdn2d import upfirdn2d
@@ -264,11 +265,15 @@ class ConvLayer(nn.Sequential):
                 x = F.conv2d(self[0](x, conv.scale, down=2), conv.weight, conv.bias)
             else:
                 x = F.conv2d(self[0](x, conv.scale), conv.weight, conv.bias, stride=2)
-        else:
+        clamp = None if self.clamp is None else self.clamp * gain / _SQRT2
+        if not self.down:
+            if self.act and conv.weight.shape[2] == 3 and winograd.is_faster(x, conv.weight):
+                bias = self[-1].bias
+                x = winograd.convolve(x, conv.weight, weight_gain=conv.scale, bias=bias, gain=gain, clamp=clamp)
+                return x if residual is None else torch.add(x, residual, alpha=residual_gain)
             x = conv(x)
         if not self.act:
             return x
-        clamp = None if self.clamp is None else self.clamp * gain / _SQRT2
         return self[-1](x, gain=gain, clamp=clamp, residual=residual, residual_gain=residual_gain)
 
 

@@ -66,7 +66,7 @@ def test_values(golden: Golden, name: str) -> None:
     case = golden(name)
     found = answers(case, case.calls, torch.float32, graded=False)
     assert set(found) == {output for output in case.outputs if ".grad" not in output}
-    check(case, found)
+    check(case, found, numbers=[output for output in found if output.endswith(".g_std")])  # a batch has one logit
 
 
 @pytest.mark.parametrize("name", CASES)
