@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anifast
 from anifast.errors import AnifastError, ToldElsewhere
@@ -85,8 +86,8 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
     styles = parser.add_argument_group(
         "styles",
-        "For models that paint in styles (GANs N' Roses). Every style is one drawing style for all pictures: with several, "
-        "NAME-s00.png of each is in the first, NAME-s01.png in the second. The codes are kept as styles.json in --out.",
+        "For models that paint in styles (GANs N' Roses). A style is one drawing style for all pictures: with several, "
+        "NAME-s00.png is in the first, NAME-s01.png in the second. Their codes are kept as styles.json in --out.",
     )
     styles.add_argument(
         "--style",
@@ -106,6 +107,28 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
 _OF_SOME = ("style", "styles", "seed", "truncation")
 
 
+def _options_of(args: argparse.Namespace, model: Any) -> dict[str, Any] | None:
+    """Those of the model's own options that were given; None where it has none.
+
+    Raises:
+        AnifastError: options were given that do not fit the model.
+    """
+    own: tuple[str, ...] = getattr(model, "options", ())
+    given = {name: getattr(args, name) for name in _OF_SOME if getattr(args, name) is not None}
+    refused = [f"--{name}" for name in given if name not in own]
+    if refused:
+        raise AnifastError(
+            f"{', '.join(refused)}: {args.model} holds a model that translates a picture in one way and has no styles "
+            f"to choose from; leave {'it' if len(refused) == 1 else 'them'} out"
+        )
+    if model.multiple == model.size and (args.keep_size or args.size not in (None, model.size)):
+        raise AnifastError(
+            f"{'--keep-size' if args.keep_size else f'--size {args.size}'}: the encoder of {args.model} is made for "
+            f"{model.size}x{model.size} pixels and no others; leave it out, pictures of any size are brought to these"
+        )
+    return given if own else None
+
+
 def _translate(args: argparse.Namespace) -> int:
     if args.batch < 1:
         raise AnifastError(f"--batch {args.batch}: at least 1")
@@ -120,24 +143,10 @@ def _translate(args: argparse.Namespace) -> int:
         )
     jobs, rejected = translate.collect(args.inputs, args.out)
     model = anifast.load(args.model, args.device, precision=args.precision)
-    only_size = model.multiple == model.size
-    if only_size and (args.keep_size or args.size not in (None, model.size)):
-        option = "--keep-size" if args.keep_size else f"--size {args.size}"
-        raise AnifastError(
-            f"{option}: {args.model} takes and gives pictures of {model.size}x{model.size} only, the size that its encoder "
-            "was made for; leave the option out, pictures of any size are brought to it"
-        )
-    own = getattr(model, "options", ())
-    given = {name: getattr(args, name) for name in _OF_SOME if getattr(args, name) is not None}
-    refused = [f"--{name}" for name in given if name not in own]
-    if refused:
-        raise AnifastError(
-            f"{', '.join(refused)}: {args.model} is a model without styles to choose, which translates a picture in one "
-            f"way; leave {'it' if len(refused) == 1 else 'them'} out"
-        )
+    options = _options_of(args, model)
     with state.about(args.model):
         model.require(args.to)
-        painter = model.painter(args.to, how=args.resize, batch=args.batch, **given) if own else None
+        painter = None if options is None else model.painter(args.to, how=args.resize, batch=args.batch, **options)
     if painter is not None:
         jobs = translate.several(jobs, painter.labels)
     translate.check_writable(args.out)
@@ -152,7 +161,7 @@ def _translate(args: argparse.Namespace) -> int:
         how=args.resize,
         multiple=model.multiple,
         batch=args.batch,
-        smaller="--batch" if only_size else "--batch or --size",
+        smaller="--batch or --size" if painter is None else "--batch",
     )
     done = len(outcome.written)
     print(f"{done} pictures in {outcome.seconds:.1f} s, {done / max(outcome.seconds, 1e-9):.1f} images/s -> {args.out}")
@@ -189,7 +198,7 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
         "--features",
         choices=("auto", "inception", "squeezenet", "none"),
         default="auto",
-        help="what FID and KID are taken with; auto: the first whose weights are found; none: only the L1s [auto]",
+        help="what FID, KID and DFID are taken with; auto: the first whose weights are found; none: no such [auto]",
     )
     parser.add_argument(
         "--weights",
@@ -201,8 +210,7 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         choices=("test", "train", "both"),
-        default="test",
-        help="the real pictures that translations are compared with [test]",
+        help="the real pictures that translations are compared with [cyclegan: test, gnr: train]",
     )
     parser.add_argument("--to", choices=("A", "B"), help="the translation to this domain only [both]")
     parser.add_argument("--max", type=int, metavar="N", help="take the first N pictures of each folder only")
@@ -215,6 +223,48 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", help="where the figures go [evaluation.json in the run folder]"
     )
+    styles = parser.add_argument_group("styles", "For models that paint in styles (GANs N' Roses).")
+    left_out = argparse.SUPPRESS  # so that the defaults of the system's evaluation.Settings stand
+    styles.add_argument(
+        "--styles",
+        type=int,
+        default=left_out,
+        metavar="N",
+        help="styles that each picture is painted in, for FID, KID and LPIPS diversity [10]",
+    )
+    styles.add_argument(
+        "--style",
+        choices=("random", "reference"),
+        default=left_out,
+        help="styles from N(0, 1), or those of random test pictures of the painted domain [random]",
+    )
+    styles.add_argument(
+        "--lpips",
+        choices=("auto", "alex", "vgg", "squeezenet1_0", "none"),
+        default=left_out,
+        help="network of the LPIPS diversity, alex in papers; auto: the first whose weights are here [auto]",
+    )
+    styles.add_argument(
+        "--dfid-contents", type=int, default=left_out, metavar="N", help="pictures that DFID is averaged over [20]"
+    )
+    styles.add_argument(
+        "--dfid-styles",
+        type=int,
+        default=left_out,
+        metavar="N",
+        help="styles that DFID paints each of them in, which is slow; 0: no DFID [1000]",
+    )
+    styles.add_argument(
+        "--published",
+        choices=("selfie2anime", "cat2dog", "none"),
+        default=left_out,
+        help="the published figures that are shown beside [selfie2anime]",
+    )
+    styles.add_argument("--seed", type=int, default=left_out, metavar="N", help="of styles and augmentations [0]")
+
+
+#: Options of `eval` that some systems have only, by their names in the system's `evaluation.Settings`.
+_EVAL_OF_SOME = ("styles", "style", "lpips", "dfid_contents", "dfid_styles", "published", "seed")
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -233,6 +283,7 @@ def _eval(args: argparse.Namespace) -> int:
         device=args.device,
         precision=args.precision,
         out=args.out,
+        **{name: getattr(args, name) for name in _EVAL_OF_SOME if hasattr(args, name)},
     )
     for note in report.notes:
         print(f"anifast: warning: {note}", file=sys.stderr)
@@ -240,7 +291,7 @@ def _eval(args: argparse.Namespace) -> int:
     print(f"features: {measured['about'] if measured else 'none'}")
     print("\n".join(report.lines()))
     print(f"-> {report.file}" if report.file else "no file written: name one by --out")
-    return 0
+    return 130 if report.interrupted else 0
 
 
 def _neural_style_options(parser: argparse.ArgumentParser) -> None:
@@ -360,7 +411,7 @@ COMMANDS = {
     "translate": Command("translate pictures with a trained model", _translate_options, _translate),
     "gnr": Command("sheets, styles and videos with a GANs N' Roses", *_elsewhere("anifast.systems.gnr.cli")),
     "plot": Command("draw the losses of runs, several in one figure", _plot_options, _plot),
-    "eval": Command("cycle L1, identity L1, FID and KID of a trained model", _eval_options, _eval),
+    "eval": Command("FID, KID, diversity and more of a trained model", _eval_options, _eval),
     "neural-style": Command(
         "give a picture the style of another by optimisation", _neural_style_options, _neural_style
     ),

@@ -192,37 +192,49 @@ def section(result: dict[str, Any], link: str = "", *, rows: bool = False) -> st
 def system_section(result: dict[str, Any], link: str) -> str:
     """Everything about one system on one device, from benchmarks/systems/bench_<system>.py.
 
-    A row may have an aim, a roofline, what a step's forward keeps for its backward, and a peak of memory beside.
+    A row may have an aim against the first rival, a roofline, what a step's forward keeps for its backward, and a peak
+    of memory beside. A result with several rivals names them, and has beside each ratio the one that it would be if
+    ours were the library's convolutions alone.
     """
     about = environment_line(result["environment"])
+    if "preset" in result:
+        wide = result["channel_multiplier"]
+        about = f"Preset `{result['preset']}`{f', {wide:g} times the channels' if wide != 1 else ''}, {about}"
+    several: dict[str, str] = result.get("rivals", {})
+    rivals = several or {"plain": result.get("rival", "plain eager PyTorch")}
+    whose = ", ".join(several.values()) or "rival's"
     more = {
         "roofline_ms": "roofline",
-        "kept": "kept for backward, ours (rival's)",
-        "peak": "peak of memory, ours (rival's)",
+        "kept": f"kept for backward, ours ({whose})",
+        "peak": f"peak of memory, ours ({whose})",
     }
     more = {name: title for name, title in more.items() if any(name in row for row in result["rows"])}
     lines = []
     for row in result["rows"]:
-        ours, plain = row["ms"]["anifast"], row["ms"]["plain"]
+        ours = row["ms"]["anifast"][0]
+        against = []
+        for place, name in enumerate(rivals):
+            rival = row["ms"][name][0]
+            notes = [f"aim {_times(row['aim'])}x"] if "aim" in row and place == 0 else []
+            notes += [f"bound {rival / row['convolutions_ms']:.2f}x"] if several else []
+            against += [f"{rival:.0f} ms", f"{rival / ours:.2f}x" + (f" ({', '.join(notes)})" if notes else "")]
         lines.append(
             [
                 f"{row['work']}, {row['size']} px, {row['images']} at once",
                 row["precision"],
-                f"{ours[0]:.0f} ms",
-                f"{row['images'] * 1e3 / ours[0]:.3g}",
-                f"{plain[0]:.0f} ms",
-                f"{plain[0] / ours[0]:.2f}x" + (f" (aim {_times(row['aim'])}x)" if "aim" in row else ""),
-                *(_of_ours(row["convolutions_ms"], ours[0]), *(_beside(row, name) for name in more)),
+                f"{ours:.0f} ms",
+                f"{row['images'] * 1e3 / ours:.3g}",
+                *against,
+                _of_ours(row["convolutions_ms"], ours),
+                *(_beside(row, name, list(rivals)) for name in more),
             ]
         )
-    rival = result.get("rival", "plain eager PyTorch")
     header = [
         "",
         "precision",
         "anifast",
         "images/s",
-        rival,
-        "faster",
+        *(title for rival in rivals.values() for title in (rival, "faster")),
         "the library's convolutions alone",
         *more.values(),
     ]
@@ -238,13 +250,18 @@ def _of_ours(bound: float, ours: float) -> str:
     return f"{bound:.{0 if bound >= 10 else 2}f} ms ({bound / ours * 100:.0f} %)"
 
 
-def _beside(row: dict[str, Any], name: str) -> str:
+def _beside(row: dict[str, Any], name: str, rivals: list[str]) -> str:
     """A cell of what a system's row may have beside its times."""
     if name not in row:
         return "–"
     if name == "roofline_ms":
         return _of_ours(row[name], row["ms"]["anifast"][0])
-    return f"{row[name]['anifast'] / 2**20:.0f} MiB ({row[name]['plain'] / 2**20:.0f} MiB)"
+    others = ", ".join(f"{row[name][rival] / 2**20:.0f} MiB" for rival in rivals)
+    text = f"{row[name]['anifast'] / 2**20:.0f} MiB ({others})"
+    if f"{name}_aim" in row:
+        share = row[name]["anifast"] / row[name][rivals[0]]
+        text += f", {share * 100:.0f} % of the first (aim {row[f'{name}_aim'] * 100:.0f} %)"
+    return text
 
 
 def each_row(result: dict[str, Any]) -> str:

@@ -2,27 +2,35 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from anifast import cli
+from anifast.engine.loop import run_step
 from anifast.errors import AnifastError, DataError
 from anifast.nn.backbones import load_backbone
 from anifast.nn.perceptual import NETS, STYLE_LAYERS
 from anifast.nn.stylegan2 import Generator
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.networks import build_discriminator, build_generator
+from anifast.systems.gnr import config as gnr_config
+from anifast.systems.gnr import networks as gnr_networks
+from anifast.systems.gnr.training import GNR, Batch
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -41,7 +49,7 @@ from benchmarks.shapes import (  # noqa: E402
     ModulatedConv2d,
     stylegan2_layers,
 )
-from benchmarks.systems import bench_cyclegan, bench_lpips, bench_stylegan2  # noqa: E402
+from benchmarks.systems import _authors_gnr, bench_cyclegan, bench_gnr, bench_lpips, bench_stylegan2  # noqa: E402
 
 
 class Scale(OpBench):
@@ -875,6 +883,293 @@ def test_a_wrong_distance_or_style_vector_is_not_timed(
                 with pytest.raises(WrongResult, match="gradient: relative error"):
                     pair.check()
             monkeypatch.setitem(pair.ours, work, right)
+
+
+AUTHORS_MODEL = """
+import torchvision
+from torchvision import transforms
+from op import LOADED_FROM
+from anifast.systems.gnr import networks
+
+channels = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64, 512: 32, 1024: 16}
+
+class Generator(networks.Generator):
+    def __init__(self, size, num_down, latent_dim, n_mlp, n_res, channel_multiplier=1, lr_mlp=0.01):
+        assert channel_multiplier == 1 and channels[64] * 2 == channels[32]
+        super().__init__(size, num_down, latent_dim, n_mlp, n_res, lr_mlp, channels[4] / 512)
+
+class Discriminator(networks.Discriminator):
+    def __init__(self, size):
+        super().__init__(size, channels[4] / 512, "v1")
+
+class LatDiscriminator(networks.LatentDiscriminator):
+    def forward(self, x):
+        return [super().forward(x)]
+"""
+
+
+@pytest.fixture(scope="module")
+def authors_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What bench_gnr needs of the authors' repository, with our networks under their names."""
+    root = tmp_path_factory.mktemp("authors")
+    (root / "model.py").write_text(AUTHORS_MODEL)
+    (root / "op").mkdir()
+    (root / "op" / "__init__.py").write_text("LOADED_FROM = __file__\n")
+    return root
+
+
+def tiny_gnr(**values: Any) -> gnr_config.Config:
+    tiny = {"size": 64, "batch": 2, "channel_multiplier": 1 / 64, "lpips_net": "none"}
+    return gnr_config.make("main", {**tiny, **values})
+
+
+@pytest.fixture
+def gnr_sides(authors_checkout: Path) -> bench_gnr.Sides:
+    return bench_gnr.Sides(tiny_gnr(), torch.device("cpu"), authors_checkout)
+
+
+def test_a_checkout_is_imported_and_leaves_nothing_behind(
+    authors_checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = types.ModuleType("op")
+    monkeypatch.setitem(sys.modules, "op", other)
+    path, finders, before = list(sys.path), list(sys.meta_path), set(sys.modules)
+    first, second = (_authors_gnr.load_model(authors_checkout) for _ in range(2))
+    assert first is not second and first.LOADED_FROM == str(authors_checkout / "op" / "__init__.py")
+    assert sys.modules["op"] is other and (sys.path, sys.meta_path) == (path, finders)
+    if "torchvision" not in before and importlib.util.find_spec("torchvision") is None:
+        assert first.torchvision is not None
+        assert set(sys.modules) == before  # the empty packages are gone too
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"model.py": ""}, "no op/__init__.py; expected a checkout of https://github.com/mchong6/GANsNRoses"),
+        ({"op/__init__.py": "", "model.py": "import no_such_package"}, "No module named 'no_such_package'"),
+        ({"op/__init__.py": "raise OSError('no CUDA')", "model.py": "import op"}, "OSError: no CUDA"),
+    ],
+)
+def test_a_checkout_that_cannot_be_used_is_one_clear_error(files: dict[str, str], said: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    path, finders, before = list(sys.path), list(sys.meta_path), set(sys.modules)
+    with pytest.raises(AnifastError, match=re.escape(said)):
+        _authors_gnr.load_model(tmp_path)
+    assert (sys.path, sys.meta_path) == (path, finders) and set(sys.modules) == before
+
+
+def test_networks_of_another_version_are_refused(authors_checkout: Path) -> None:
+    config = tiny_gnr(discriminator="v1.1")
+    nets = gnr_networks.networks(config)
+    with pytest.raises(AnifastError, match="not those of this preset.*the branch main is the preset main"):
+        _authors_gnr.Authors(_authors_gnr.load_model(authors_checkout), config, nets)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("preset", ["main", "new"])
+def test_the_iteration_of_the_authors_is_ours(
+    preset: str, index: int, authors_checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All gradients of a step with R1 and of one without, in float64 (see the plain networks above).
+
+    Adam's eps of 1 makes updates proportional to gradients, so that rounding stays rounding where those are 0.
+    """
+    losses = {k: v for k, v in gnr_config.PRESETS[preset].items() if k.startswith(("lambda", "cycle", "style_"))}
+    config, cpu = tiny_gnr(batch=3, lr=0.1, **losses), torch.device("cpu")
+    ours = GNR(config, cpu)
+    bench_gnr.as_after_training(ours.nets.values())
+    theirs = _authors_gnr.Authors(_authors_gnr.load_model(authors_checkout), config, ours.nets)
+    assert ours.ema is not None
+    for name, average in ours.ema.nets.items():
+        average.load_state_dict(ours.nets[name].state_dict())
+    for net in (*ours.nets.values(), *ours.ema.nets.values(), *theirs.nets.values()):
+        net.double()
+    monkeypatch.setattr(Tensor, "float", Tensor.double)  # in which losses are computed
+    theirs.begin_training()
+    for optimizer in (*ours.optimizers.values(), *theirs.optimizers.values()):
+        optimizer.param_groups[0]["eps"] = 1.0
+    batch = Batch(*(torch.rand(4, 3, 3, 64, 64, dtype=torch.float64) * 2 - 1))
+    ours.begin(batch, index * config.batch)
+    for name in ("z_a", "z_b"):
+        ours._draws[name] = ours._draws[name].double()
+    theirs.step(batch, index, ours._draws)
+    run_step(ours.phases, index, cpu)
+    for kind, optimizer in ours.optimizers.items():
+        other = theirs.optimizers[kind]
+        states = (optimizer.state[p] for p in optimizer.param_groups[0]["params"])
+        for own, parameter in zip(states, other.param_groups[0]["params"], strict=True):
+            expected = other.state[parameter]["exp_avg"]  # the gradient: the first beta is 0
+            torch.testing.assert_close(own["exp_avg"], expected, rtol=0, atol=2**-24 * float(expected.abs().max()))
+    ours.ema.update(config.batch)
+    for name, average in theirs.averages.items():
+        own = ours.ema.nets[name].state_dict()
+        for key, value in average.state_dict().items():
+            torch.testing.assert_close(own[key], value, rtol=2**-24, atol=2**-24)
+        assert not torch.equal(average.conv1.conv.weight, ours.nets[name].conv1.conv.weight)
+
+
+def test_gnr_is_measured_against_the_authors(
+    gnr_sides: bench_gnr.Sides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {"anifast": 1.0, "authors": 3.0, "reference": 1.5}
+
+    def interleave(calls: dict[str, Any], *_: Any, **__: Any) -> dict[str, timing.Timing]:
+        """One call of each, at a time that depends on the name; of each convolution 1 ms."""
+        for call in calls.values():
+            call()
+        return {name: timing.Timing(*[taken.get(name, 1e-3)] * 3, 7) for name in calls}
+
+    counted = bench_gnr.convolutions_alone
+    alone: list[float] = []
+
+    def convolutions_alone(*given: Any) -> float:
+        alone.append(counted(*given))
+        return alone[-1]
+
+    monkeypatch.setattr(bench_gnr, "interleave", interleave)
+    monkeypatch.setattr(bench_gnr, "convolutions_alone", convolutions_alone)
+    monkeypatch.setattr(bench_gnr, "memory", lambda call, device: (1000, call()))
+    monkeypatch.setattr(bench_gnr, "Sides", lambda *_: gnr_sides)
+    aims = {(bench_gnr.TRANSLATE, 3): 1.5, (bench_gnr.AVERAGE, 2): 2.0}
+    rows = bench_gnr.measure(gnr_sides.config, torch.device("cpu"), 0.0, (1, 3), Path("there"), aims)
+    works = [bench_gnr.TRANSLATE] * 2 + [bench_gnr.R1, bench_gnr.WITHOUT, bench_gnr.WITH, bench_gnr.AVERAGE]
+    assert [row["work"] for row in rows] == works and [row["images"] for row in rows] == [1, 3, 2, 2, 2, 2]
+    assert [row.get("aim") for row in rows] == [None, 1.5, None, None, None, 2.0]
+    # one encoder without its style head has 1 + 3 * 3 + 2 + 2 convolutions, a decoder 2 + 1 + 3 * 2 and 4 to RGB
+    assert [round(seconds * 1e3) for seconds in alone[:2]] == [27, 27]
+    assert rows[3]["convolutions_ms"] < rows[4]["convolutions_ms"]
+    assert rows[5]["convolutions_ms"] == pytest.approx((15 * alone[3] + alone[4]) / 16 * 1e3, abs=1e-3)
+    for row in rows:
+        assert row["ms"] == {name: [seconds * 1e3] * 3 + [7] for name, seconds in taken.items()}
+        assert ("peak" in row) == row["work"].startswith("training") and "peak_aim" not in row
+    # weights, the gradients' two moments and a count, and the generators' averages; filters do not learn
+    nets = gnr_sides.system.nets
+    held = 4 * sum(3 * p.numel() + 1 for net in nets.values() for p in net.parameters())
+    held += 4 * sum(p.numel() for name in ("G_A2B", "G_B2A") for p in nets[name].parameters())
+    held += 4 * sum(x.numel() * (2 if name[0] == "G" else 1) for name in nets for x in nets[name].buffers())
+    assert rows[3]["peak"] == rows[5]["peak"] == dict.fromkeys(taken, held + 1000)
+    assert all(p.grad is None for p in nets["G_A2B"].parameters())
+    rows[5]["peak"]["anifast"] = held // 4
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and f"authors   3000.0 ms, 3.00x (aim 1.50x, bound {3 / alone[1]:.2f}x)" in lines[1]
+    about = {"cpu": "Some CPU", "cores": 2, "threads": 1, "cpu_capability": "AVX2", "build": {"isa": "avx2"}}
+    about |= {"settings": {}, "torch": "2.13.0", "commit": None, "uncommitted_changes": False, "date": "2001-01-01"}
+    rows[5]["peak_aim"] = 0.5
+    result = {"system": "gnr", "preset": "main", "channel_multiplier": 0.5, "rivals": bench_gnr.RIVALS, "rows": rows}
+    title, line, table = report.system_section({**result, "environment": about}, "file").split("\n\n")
+    assert title == "#### `gnr` on Some CPU" and line.startswith("Preset `main`, 0.5 times the channels, 1 threads")
+    header, _, *cells = table.splitlines()
+    assert len(cells) == 6 and {text.count("|") for text in cells} == {header.count("|")}
+    assert header.count("the authors' code") == 2 and header.count("ours on `reference`") == 2
+    assert f"| 3000 ms | 3.00x (aim 1.5x, bound {3 / alone[1]:.2f}x) | 1500 ms | 1.50x (bound " in cells[1]
+    share = rows[5]["peak"]["anifast"] / rows[5]["peak"]["authors"]
+    assert cells[5].endswith(f", {share * 100:.0f} % of the first (aim 50 %) |") and "MiB" not in cells[1]
+
+
+def test_gnr_is_measured_without_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = bench_gnr.Sides(tiny_gnr(precision="bf16"), torch.device("cpu"), None)
+    sides.check()
+    assert sides.names == ["anifast", "reference"]
+    called: list[str] = []
+    monkeypatch.setattr(
+        bench_gnr, "interleave", lambda calls, *_, **__: dict.fromkeys(calls, timing.Timing(1, 1, 1, 1))
+    )
+    monkeypatch.setattr(bench_gnr, "convolutions_alone", lambda call, *_: called.append("once") or 0.5)
+    monkeypatch.setattr(bench_gnr, "Sides", lambda *_: sides)
+    monkeypatch.setattr(sides, "peak", lambda *_: 1)
+    rows = bench_gnr.measure(sides.config, torch.device("cpu"), 0.0, (1,), None, {(bench_gnr.TRANSLATE, 1): 1.5})
+    # the penalty is in float32 in every training, so that bf16 has no row of its own
+    assert [row["work"] for row in rows] == [bench_gnr.TRANSLATE, bench_gnr.WITHOUT, bench_gnr.WITH, bench_gnr.AVERAGE]
+    assert len(called) == 3 and all("aim" not in row and set(row["ms"]) == set(sides.names) for row in rows)
+
+
+@pytest.mark.parametrize("part", ["G_B2A.to_rgb1.bias", "D_A.g_adv.0.bias", "D_L.fc.5.bias"])
+def test_a_wrong_network_of_gnr_is_not_timed(part: str, gnr_sides: bench_gnr.Sides) -> None:
+    gnr_sides.check()
+    name, _, key = part.partition(".")
+    value = dict(gnr_sides.system.nets[name].named_parameters())[key].data
+    for wrong in (1e-4, math.nan):
+        right = value.clone()
+        value += wrong
+        with pytest.raises(bench_gnr.WrongResult, match=f"{name}, 64 px, fp32: relative error"):
+            gnr_sides.check()
+        value.copy_(right)
+
+
+@pytest.mark.parametrize("what", ["R1 of D_A", "gradients of R1"])
+def test_a_wrong_penalty_is_not_timed(what: str, gnr_sides: bench_gnr.Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = bench_gnr.gradient_penalty
+
+    def wrong(scores: list[Tensor], images: Tensor) -> Tensor:
+        penalty = right(scores, images)
+        return penalty * 1.2 if what == "R1 of D_A" else penalty.detach() + 1.2 * (penalty - penalty.detach())
+
+    monkeypatch.setattr(bench_gnr, "gradient_penalty", wrong)
+    with pytest.raises(bench_gnr.WrongResult, match=f"{what}, 64 px"):
+        gnr_sides.check()
+
+
+def test_the_convolutions_of_a_work_are_all_that_it_calls() -> None:
+    """Forward, backward and double backward; but not the filters, which have one channel for each of their groups."""
+    x = torch.randn(2, 4, 9, 9, requires_grad=True)
+    weights = [torch.randn(shape, requires_grad=True) for shape in ((6, 4, 3, 3), (6, 5, 3, 3), (1, 5, 1, 1))]
+
+    def work(filtered: bool = False) -> Any:
+        y = F.conv2d(x, weights[0], torch.randn(6), stride=2)
+        if filtered:
+            y = F.conv2d(y, torch.ones(6, 1, 1, 1), groups=6)
+        y = F.conv2d(F.conv_transpose2d(y, weights[1], stride=2).square(), weights[2])
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), weights)
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    cpu, seen = torch.device("cpu"), []
+    for filtered in (False, True):
+        with bench_gnr._Convolutions() as mode:
+            work(filtered)
+        seen.append(mode.seen)
+    assert seen[0] == seen[1] and any(key[0] for key in seen[0])
+    with FlopCounterMode(display=False) as alone:
+        for key, count in seen[0].items():
+            for _ in range(count):
+                bench_gnr.convolve(key, cpu)()
+    assert alone.get_total_flops() == counter.get_total_flops() > 0
+    transposed = torch.randn(3, 5).t()
+    like = bench_gnr._alike((tuple(transposed.shape), transposed.stride(), torch.bfloat16), cpu)
+    assert (like.shape, like.stride(), like.dtype) == (transposed.shape, transposed.stride(), torch.bfloat16)
+
+
+def test_the_command_for_gnr_writes_its_file_or_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr(bench_gnr, "steady_allocator", lambda: False)  # which lasts as long as the process
+    options = ["--device", "cpu", "--size", "64", "--channel-multiplier", str(1 / 64), "--out", str(tmp_path)]
+    assert bench_gnr.main([*options, "--authors", str(tmp_path)]) == 1
+    assert f"bench_gnr: error: --authors {tmp_path}: no model.py" in capsys.readouterr().err
+    assert bench_gnr.main([*options, "--batch", "1"]) == 1 and "setting batch: 1" in capsys.readouterr().err
+    given: list[Any] = []
+
+    def measure(*arguments: Any) -> list[dict[str, Any]]:
+        given.append(arguments)
+        row = {"work": bench_gnr.TRANSLATE, "size": 64, "precision": "fp32", "images": 1, "convolutions_ms": 60.4}
+        return [{**row, "ms": {"anifast": [100.0, 101.0, 99.0, 7], "reference": [250.0, 260.0, 240.0, 7]}}]
+
+    monkeypatch.setattr(bench_gnr, "measure", measure)
+    assert bench_gnr.main([*options, "--precision", "fp32", "bf16"]) == 0
+    assert [arguments[0].precision for arguments in given] == ["fp32", "bf16"]
+    config, _, _, counts, checkout, aims = given[0]
+    assert (config.size, config.batch, counts, checkout, aims) == (64, 2, (1, 8), None, {})
+    assert bench_gnr.main(["--device", "cpu", "--seconds", "0"]) == 0
+    assert given[-1][0].size == 128 and given[-1][5][bench_gnr.AVERAGE, 2] == 2.0
+    (path,) = tmp_path.glob("*/systems/gnr.json")
+    result = json.loads(path.read_text())
+    assert result["rivals"] == {"reference": "ours on `reference`"} and len(result["rows"]) == 2
+    text = report.document(tmp_path, tmp_path)
+    assert "| translate, 64 px, 1 at once | fp32 | 100 ms | 10 | 250 ms | 2.50x (bound 4.14x) | 60 ms (60 %) |" in text
 
 
 def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,5 +75,5 @@ def authors_adam(nets: list[Weights], lr: float, beta2: float, seed: int) -> dic
         }
         for i, shape in enumerate(shapes)
     }
-    group = {"lr": lr, "betas": (0.0, beta2), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "initial_lr": lr}
+    group = {"lr": lr, "betas": (0, beta2), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "initial_lr": lr}
     return {"state": state, "param_groups": [group | {"params": list(range(len(shapes)))}]}

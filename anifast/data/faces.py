@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from anifast.errors import AnifastError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SCALE = 1.3
 """Side of the box around a face, in longer sides of what the detector finds: the hair and the chin come in."""
@@ -56,8 +57,8 @@ def middle(width: int, height: int) -> Box:
 def around(face: tuple[int, int, int, int], width: int, height: int, scale: float = SCALE) -> Box:
     """The square around a face.
 
-    Its side is `scale` times the longer side of the face and at most what the picture has. Where it would reach over the
-    picture's edge it is moved inside, so it stays a square and nothing is distorted.
+    Its side is `scale` times the longer side of the face and at most what the picture has. Where it would reach over
+    the picture's edge it is moved inside, so it stays a square and nothing is distorted.
 
     Args:
         face: left, top, width, height of the face.
@@ -121,7 +122,7 @@ class FaceDetector:
             picture = cv2.equalizeHist(grey) if stretched else grey
             found = self._cascades[name].detectMultiScale(picture, scaleFactor=1.1, minNeighbors=hits, minSize=least)
             if len(found):
-                x, y, across, down = max(np.asarray(found).tolist(), key=lambda face: face[2] * face[3])
+                x, y, across, down = max((tuple(map(int, face)) for face in found), key=lambda face: face[2] * face[3])
                 return (
                     round((x - border) / factor),
                     round((y - border) / factor),

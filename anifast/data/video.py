@@ -7,12 +7,14 @@ variable frame rates stay what they are and the sound stays in step.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 from anifast.data.folders import printable, sniff
 from anifast.errors import AnifastError, DataError
 from anifast.files import atomic_path
+
+Item = TypeVar("Item")
 
 FORMATS: dict[str, str] = {
     ".mp4": "libx264",
@@ -139,14 +143,14 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         if container.format.name == "gif" and frames == 1:
             raise DataError(f"{shown}: is a picture; use `anifast translate` for pictures")
         height, width = _upright(first, stream).shape[:2]
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        rate = _exact(stream.average_rate) or _exact(stream.guessed_rate) or Fraction(25)
         return VideoInfo(
             Path(path),
             width,
             height,
             frames,
             rate,
-            stream.time_base,
+            _exact(stream.time_base),
             start,
             float(end - start),
             tuple(_notes(container, stream, first)),
@@ -157,9 +161,14 @@ def _mend() -> str:
     return f"Get it anew, or try to mend it: {_REMUX}"
 
 
+def _exact(ratio: Any) -> Fraction:
+    """A ratio of PyAV as Python's own; 0 where there is none."""
+    return Fraction(ratio.numerator, ratio.denominator) if ratio else Fraction(0)
+
+
 def _end(packet: Any) -> Fraction:
     at = packet.pts if packet.pts is not None else packet.dts
-    return Fraction(0) if at is None else (at + (packet.duration or 0)) * Fraction(packet.time_base)
+    return Fraction(0) if at is None else (at + (packet.duration or 0)) * _exact(packet.time_base)
 
 
 def _notes(container: Any, stream: Any, first: Any) -> Iterator[str]:
@@ -202,7 +211,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 def _cover(stream: Any) -> bool:
     """Whether it is the cover picture of a piece of music."""
-    return "attached_pic" in str(stream.disposition)
+    return bool(stream.disposition & need_av().stream.Disposition.attached_pic)
 
 
 def _pictures(container: Any, shown: str) -> Any:
@@ -223,13 +232,13 @@ def _sounds(container: Any) -> list[Any]:
 def _start(container: Any, stream: Any) -> Fraction:
     """When the first of picture and sound begins; what lies before 0 is lead-in that players skip."""
     streams = [stream, *_sounds(container)]
-    starts = [Fraction(s.start_time * s.time_base) for s in streams if s.start_time is not None]
+    starts = [s.start_time * _exact(s.time_base) for s in streams if s.start_time is not None]
     return max(Fraction(0), min(starts, default=Fraction(0)))
 
 
 def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
     """A decoded frame as uint8 H,W,3 the way it is shown: square pixels, turned and mirrored as the file demands."""
-    width = max(1, round(frame.width * (stream.sample_aspect_ratio or 1)))
+    width = max(1, round(frame.width * (_exact(stream.sample_aspect_ratio) or 1)))
     pixels: NDArray[np.uint8] = frame.reformat(width=width, height=frame.height, format="rgb24").to_ndarray()
     data = next((item for item in frame.side_data if item.type.name == "DISPLAYMATRIX"), None)
     if data is None:
@@ -255,7 +264,7 @@ class VideoReader:
         #: Packets that could not be decoded in the last loop; their frames are left out.
         self.damaged = 0
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame, None, None]:
         """Give the frames in the order in which they are shown.
 
         Raises:
@@ -295,6 +304,50 @@ class VideoReader:
                         yield Frame(pixels, pts, frame.duration or 0, float(pts * info.time_base))
             except av.error.FFmpegError as error:
                 raise DataError(f"{shown}: is damaged behind frame {count} ({error.strerror}). {_mend()}") from error
+
+
+def read_ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
+    """Give items that a thread of its own takes ahead; at most `depth` of them wait.
+
+    Close it where not all items are taken (`contextlib.closing`), which ends the thread. An error among the items is
+    raised in their place.
+    """
+    waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(more: bool, what: Any) -> bool:
+        while not stopped.is_set():
+            with suppress(queue.Full):
+                waiting.put((more, what), timeout=0.1)
+                return True
+        return False
+
+    def work() -> None:
+        end: BaseException | None = None
+        try:
+            for item in items:
+                if not put(True, item):
+                    break
+        except BaseException as error:
+            end = error
+        finally:
+            if isinstance(items, Generator):
+                items.close()  # here, as its files were opened in this thread
+        put(False, end)
+
+    thread = threading.Thread(target=work, name="frames", daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, what = waiting.get()
+            if not more:
+                if what is not None:
+                    raise what
+                return
+            yield what
+    finally:
+        stopped.set()
+        thread.join()
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -408,14 +461,14 @@ class _Sound:
         while self._next is not None:
             packet = self._next
             at = packet.dts if packet.dts is not None else packet.pts
-            if seconds is not None and at is not None and at * packet.time_base - self._start > seconds:
+            if seconds is not None and at is not None and at * _exact(packet.time_base) - self._start > seconds:
                 return
             self._take(packet)
             self._next = next(self._packets, None)
 
     def _take(self, packet: Any) -> None:
         target, encoded = self._targets[packet.stream.index]
-        shift = round(self._start / packet.time_base) if packet.time_base else 0
+        shift = round(self._start / _exact(packet.time_base)) if packet.time_base else 0
         if not encoded:
             if packet.size:
                 packet.pts = None if packet.pts is None else packet.pts - shift

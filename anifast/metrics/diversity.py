@@ -25,7 +25,7 @@ from anifast.ops.lpips_layer import lpips_layer
 #: The `report_name` of the distance that published diversities are taken with: AlexNet, heads of version 0.1.
 STANDARD = "LPIPS (alex)"
 #: What "auto" tries -> the names of the backbone's file and its folder in the shared data, the preferred one first.
-_NETS: dict[str, tuple[tuple[str, ...], str]] = {
+_FILES: dict[str, tuple[tuple[str, ...], str]] = {
     "alex": (("alexnet-owt-7be5be79.pth", "alexnet-owt-4df8aa71.pth"), ""),
     "vgg": (("vgg16-397923af.pth",), ""),
     "squeezenet1_0": (
@@ -34,7 +34,7 @@ _NETS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
 }
 #: The names that `load_lpips` knows.
-DISTANCES = ("auto", *_NETS, "none")
+LPIPS_NETS = ("auto", *_FILES, "none")
 _HEADLESS = frozenset({"squeezenet1_0"})
 
 
@@ -90,29 +90,29 @@ def load_lpips(name: str = "auto", device: torch.device | str = "cpu") -> tuple[
     Raises:
         AnifastError: an unknown name, or weights that were asked for by name cannot be had.
     """
-    if name not in DISTANCES:
-        raise AnifastError(f"unknown distance {name!r} for diversity; there are {', '.join(DISTANCES)}")
+    if name not in LPIPS_NETS:
+        raise AnifastError(f"unknown distance {name!r} for diversity; there are {', '.join(LPIPS_NETS)}")
     if name == "none":
         return None, ""
     if name != "auto":
         chosen = LPIPS(name).to(device)
         return chosen, _other_than_published(chosen)
     reasons = []
-    for net in filter(_is_here, _NETS):
+    for net in filter(_is_here, _FILES):
         try:
             chosen = LPIPS(net).to(device)
         except AnifastError as error:  # a damaged file is no reason to go without any figure
             reasons.append(str(error))
             continue
         return chosen, "; ".join([note for note in (_other_than_published(chosen), *reasons) if note])
-    names = ", ".join(candidates[0] for candidates, _ in _NETS.values())
+    names = ", ".join(candidates[0] for candidates, _ in _FILES.values())
     why = "; ".join(reasons) or f"no weights are here: put one of {names} into a folder that ANIFAST_WEIGHTS names"
     return None, f"no LPIPS diversity: {why}, or let --lpips alex download its own"
 
 
 def _is_here(net: str) -> bool:
     """Whether the files of a net are found without downloading."""
-    names, shared = _NETS[net]
+    names, shared = _FILES[net]
     if not any(any(files.places(name, shared)) for name in names):
         return False
     if net in _HEADLESS:
@@ -153,7 +153,8 @@ def pairwise_lpips(lpips: LPIPS, pictures: Tensor) -> Tensor:
     if count < 2:
         raise ValueError(f"pictures: expected at least 2 to compare, got {count}")
     maps = lpips.features(pictures).maps
-    heads: Sequence[Tensor | None] = list(lpips.heads) or [None] * len(maps)
+    wide = torch.promote_types(maps[0].dtype, torch.float32)
+    heads: Sequence[Tensor | None] = [head.to(wide) for head in lpips.heads] or [None] * len(maps)
     found = []
     for apart in range(1, count):  # views of the maps: 45 pairs of ten pictures without a copy of any
         layers = [

@@ -24,6 +24,7 @@ class Options:
         against: the sets of real pictures that translations are compared with: "test", "train" or both.
         subset_size: pictures in a subset of KID, at most half of a set.
         to: evaluate the translation to this domain only.
+        own: the system's own settings, its `evaluation.Settings`; None for those that have none.
     """
 
     extractor: Extractor | None = None
@@ -32,6 +33,7 @@ class Options:
     against: tuple[str, ...] = ("test",)
     subset_size: int = 50
     to: str | None = None
+    own: Any = None
 
 
 @dataclass
@@ -41,28 +43,38 @@ class Report:
     Attributes:
         columns: heads of the table behind the rows' names.
         rows: (name, cells).
+        above: lines before the table: what its figures are.
+        below: lines behind it.
         facts: the same and more as plain values, for JSON.
         notes: what to know about the figures.
+        interrupted: Ctrl-C ended it, and these are the figures until then.
         file: where `facts` were written.
     """
 
     columns: Sequence[str]
     rows: list[tuple[str, list[str]]] = field(default_factory=list)
+    above: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
     file: Path | None = None
 
     def lines(self) -> list[str]:
-        """The table, columns aligned."""
-        cells = [["", *self.columns], *([name, *values] for name, values in self.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-        aligned = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
-        return ["  ".join(row) for row in aligned]
+        """The table and what stands around it."""
+        return [*self.above, *table("", self.columns, self.rows), *self.below]
 
     def note(self, text: str) -> None:
         """Add a note, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """Lines of a table, columns aligned: its title and the columns' heads, then (name, cells) of the rows."""
+    cells = [[title, *columns], *([name, *values] for name, values in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
 
 
 #: Heads of the columns that `distance_cells` fills.

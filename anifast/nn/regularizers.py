@@ -24,7 +24,8 @@ def r1_penalty(scores: Tensor, inputs: Tensor) -> Tensor:
     Returns:
         A scalar.
     """
-    (gradient,) = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
+    with no_weight_gradients():
+        (gradient,) = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
 
 

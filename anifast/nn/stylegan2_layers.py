@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -246,6 +246,11 @@ class ConvLayer(nn.Sequential):
         assert isinstance(conv, EqualConv2d)
         return conv
 
+    @property
+    def blur(self) -> Blur | None:
+        """The blur among the children, where it down-samples."""
+        return cast(Blur, self[0]) if self.down else None
+
     def forward(
         self, x: Tensor, *, gain: float = _SQRT2, residual: Tensor | None = None, residual_gain: float = 1.0
     ) -> Tensor:
@@ -255,7 +260,8 @@ class ConvLayer(nn.Sequential):
             raise ValueError(
                 f"ConvLayer: x has shape {tuple(x.shape)}, expected [N, {conv.weight.shape[1]}, height, width]"
             )
-        if self.down:
+        blur = self.blur
+        if blur is not None:
             if min(x.shape[2], x.shape[3]) < 2:
                 raise ValueError(
                     f"ConvLayer: {x.shape[2]} x {x.shape[3]} pixels cannot be halved, got x {tuple(x.shape)}"
@@ -263,12 +269,16 @@ class ConvLayer(nn.Sequential):
             # the blur's factor carries the weight's: no scaled copy of the weight is made
             if conv.weight.shape[2] == 1:
                 x = F.conv2d(self[0](x, conv.scale, down=2), conv.weight, conv.bias)
+            elif (
+                conv.bias is None and self[0].pad == (2, 2) and winograd.is_faster_halving(x, conv.weight, self[0].taps)
+            ):
+                x = winograd.halve(x, conv.weight, self[0].taps, self[0].gain * conv.scale)
             else:
                 x = F.conv2d(self[0](x, conv.scale), conv.weight, conv.bias, stride=2)
         clamp = None if self.clamp is None else self.clamp * gain / _SQRT2
         if not self.down:
             if self.act and conv.weight.shape[2] == 3 and winograd.is_faster(x, conv.weight):
-                bias = self[-1].bias
+                bias = self[-1].get_parameter("bias")
                 x = winograd.convolve(x, conv.weight, weight_gain=conv.scale, bias=bias, gain=gain, clamp=clamp)
                 return x if residual is None else torch.add(x, residual, alpha=residual_gain)
             x = conv(x)

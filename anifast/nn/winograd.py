@@ -1,15 +1,20 @@
-"""Plain 3x3 convolutions by the Winograd kernels that modulated_conv2d has for CPUs, where these are faster."""
+"""Plain 3x3 convolutions by the Winograd kernels that modulated_conv2d has for CPUs, where these are faster.
+
+With stride 1 forward and backward, with stride 2 the gradient by what is convolved.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anifast import backends
 from anifast.errors import BackendError
-from anifast.ops.modulated_conv2d import modulated_conv2d
+from anifast.ops.modulated_conv2d import modulated_conv2d, weight_gradients_left_out
+from anifast.ops.upfirdn2d import upfirdn2d
 
 # From where they beat PyTorch's convolution, as measured: 4 x 4 tiles of output in a batch, for which matrices are made
 # of the weight, and products for each tap, for which an op is called.
@@ -48,3 +53,66 @@ def convolve(x: Tensor, weight: Tensor, **epilogue: Any) -> Tensor:
         epilogue: keywords of modulated_conv2d: weight_gain, bias, act, slope, gain, clamp.
     """
     return modulated_conv2d(x, weight, x.new_ones(x.shape[0], x.shape[1]), demodulate=False, **epilogue)
+
+
+#: Positions of the output, in the whole batch, from which `halve` is faster than PyTorch's own gradient, as measured.
+_FEWEST_POSITIONS = 1024
+
+
+def is_faster_halving(x: Tensor, weight: Tensor, taps: Tensor) -> bool:
+    """Whether `halve` can do this here, and its gradient is faster than PyTorch's.
+
+    Args:
+        x: N,C,H,W.
+        weight: O,C,3,3.
+        taps: of the filter, along one axis.
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad) or taps.shape != (4,) or x.shape[2] % 2 or x.shape[3] % 2:
+        return False
+    return x.shape[0] * x.shape[2] * x.shape[3] >= 4 * _FEWEST_POSITIONS and is_faster(x, weight)
+
+
+def halve(x: Tensor, weight: Tensor, taps: Tensor, gain: float = 1.0) -> Tensor:
+    """N,C,H,W -> N,O,H/2,W/2: filter, then a convolution with stride 2; differentiable to any order.
+
+    Its gradient by x is the up-sampling modulated convolution, one pass of Winograd kernels where PyTorch's transposed
+    convolution leaves its result in a layout that it copies. x is kept for the gradient and not the filtered one.
+
+    Args:
+        x: maps, H and W even.
+        weight: O,C,3,3.
+        taps: [4], symmetric, of sum 1.
+        gain: factor.
+    """
+    return _Halve.apply(x, weight, taps, gain)
+
+
+class _Halve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, taps: Tensor, gain: float) -> Tensor:
+        ctx.save_for_backward(x, weight, taps)
+        ctx.gain = gain
+        return F.conv2d(upfirdn2d(x, taps, padding=(2, 2), gain=gain), weight, stride=2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight, taps = ctx.saved_tensors
+        by_x = by_weight = None
+        if ctx.needs_input_grad[0]:
+            ones = grad.new_ones(grad.shape[0], grad.shape[1])
+            by_x = modulated_conv2d(
+                grad,
+                weight.transpose(0, 1),
+                ones,
+                weight_gain=ctx.gain / 4,  # the op multiplies by up * up
+                demodulate=False,
+                up=2,
+                fir=taps,
+                act=False,
+            )
+        if ctx.needs_input_grad[1] and not weight_gradients_left_out():
+            filtered = upfirdn2d(x, taps, padding=(2, 2), gain=ctx.gain)
+            by_weight = torch.ops.aten.convolution_backward(
+                grad, filtered, weight, None, [2, 2], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
+            )[1]
+        return by_x, by_weight, None, None

@@ -81,10 +81,10 @@ _weights_are_left_out = False
 def no_weight_gradients() -> Iterator[None]:
     """Backward passes in this block leave out the gradients of convolutions by their weights.
 
-    For the inner pass of path length regularisation, which differentiates images by styles with `create_graph=True`:
-    PyTorch does not tell a gradient written in Python which of its inputs a pass is about, and a weight's costs as much
-    as the rest of a layer. The gradient of the penalty itself, taken behind the block, is whole. It holds for all
-    threads, and not for the reference.
+    For the inner pass of penalties on gradients (path length, R1), which is taken with `create_graph=True`: PyTorch does
+    not tell a gradient written in Python which of its inputs a pass is about, and a weight's costs as much as the rest
+    of a layer. The gradient of the penalty itself, taken behind the block, is whole. It holds for all threads, and not
+    for the reference.
     """
     global _weights_are_left_out
     before, _weights_are_left_out = _weights_are_left_out, True
@@ -92,6 +92,11 @@ def no_weight_gradients() -> Iterator[None]:
         yield
     finally:
         _weights_are_left_out = before
+
+
+def weight_gradients_left_out() -> bool:
+    """Whether this is inside of `no_weight_gradients`, for gradients that are written elsewhere."""
+    return _weights_are_left_out
 
 
 def out_size(rows: int, columns: int, size: int, taps: Sequence[int], up: int, down: int, padding: int) -> Any:

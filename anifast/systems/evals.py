@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
 import anifast
 from anifast import systems
+from anifast.engine import config, state
 from anifast.engine import precision as numbers
-from anifast.engine import state
 from anifast.engine.translate import check_writable
 from anifast.errors import AnifastError
 from anifast.files import write_text
@@ -32,7 +36,7 @@ def evaluate(
     *,
     features: str = "auto",
     weights: str | Path | None = None,
-    against: str = "test",
+    against: str | None = None,
     to: str | None = None,
     batch: int = 8,
     limit: int | None = None,
@@ -40,6 +44,7 @@ def evaluate(
     device: str | None = None,
     precision: str = "fp32",
     out: str | Path | None = None,
+    **settings: Any,
 ) -> Report:
     """Evaluate a trained model on a data folder and write the figures as JSON.
 
@@ -49,7 +54,7 @@ def evaluate(
         features: what FID and KID are taken with: "inception", "squeezenet", "auto" (see `anifast.metrics.extractor`;
             without any weights FID and KID are left out, with a note) or "none".
         weights: the file with the extractor's weights.
-        against: compare with the pictures of "test", "train" or "both".
+        against: compare with the pictures of "test", "train" or "both"; None: what is usual for the system.
         to: evaluate the translation to this domain only.
         batch: pictures at once.
         limit: take the first so many pictures of each folder only.
@@ -57,6 +62,7 @@ def evaluate(
         device: "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
         precision: the model's; features are always taken in fp32.
         out: the file; None: evaluation.json in the run folder, or no file where `path` is no run folder.
+        settings: of this system only, the fields of its `evaluation.Settings`.
 
     Returns:
         The report; its `facts` are what the file holds.
@@ -68,7 +74,7 @@ def evaluate(
     for name, value, least in (("batch", batch, 1), ("max", limit, 1), ("kid-subset", subset_size, 2)):
         if value is not None and value < least:
             raise AnifastError(f"--{name} {value}: at least {least}")
-    if against not in AGAINST:
+    if against is not None and against not in AGAINST:
         raise AnifastError(f"unknown set {against!r}; there are {', '.join(AGAINST)}")
     chosen = numbers.pick_device(device)
     is_run = (Path(path) / state.NAME).exists()
@@ -77,13 +83,17 @@ def evaluate(
         raise AnifastError(f"{file}: is a folder; --out names the file")
     found = systems.read(path)
     system = systems.recognise(found, path)
+    evaluation = systems.module(system, "evaluation")
+    own = _own(system, evaluation, settings)
     with state.about(path):
         model = systems.module(system, "inference").load(found, chosen, precision=precision)
     measure, missing = _extractor(features, weights, chosen)
     if file is not None:
         check_writable(file.parent)  # said before the work and not after it
-    options = Options(measure, batch, limit, AGAINST[against], subset_size, to)
-    report: Report = systems.module(system, "evaluation").evaluate(model, Path(data), options)
+    usual: str = getattr(evaluation, "AGAINST", "test")
+    options = Options(measure, batch, limit, AGAINST[against or usual], subset_size, to, own)
+    with state.about(path):
+        report: Report = evaluation.evaluate(model, Path(data), options)
     if missing:
         report.note(missing)
     report.facts = {
@@ -107,6 +117,25 @@ def evaluate(
         write_text(file, json.dumps(report.facts, indent=1) + "\n")
     report.file = file
     return report
+
+
+def _own(system: str, evaluation: ModuleType, values: Mapping[str, Any]) -> Any:
+    """The system's own settings with these values, or None for one that has none.
+
+    Raises:
+        AnifastError: a value that cannot be, or one of another system.
+    """
+    own: type | None = getattr(evaluation, "Settings", None)
+    names = [field.name for field in dataclasses.fields(own)] if own is not None else []
+    unknown = [_flag(name) for name in values if name not in names]
+    if unknown:
+        there_are = f"; its own are {', '.join(map(_flag, names))}" if names else ", which has none of its own"
+        raise AnifastError(f"{', '.join(unknown)}: no option for {system}, the system of this model{there_are}")
+    return None if own is None else config.build(own, values)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _extractor(name: str, weights: str | Path | None, device: torch.device) -> tuple[Extractor | None, str]:

@@ -1,4 +1,4 @@
-"""The networks of GANs N' Roses by their authors, out of a checkout of their repository, and a step of training on them.
+"""The networks of GANs N' Roses by its authors, from a checkout of their repository, and a training step on them.
 
 Only the module `model` of github.com/mchong6/GANsNRoses and its package `op` are imported, at the time of measuring;
 nothing of that code is here. The branch main computes with plain PyTorch on any device, the others need a GPU and a
@@ -134,9 +134,12 @@ class Authors:
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.config, self.perceptual = config, perceptual
+        #: The generators' averages and the optimisers, once training has begun.
+        self.averages: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Adam] = {}
         model.channels.update({side: channels(side, 1, config.base_channels) for side in model.channels})
         c = config
-        self.nets: dict[str, nn.Module] = {}
+        self.nets: dict[str, Any] = {}
         for name, ours in nets.items():
             if name.startswith("G"):
                 net = model.Generator(c.size, c.num_down, c.latent_dim, c.n_mlp, c.n_res, lr_mlp=c.lr_mlp)
@@ -165,8 +168,8 @@ class Authors:
         """Pictures in given style codes, limited to [-1, 1]."""
         net = self.nets["G_A2B" if to == "B" else "G_B2A"]
         with torch.no_grad():
-            content, _ = net.encode(images)  # type: ignore[operator]
-            painted: Tensor = net.decode(content, styles)  # type: ignore[operator]
+            content, _ = net.encode(images)
+            painted: Tensor = net.decode(content, styles)
         return painted.clamp(-1, 1)
 
     def judge(self, name: str, x: Tensor) -> list[Tensor]:
@@ -174,22 +177,36 @@ class Authors:
         scores: list[Tensor] = self.nets[name](x)
         return scores
 
-    def step(self, a: Tensor, b: Tensor, aug_a: Tensor, aug_b: Tensor, index: int) -> None:
-        """Iteration `index`, from augmented batches [B,3,size,size]: one picture of A and of B each, and real ones."""
-        c, n, regularise = self.config, len(a), index % self.config.r1_every == 0
+    def _draw(self, count: int, device: torch.device) -> dict[str, Tensor]:
+        """Styles z, which of styles and read codes are painted with, and the order of codes on the way back."""
+        drawn: dict[str, Tensor] = {}
+        for domain in "ab":
+            drawn[f"z_{domain}"] = torch.randn(count, self.config.latent_dim, device=device)
+            drawn[f"pick_{domain}"] = torch.randperm(2 * count)[:count]
+            drawn[f"mix_{domain}"] = torch.randperm(count)
+        return drawn
+
+    def step(self, batch: Sequence[Tensor], index: int, drawn: Mapping[str, Tensor] | None = None) -> None:
+        """Iteration `index`.
+
+        Args:
+            batch: augmented pictures [B,3,size,size] in the order of `training.Batch`: one picture of A, one of B, and
+                different ones of A and B.
+            index: the penalty is due where this is a multiple of its interval.
+            drawn: see `_draw`; None draws it.
+        """
+        a, b, aug_a, aug_b = batch
+        c, regularise = self.config, index % self.config.r1_every == 0
+        drawn = self._draw(len(a), a.device) if drawn is None else drawn
         g_ab, g_ba = (self.nets[name] for name in ("G_A2B", "G_B2A"))
-        encode: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]] = lambda net, x: net.encode(x)  # noqa: E731
-        decode: Callable[[nn.Module, Tensor, Tensor], Tensor] = lambda net, x, s: net.decode(x, s)  # noqa: E731
         if regularise:
             aug_a, aug_b = (x.detach().clone().requires_grad_() for x in (aug_a, aug_b))
-        content_a, style_a = encode(g_ab, a)
-        content_b, style_b = encode(g_ba, b)
-        read_b, read_a = encode(g_ba, aug_b)[1], encode(g_ab, aug_a)[1]
-        z_b, z_a = (torch.randn(n, c.latent_dim, device=a.device, requires_grad=True) for _ in range(2))
-        given_b, given_a = (
-            torch.cat([z, read])[torch.randperm(2 * n)][:n] for z, read in ((z_b, read_b), (z_a, read_a))
-        )
-        fake_b, fake_a = decode(g_ab, content_a, given_b), decode(g_ba, content_b, given_a)
+        content_a, style_a = g_ab.encode(a)
+        content_b, style_b = g_ba.encode(b)
+        read_b, read_a = g_ba.style_encode(aug_b), g_ab.style_encode(aug_a)
+        z_b, z_a = (drawn[name].clone().requires_grad_() for name in ("z_b", "z_a"))
+        given_b, given_a = torch.cat([z_b, read_b])[drawn["pick_b"]], torch.cat([z_a, read_a])[drawn["pick_a"]]
+        fake_b, fake_a = g_ab.decode(content_a, given_b), g_ba.decode(content_b, given_a)
 
         on_real = {"D_A": self.judge("D_A", aug_a), "D_B": self.judge("D_B", aug_b)}
         on_drawn = [self.judge("D_L", z) for z in (z_b, z_a)]
@@ -204,18 +221,18 @@ class Authors:
         loss.backward()
         self.optimizers["D"].step()
 
-        loss = c.lambda_adv * torch.stack(
-            [_softplus(self.judge(name, fake), -1) / 3 for name, fake in (("D_A", fake_a), ("D_B", fake_b))]
-        ).sum()
+        loss = torch.zeros((), dtype=a.dtype, device=a.device)
+        for name, fake in (("D_A", fake_a), ("D_B", fake_b)):
+            loss = loss + c.lambda_adv / 3 * _softplus(self.judge(name, fake), -1)
         for read in (read_b, read_a):
-            loss = loss + c.lambda_latent * _softplus(self.judge("D_L", read), -1)
+            loss = loss + c.lambda_adv * c.lambda_latent * _softplus(self.judge("D_L", read), -1)
         for style in (style_a, style_b):
             spread = style.var(0, unbiased=False).sum() if c.style_consistency == "variance" else _cosine(style)
             loss = loss + c.lambda_style * spread
-        again_a, found_b = encode(g_ba, fake_b)
-        again_b, found_a = encode(g_ab, fake_a)
-        rec_a = decode(g_ba, again_a, style_a[torch.randperm(n)])
-        rec_b = decode(g_ab, again_b, style_b[torch.randperm(n)])
+        again_a, found_b = g_ba.encode(fake_b)
+        again_b, found_a = g_ab.encode(fake_a)
+        rec_a = g_ba.decode(again_a, style_a[drawn["mix_a"]])
+        rec_b = g_ab.decode(again_b, style_b[drawn["mix_b"]])
         distance = F.mse_loss if c.cycle == "mse" else F.l1_loss
         loss = loss + c.lambda_cycle * (distance(rec_a, a) + distance(rec_b, b))
         if self.perceptual is not None:
@@ -224,7 +241,7 @@ class Authors:
             loss = loss + c.lambda_style_rec * (F.mse_loss(found_b, given_b) + F.mse_loss(found_a, given_a))
         if c.lambda_identity:
             for net, real in ((g_ab, aug_b), (g_ba, aug_a)):
-                loss = loss + c.lambda_identity * F.l1_loss(decode(net, *encode(net, real)), real)
+                loss = loss + c.lambda_identity * F.l1_loss(net(real)[0], real)
         self.optimizers["G"].zero_grad()
         loss.backward()
         self.optimizers["G"].step()

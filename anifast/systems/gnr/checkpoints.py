@@ -294,7 +294,10 @@ def _generator_settings(net: Weights, label: str) -> dict[str, Any]:
             f"{what}: encoder.style.{last}.weight has shape {[length, base]}, expected [{latent_dim}, channels], as "
             f"long as the codes that mapping.0.weight takes"
         )
-    kernel = _shape(net, "encoder.content.0.0.weight", 4, what, "[channels, channels, 1 or 3, 1 or 3]")[3]
+    form = "[channels, channels, k, k] with k = 1 (v1) or 3 (v2)"
+    content = _shape(net, "encoder.content.0.0.weight", 4, what, form)
+    if content[3] not in (1, 3):
+        raise CheckpointError(f"{what}: encoder.content.0.0.weight has shape {list(content)}, expected {form}")
     counts = {
         "encoder.stem": _count(net, "encoder.stem") - 1 - n_res,
         "convs": _count(net, "convs") / 2,
@@ -311,7 +314,7 @@ def _generator_settings(net: Weights, label: str) -> dict[str, Any]:
         "n_mlp": _count(net, "mapping"),
         "n_res": n_res,
         "channel_multiplier": base / 512,
-        "generator": "v1" if kernel == 1 else "v2",
+        "generator": "v1" if content[3] == 1 else "v2",
     }
 
 

@@ -108,7 +108,8 @@ def main(args: argparse.Namespace) -> int:
             raise AnifastError(f"--{name} {value}: at least {least}")
     args.truncation = check_truncation(args.truncation)
     paths = _pictures(args.contents)
-    _check_out(args.out, [*paths, *map(Path, getattr(args, "style", None) or getattr(args, "between", ()))])
+    sources: list[str] = getattr(args, "between", None) or getattr(args, "style", None) or []
+    _check_out(args.out, [*paths, *map(Path, sources)])
     model = load_model(args.model, args.device, args.precision)
     with state.about(args.model):
         model.require(args.to)
@@ -170,7 +171,7 @@ def _grid(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) ->
         codes(styles),
         names=[_short(path.name, 24) for path in paths],
         references=_references(args, model, styles),
-        title=_short(", ".join(style.name for style in styles), 16 * len(styles)),
+        title=_short(" | ".join(style.name for style in styles), 16 * len(styles)),
     )
     return len(paths) * len(styles), draw
 
@@ -182,8 +183,8 @@ def _interpolate(args: argparse.Namespace, model: Translator, paths: Sequence[Pa
     ends = _gathered(args, model, args.between, None)
     if len(ends) != 2:
         raise AnifastError(
-            f"--between {' '.join(args.between)}: gives {len(ends)} styles, and two are needed; name one of a file's by "
-            "its number, as in styles.json#3"
+            f"--between {' '.join(args.between)}: gives {len(ends)} styles, and two are needed; name one of a file "
+            "by its number, as in styles.json#3"
         )
     sheets.check_room(model, len(paths) + 1, args.steps + 1)
     draw = partial(

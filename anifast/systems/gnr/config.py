@@ -50,7 +50,9 @@ class Config:
     )
     generator: str = option("v1", "v1: 1x1 convolutions in the content head, v2: 3x3", choices=("v1", "v2"))
     discriminator: str = option(
-        "v1.1", "v1: the branch main, v1.1: the release, v2: the newest of the authors' three", choices=("v1", "v1.1", "v2")
+        "v1.1",
+        "v1: the branch main, v1.1: the release, v2: the newest of the authors' three",
+        choices=("v1", "v1.1", "v2"),
     )
 
     start_from: str | None = option(
@@ -116,7 +118,8 @@ class Config:
     )
     precision: str = option("fp32", "fp32, or bf16 convolutions under fp32 weights", choices=("fp32", "bf16"))
     checkpointing: bool = option(
-        False, "keep block borders only and compute the rest again in backward: a third more time, a third of the memory"
+        False,
+        "keep block borders only and compute the rest again in backward: a third more time, a third of the memory",
     )
     log_every: int = option(70, "pictures between two lines of metrics.jsonl", low=1, on_resume=True)
     sheet_every: int = option(7000, "pictures between two sample sheets", low=1, on_resume=True)

@@ -82,7 +82,7 @@ class Translator:
         """
         if to not in self.held:
             raise CheckpointError(
-                f"this model translates to {self.held[0]} only; {_PAINTS[to]}, the generator to {to}, is in another file"
+                f"this model translates to {self.held[0]} only; {_PAINTS[to]}, which paints {to}, is in another file"
             )
 
     def require_styles(self, to: str) -> None:

@@ -50,8 +50,17 @@ def _through(modules: Sequence[nn.Module], x: Tensor, recompute: bool) -> Tensor
 
 def _call(module: Callable[..., Tensor], x: Tensor, recompute: bool, **options: Any) -> Tensor:
     if recompute and torch.is_grad_enabled():
-        return checkpoint(module, x, use_reentrant=False, preserve_rng_state=False, **options)  # type: ignore[no-any-return]
+        return checkpoint(module, x, use_reentrant=False, preserve_rng_state=False, **options)
     return module(x, **options)
+
+
+def _in_full(layers: nn.Module, x: Tensor) -> Tensor:
+    """A sequence of layers that ends in a linear one, without autocast."""
+    last = list(layers.children())[-1]
+    assert isinstance(last, EqualLinear)
+    with without_autocast(x):
+        found: Tensor = layers(x.to(last.weight.dtype))
+    return found
 
 
 class StyledResBlock(nn.Module):
@@ -111,19 +120,10 @@ class Encoder(nn.Module):
             contents: of how many pictures the content is wanted, which the others are then spared; None: of all.
         """
         x = _through(list(self.stem), images, self.recompute)
-        content: Tensor = self.content(x if contents is None else x[:contents])
-        return content, self._style(x)
-
-    def style_of(self, images: Tensor) -> Tensor:
-        """N,3,size,size -> style [N, latent_dim]."""
-        return self._style(_through(list(self.stem), images, self.recompute))
-
-    def _style(self, x: Tensor) -> Tensor:
+        chosen = x if contents is None else x[:contents]
+        content = self.content(chosen) if len(chosen) else chosen
         first = next(k for k, module in enumerate(self.style) if isinstance(module, nn.Flatten))
-        x = self.style[:first](x)
-        with without_autocast(x):
-            code: Tensor = self.style[first:](x.to(self.style[-1].weight.dtype))
-        return code
+        return content, _in_full(self.style[first:], self.style[:first](x))
 
 
 class Generator(Synthesis):
@@ -166,6 +166,11 @@ class Generator(Synthesis):
         self.adain_bottleneck = nn.ModuleList(StyledResBlock(width, STYLE_DIM) for _ in range(n_res))
         self.add_synthesis(size, STYLE_DIM, start=start, channel_multiplier=1, base_channels=base, noise=False)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As of modules; encoder and decoder are compiled by themselves, since `encode` and `decode` are what is called."""
+        self.encoder.compile(*args, **kwargs)
+        self.paint = torch.compile(self.paint, *args, **kwargs)  # type: ignore[method-assign]
+
     def encode(self, input: Tensor, contents: int | None = None) -> tuple[Tensor, Tensor]:
         """Pictures N,3,size,size -> content [contents or N, C, side, side] and style [N, latent_dim]."""
         content, style = self.encoder(input, contents)
@@ -173,13 +178,12 @@ class Generator(Synthesis):
 
     def style_encode(self, input: Tensor) -> Tensor:
         """Pictures N,3,size,size -> style [N, latent_dim]."""
-        return self.encoder.style_of(input)
+        style: Tensor = self.encoder(input, 0)[1]
+        return style
 
     def get_latent(self, styles: Tensor) -> Tensor:
         """Style codes [N, latent_dim] -> w [N, 512]: the mapping network."""
-        with without_autocast(styles):
-            w: Tensor = self.mapping(styles.to(self.mapping[0].weight.dtype))
-        return w
+        return _in_full(self.mapping, styles)
 
     def decode(self, input: Tensor, styles: Tensor, use_mapping: bool = True) -> Tensor:
         """Paint contents in styles.
@@ -197,7 +201,8 @@ class Generator(Synthesis):
 
     def styles_of(self, w: Tensor) -> list[Tensor]:
         """What all affine layers make of w [N, 512], for `paint`: two for each bottleneck, then the synthesis' own."""
-        convs = [conv.conv.modulation for block in self.adain_bottleneck for conv in (block.conv1, block.conv2)]
+        blocks = [block for block in self.adain_bottleneck if isinstance(block, StyledResBlock)]
+        convs = [conv.conv.modulation for block in blocks for conv in (block.conv1, block.conv2)]
         return modulate([*convs, *self.modulations()], w)
 
     def paint(self, content: Tensor, styles: Sequence[Tensor]) -> Tensor:
@@ -255,14 +260,12 @@ class Discriminator(nn.Module):
         split = len(self.g_branch) - (2 if self.version == "v2" else 0)
         maps = _through(list(self.g_branch)[:split], x, self.recompute)
         if self.version == "v2":
+            features = _in_full(self.g_branch[split:], maps)
             with without_autocast(maps):
-                features = self.g_branch[split:](maps.to(self.g_final.weight.dtype))
                 whole = self.g_adv(features)
         else:
             whole = self.g_adv(maps)
-            down = self.g_std[:-2](maps)
-            with without_autocast(maps):
-                features = self.g_std[-2:](down.to(self.g_final.weight.dtype))
+            features = _in_full(self.g_std[-2:], self.g_std[:-2](maps))
         with without_autocast(maps):
             batches = [features] if parts is None else features.split(list(parts))
             diversity = self.g_final(torch.cat([batch_std(batch) for batch in batches]))
@@ -287,11 +290,9 @@ class LatentDiscriminator(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, style_dim] -> [N, 1]; all N are compared."""
+        x = _in_full(self.fc[:4], input)
         with without_autocast(input):
-            x = input.to(self.fc[5].weight.dtype)
-            for layer in self.fc[:4]:
-                x = layer(x)
-            out: Tensor = self.fc[5](self.fc[4].fc(minibatch_std(x, None)))
+            out: Tensor = self.fc[5](self.fc[4].get_submodule("fc")(minibatch_std(x, None)))
         return out
 
 

@@ -53,10 +53,7 @@ def grid(
     """
     check_room(model, len(images) + (references is not None), 1 + len(styles))
     w = model.latents(styles, to, truncation)
-    rows = [] if references is None else [("styles of", torch.cat([_nothing(references), references.float().cpu()]))]
-    for n, image in enumerate(images.split(1)):
-        rows.append((names[n] if names else f"{n}", _row(image, _painted(model, image, w, to, batch, on_painted))))
-    return sheet([Block(title, rows)], tile=_tile(model))
+    return _strips(model, images, w, to, names, references, title, batch, on_painted)
 
 
 def interpolation(
@@ -97,16 +94,12 @@ def interpolation(
     if steps < 2:
         raise ValueError(f"steps: {steps} is below 2")
     check_room(model, len(images) + (references is not None), 1 + steps)
-    ends = [model.latents(code, to, truncation) for code in (first, last)]
-    w = torch.cat([torch.lerp(*ends, k / (steps - 1)) for k in range(steps)])
-    rows = []
+    start, end = (model.latents(code, to, truncation) for code in (first, last))
+    w = torch.cat([torch.lerp(start, end, k / (steps - 1)) for k in range(steps)])
     if references is not None:
-        between = _nothing(references).expand(steps - 2, -1, -1, -1)
-        known = references.float().cpu()
-        rows.append(("styles of", torch.cat([_nothing(references), known[:1], between, known[1:]])))
-    for n, image in enumerate(images.split(1)):
-        rows.append((names[n] if names else f"{n}", _row(image, _painted(model, image, w, to, batch, on_painted))))
-    return sheet([Block(title, rows)], tile=_tile(model))
+        between = _nothing(references).expand(steps - 2, -1, -1, -1).to(references)
+        references = torch.cat([references[:1], between, references[1:]])
+    return _strips(model, images, w, to, names, references, title, batch, on_painted)
 
 
 def edits(
@@ -153,11 +146,9 @@ def edits(
     offsets = torch.tensor(strengths(strength, steps), device=w.device)
     around = (w + offsets[None, :, None] * axes[:, None]).flatten(0, 1)
     painted = _painted(model, image, around, to, batch, on_painted)
-    rows = [
-        (f"direction {n}", _row(image if n == 0 else _nothing(image), part))
-        for n, part in enumerate(painted.split(steps))
-    ]
-    return sheet([Block(title, rows)], tile=_tile(model))
+    names = [f"direction {n}" for n in range(directions)]
+    shown = [image, *[_nothing(image)] * (directions - 1)]
+    return _sheet(model, names, shown, list(painted.split(steps)), title)
 
 
 def strengths(strength: float, steps: int) -> list[float]:
@@ -189,9 +180,32 @@ def _nothing(like: Tensor) -> Tensor:
     return torch.ones(1, *like.shape[1:])
 
 
-def _row(image: Tensor, painted: Tensor) -> Tensor:
-    """A row of a sheet on the CPU: the picture and its paintings."""
-    return torch.cat([image.detach().float().cpu(), painted])
+def _strips(
+    model: Translator,
+    images: Tensor,
+    w: Tensor,
+    to: str,
+    names: Sequence[str],
+    references: Tensor | None,
+    title: str,
+    batch: int,
+    on_painted: OnPainted | None,
+) -> Image.Image:
+    """A row for each picture in all of w, under a row of references if there are some."""
+    labels = list(names) or [f"{n}" for n in range(len(images))]
+    shown = list(images.split(1))
+    painted = [_painted(model, image, w, to, batch, on_painted) for image in shown]
+    if references is not None:
+        labels, shown, painted = ["styles of", *labels], [_nothing(images), *shown], [references, *painted]
+    return _sheet(model, labels, shown, painted, title)
+
+
+def _sheet(
+    model: Translator, labels: Sequence[str], shown: Sequence[Tensor], painted: Sequence[Tensor], title: str
+) -> Image.Image:
+    """Pictures with their labels in the first column, and under the title what stands in the same row as each."""
+    left = Block("", list(zip(labels, shown, strict=True)))
+    return sheet([left, Block(title, [(" ", row) for row in painted])], tile=_tile(model))
 
 
 def _painted(model: Translator, image: Tensor, w: Tensor, to: str, batch: int, on_painted: OnPainted | None) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from anifast.data.folders import printable, read_image, resize, to_float, to_tensor
+from anifast.engine.precision import enough_memory
 from anifast.errors import AnifastError, CheckpointError, DataError
 from anifast.files import write_text
 
@@ -108,7 +109,7 @@ def _style(entry: Any, number: int, length: int, shown: str) -> Style:
     name, code = (entry.get("name"), entry.get("code")) if isinstance(entry, dict) else (None, None)
     if not isinstance(name, str) or not isinstance(code, list) or len(code) != length:
         raise DataError(f"{shown}: damaged: style {number} is not a name and a code of {length} numbers")
-    if not all(type(x) in (int, float) and math.isfinite(x) and abs(x) <= _LARGEST for x in code):
+    if not all(type(x) in (int, float) and abs(x) <= _LARGEST for x in code):
         raise DataError(f"{shown}: damaged: style {number}: its code holds something else than finite numbers")
     return Style(name, tuple(map(float, code)))
 
@@ -181,7 +182,10 @@ def _read(model: Translator, paths: Sequence[Path], to: str, how: str, batch: in
     """The styles of pictures."""
     for start in range(0, len(paths), batch):
         part = paths[start : start + batch]
-        for path, code in zip(part, model.styles_of(load_pictures(part, model.size, how), to), strict=True):
+        images = load_pictures(part, model.size, how)
+        with enough_memory(batch, "", "--batch"):
+            read = model.styles_of(images, to)
+        for path, code in zip(part, read, strict=True):
             if not torch.isfinite(code).all():
                 raise CheckpointError(
                     f"the style that it reads in {printable(path)} is not finite (NaN); its weights may be damaged, or "
@@ -244,7 +248,7 @@ class Painter:
         return "1 style" if len(self.styles) == 1 else f"{len(self.styles)} styles"
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
-        """N,3,size,size in [-1, 1] -> the first in all styles, then the second, ...: parts of up to batch,3,size,size."""
+        """N,3,size,size in [-1, 1] -> the first in all styles, then the second, ..., `batch` pictures at once."""
         return self.model.paint_all(self.model.contents(images, self.to), self._w, self.to, self.batch)
 
     def save(self, folder: Path) -> Path:

@@ -29,7 +29,7 @@ from anifast.systems.gnr import checkpoints
 from anifast.systems.gnr.augmentation import augment
 from anifast.systems.gnr.config import Config
 from anifast.systems.gnr.losses import adversarial, distance, gradient_penalty, style_consistency
-from anifast.systems.gnr.networks import networks, recompute
+from anifast.systems.gnr.networks import Generator, networks, recompute
 
 #: The loss figure: all weighted.
 PANELS = (
@@ -96,7 +96,9 @@ class Pictures(TwoDomains):
                 )
         self._config, self._device = config, device
         self._samplers = [
-            ClassSampler(np.zeros(len(packed)), self._share, (config.seed + domain) % 2**63, team.rank, team.world)
+            ClassSampler(
+                np.zeros(len(packed), np.int64), self._share, (config.seed + domain) % 2**63, team.rank, team.world
+            )
             for domain, packed in enumerate((self.a, self.b))
         ]
         self._drawn = 0
@@ -294,15 +296,15 @@ class GNR:
         """One pass of an encoder: contents, codes of the content batch, of the target domain's, and of the real batch."""
         count, identity = len(content), self.config.lambda_identity > 0
         rows = [content] + ([target] if identity else []) + ([real] if self._reads_real else [])
-        contents, codes = self.nets[name].encode(torch.cat(rows), contents=count * (1 + identity))
+        contents, codes = self._generator(name).encode(torch.cat(rows), contents=count * (1 + identity))
         parts = iter(codes.split(count))
         return contents, next(parts), next(parts) if identity else None, next(parts) if self._reads_real else None
 
     def _decoded(self, name: str, contents: Tensor, style: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """One pass of a decoder: the content batch in `style`, and the target domain's pictures in their own."""
         if own is None:
-            return self.nets[name].decode(contents, style), None
-        fake, same = self.nets[name].decode(contents, torch.cat([style, own])).split(len(style))
+            return self._generator(name).decode(contents, style), None
+        fake, same = self._generator(name).decode(contents, torch.cat([style, own])).split(len(style))
         return fake, same
 
     def judged(self) -> tuple[Tensor, ...]:
@@ -360,7 +362,14 @@ class GNR:
 
     def returned(self) -> tuple[Tensor, ...]:
         """The content batches and the order in which their codes are used on the way back."""
-        return self.batch.a, self.batch.b, self._draws["mix_a"], self._draws["mix_b"], self.batch.aug_a, self.batch.aug_b
+        return (
+            self.batch.a,
+            self.batch.b,
+            self._draws["mix_a"],
+            self._draws["mix_b"],
+            self.batch.aug_a,
+            self.batch.aug_b,
+        )
 
     def generators(
         self, a: Tensor, b: Tensor, mix_a: Tensor, mix_b: Tensor, aug_a: Tensor, aug_b: Tensor
@@ -381,8 +390,8 @@ class GNR:
         for side, real, mix, code, fake, style, back in way_back:
             other = "b" if side == "a" else "a"
             parts[f"style_{side}"] = style_consistency(code, c.style_consistency) * c.lambda_style
-            content, found = self.nets[back].encode(fake)
-            again = self.nets[back].decode(content, code[mix])
+            content, found = self._generator(back).encode(fake)
+            again = self._generator(back).decode(content, code[mix])
             parts[f"cycle_{side}"] = distance(again, real, c.cycle) * c.lambda_cycle
             if self.lpips is not None:
                 parts[f"lpips_{side}"] = self.lpips(again, self.lpips.features(real)).mean() * c.lambda_lpips
@@ -394,6 +403,11 @@ class GNR:
         loss = torch.stack(list(parts.values())).sum()
         self._painted = None
         return loss, {name: part.detach() for name, part in parts.items()} | {"generators": loss.detach()}
+
+    def _generator(self, name: str) -> Generator:
+        net = self.nets[name]
+        assert isinstance(net, Generator)
+        return net
 
     def _heads(self, logits: list[Tensor]) -> list[Tensor]:
         """Those that count."""
@@ -421,28 +435,33 @@ class GNR:
         if self._shown is None:
             raise ValueError("no pictures were given for the sample sheet")
         a, b = (images.to(self.device) for images in self._shown)
-        nets = self.nets if self.ema is None else self.ema.nets
+        nets: Mapping[str, Any] = self.nets if self.ema is None else self.ema.nets
         blocks = []
-        for there, back, real, others, arrow in (("G_A2B", "G_B2A", a, b, "A to B"), ("G_B2A", "G_A2B", b, a, "B to A")):
+        for there, back, real, others, arrow in (
+            ("G_A2B", "G_B2A", a, b, "A to B"),
+            ("G_B2A", "G_A2B", b, a, "B to A"),
+        ):
             source = torch.Generator().manual_seed(self.config.seed % 2**32)
             pairs = torch.randn(2, (len(real) + 1) // 2, self.config.latent_dim, generator=source)
             one, two = pairs.repeat_interleave(2, dim=1)[:, : len(real)].to(self.device)
             content, code = _each(nets[there].encode, real)
             _, reference = _each(nets[back].encode, others)
             reference = reference[torch.arange(len(real), device=self.device) % len(others)]
-            painted = {
-                "style of\nB's picture" if arrow[-1] == "B" else "style of\nA's picture": reference,
-                "random style 1": one,
-                "random style 2": two,
-            }
-            rows = [(f"real {arrow[0]}", real), (f"kept in {arrow[0]}", _each(nets[back], real)[0])]
+            painted = {"that style": reference, "random style 1": one, "random style 2": two}
             fakes = {name: _each(nets[there].decode, content, style)[0] for name, style in painted.items()}
-            rows += list(fakes.items())
-            rows += [(f"back from\n{name.splitlines()[0]}", _each(nets[back], fake, code)[0]) for name, fake in fakes.items()]
-            rows.append(("back in its\nfound style", _each(nets[back], fakes["random style 1"])[0]))
+            taken = others[torch.arange(len(real), device=self.device) % len(others)]
+            rows = [
+                (f"real {arrow[0]}", real),
+                (f"repainted in {arrow[0]}", _each(nets[back], real)[0]),
+                (f"a style of {arrow[-1]}", taken),
+                *((f"in {name}", fake) for name, fake in fakes.items()),
+                *((f"back from\n{name}", _each(nets[back], fake, code)[0]) for name, fake in fakes.items()),
+                ("back in the\nstyle found", _each(nets[back], fakes["random style 1"])[0]),
+            ]
             if self.ema is not None:
-                latest, _ = _each(self.nets[there].encode, real)
-                rows.append(("random style 1,\nnot averaged", _each(self.nets[there].decode, latest, one)[0]))
+                live = self._generator(there)
+                latest, _ = _each(live.encode, real)
+                rows.append(("random style 1,\nnot averaged", _each(live.decode, latest, one)[0]))
             blocks.append(Block(arrow, rows))
         caption = f"averaged weights, decay {self.config.ema:g} a step" if self.ema else ""
         return sheet(blocks, caption=caption, tile=min(self.config.size, 128), beside=len(a) + len(b) <= 16)
@@ -509,9 +528,7 @@ def _take_over(nets: Mapping[str, nn.Module], config: Config, path: str) -> None
             net.load_state_dict(found.nets[name])
 
 
-def assemble(
-    config: Config, root: Path, device: torch.device, team: Team | None = None
-) -> tuple[GNR, Pictures, Plan]:
+def assemble(config: Config, root: Path, device: torch.device, team: Team | None = None) -> tuple[GNR, Pictures, Plan]:
     """All that a run needs, from its settings and its data folder; `team` are the processes that share the work.
 
     Raises:
@@ -547,8 +564,8 @@ def summary(system: GNR, data: Pictures, plan: Plan) -> list[str]:
     halving = f", halved every {c.halve_every:,} steps" if c.halve_every else ""
     heads = "" if c.diversity else " without diversity heads"
     lines = [
-        f"networks: 2 generators {c.generator}, {c.num_down} halvings, {sizes['G_A2B']:,} parameters each; 2 discriminators "
-        f"{c.discriminator}{heads}, {sizes['D_A']:,} each; one of style codes, {sizes['D_L']:,}{start}",
+        f"networks: 2 generators {c.generator}, {c.num_down} halvings, {sizes['G_A2B']:,} parameters each; 2 "
+        f"discriminators {c.discriminator}{heads}, {sizes['D_A']:,} each; one of style codes, {sizes['D_L']:,}{start}",
         f"data: A {len(data.a)}, B {len(data.b)} pictures of side {c.size}; each step paints one of each domain in "
         f"{c.batch} poses",
         f"losses: adversarial {c.lambda_adv:g} (codes {c.lambda_latent:g}), style {c.lambda_style:g} "
@@ -558,7 +575,9 @@ def summary(system: GNR, data: Pictures, plan: Plan) -> list[str]:
         f"{plan.total} images per domain, {plan.total // c.batch} steps",
     ]
     if c.latent_dim > 8:
-        lines.append(f"warning: style codes of {c.latent_dim} numbers may swallow the content; published results have 8")
+        lines.append(
+            f"warning: style codes of {c.latent_dim} numbers may swallow the content; published results have 8"
+        )
     return lines
 
 

@@ -1,0 +1,462 @@
+"""GANs N' Roses: translation, R1 and training, against its authors' code and against plain PyTorch.
+
+`OMP_WAIT_POLICY=ACTIVE python -m benchmarks.systems.bench_gnr [--authors CHECKOUT] [--size 128] [--out DIR]`
+
+Measured are `translate`, the R1 pass of one discriminator (its scores, the penalty, and the penalty's gradients of all
+parameters) and a training iteration, each by ours as it is, by ours on the backend `reference`, and, given a checkout
+of github.com/mchong6/GANsNRoses (the preset main is its branch main), by the authors' networks on the same weights and
+inputs (_authors_gnr.py). All take turns in one process. Before anything is timed their results are compared, by their
+errors against float64.
+
+The iteration is one from augmented batches on: losses, both optimisers' steps and the averages. It has the perceptual
+loss of VGG-16 with random weights, which changes no time; the authors' side calls the same module, ours, on both
+pictures. Theirs is always in float32, as their program is. Beside each stands the bound: the library's convolutions of
+the same work alone, as plain PyTorch calls them in our order of work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from anifast import use_backend
+from anifast.engine.loop import run_step
+from anifast.engine.precision import autocast, matrix_unit
+from anifast.errors import AnifastError
+from anifast.files import write_text
+from anifast.systems.gnr import checkpoints
+from anifast.systems.gnr.config import Config, make
+from anifast.systems.gnr.inference import Translator
+from anifast.systems.gnr.losses import gradient_penalty
+from anifast.systems.gnr.training import GNR, Batch
+
+from .. import environment
+from ..timing import Clock, clock_for, interleave, memory, steady_allocator
+from . import _authors_gnr as theirs
+
+FORMAT = "anifast.benchmark.system/1"
+#: What ours is compared with, in this order, and what tables call it.
+RIVALS = {"authors": "the authors' code", "reference": "ours on `reference`"}
+#: The presets whose networks and losses are those of a version of the authors' code.
+PRESETS = ("main", "rel", "new")
+#: device -> side of the pictures, pictures of an iteration, pictures at once of a translation
+SIZES = {"cpu": (128, 2, (1, 8)), "cuda": (256, 7, (1, 16, 64))}
+TRANSLATE, R1, WITHOUT, WITH, AVERAGE = (
+    "translate",
+    "R1 pass of one discriminator",
+    "training iteration without R1",
+    "training iteration with R1",
+    "training iteration, average",
+)
+#: (device, size, precision, preset) -> {(work, pictures): how many times faster than the authors' code it shall be}
+AIMS = {
+    ("cpu", 128, "fp32", "main"): {(TRANSLATE, 1): 1.5, (TRANSLATE, 8): 1.9, (R1, 2): 4.0, (AVERAGE, 2): 2.0},
+    ("cuda", 256, "bf16", "main"): {(TRANSLATE, 16): 4.0, (AVERAGE, 7): 3.0},
+}
+#: Of float32, relative.
+ROUNDING = torch.finfo(torch.float32).eps
+#: The share of the authors' memory that an iteration of 7 pictures shall take at most on a GPU at 256 px.
+MEMORY_AIM = 0.6
+
+Call = Callable[[], Any]
+
+
+class WrongResult(AssertionError):
+    """Ours and a rival do not compute the same."""
+
+
+def as_after_training(nets: Iterable[nn.Module]) -> None:
+    """Move biases away from where new networks have them, always the same way."""
+    source = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for net in nets:
+            for name, value in net.named_parameters():
+                if name.rpartition(".")[2] == "bias":
+                    value.add_(torch.randn(value.shape, generator=source).to(value.device) * 0.1)
+
+
+@contextmanager
+def tuned(device: torch.device) -> Iterator[None]:
+    """On a GPU cuDNN measures which of its convolutions is the fastest, as the authors' program lets it."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+class Sides:
+    """Ours, on each backend, and the authors' networks, on the same weights and inputs.
+
+    Args:
+        config: of the run.
+        device: to run on.
+        checkout: of the authors' repository; None: they are not there.
+
+    Raises:
+        AnifastError: the checkout cannot be used.
+    """
+
+    def __init__(self, config: Config, device: torch.device, checkout: Path | None) -> None:
+        self.config, self.device = config, device
+        self.system = GNR(config, device)
+        as_after_training(self.system.nets.values())
+        weights = {
+            name: {key: x.clone() for key, x in net.state_dict().items()} for name, net in self.system.nets.items()
+        }
+        state = {**checkpoints.header(config), "nets": weights}
+        self.translator = Translator(state, device, precision=config.precision)
+        self.authors: theirs.Authors | None = None
+        if checkout is not None:
+            model = theirs.load_model(checkout)
+            self.authors = theirs.Authors(model, config, self.system.nets, self.system.lpips)
+        self.names = ["anifast", *([] if self.authors is None else ["authors"]), "reference"]
+        source = torch.Generator().manual_seed(1)
+        self.batch = Batch(*((torch.rand(4, *self._shape(config.batch), generator=source) * 2 - 1).to(device)))
+
+    def _shape(self, count: int) -> tuple[int, ...]:
+        return count, 3, self.config.size, self.config.size
+
+    def _by(self, name: str, ours: Call, authors: Call) -> Call:
+        """The call of one side."""
+        if name == "anifast":
+            return ours
+
+        def rival() -> Any:
+            with tuned(self.device) if name == "authors" else use_backend("reference"):
+                return authors() if name == "authors" else ours()
+
+        return rival
+
+    def translate(self, name: str, count: int) -> Call:
+        """A call that translates so many pictures to B in styles of their own."""
+        source = torch.Generator().manual_seed(2)
+        images = (torch.rand(self._shape(count), generator=source) * 2 - 1).to(self.device)
+        codes = self.translator.random_styles(count).to(self.device)
+        return self._by(
+            name,
+            lambda: self.translator.translate(images, "B", styles=codes),
+            lambda: self.authors.translate(images, codes),  # type: ignore[union-attr]
+        )
+
+    def r1(self, name: str) -> Call:
+        """A call that gives D_A's penalty on the real batch and its gradients."""
+        images = self.batch.aug_a
+        return self._by(
+            name,
+            lambda: _r1(self.system.nets["D_A"], images, gradient_penalty),
+            lambda: _r1(self.authors.nets["D_A"], images, theirs.r1),  # type: ignore[union-attr]
+        )
+
+    def iteration(self, name: str, regularised: bool) -> Call:
+        """A call that trains one step on the batch."""
+        c, index = self.config, 0 if regularised else 1
+
+        def ours() -> None:
+            self.system.begin(self.batch, index * c.batch)
+            run_step(self.system.phases, index, self.device, c.precision)
+            if self.system.ema is not None:
+                self.system.ema.update(c.batch)
+
+        return self._by(name, ours, lambda: self.authors.step(self.batch, index))  # type: ignore[union-attr]
+
+    def peak(self, name: str, call: Call) -> int:
+        """Bytes that training takes at its highest in one call, with weights, optimisers and averages."""
+        averages = {} if self.system.ema is None else self.system.ema.nets
+        side: Any = self.system
+        if name == "authors" and self.authors is not None:
+            side, averages = self.authors, self.authors.averages
+        held = [x for net in (*side.nets.values(), *averages.values()) for x in net.state_dict().values()]
+
+        def from_nothing() -> None:
+            call()
+            for net in side.nets.values():
+                net.zero_grad(set_to_none=True)  # what is left of the last call would count as there before
+
+        peak, _ = memory(from_nothing, self.device.type)
+        for optimizer in side.optimizers.values():
+            held += [x for state in optimizer.state.values() for x in state.values() if torch.is_tensor(x)]
+        return peak + sum(x.nbytes for x in held)
+
+    def check(self) -> None:
+        """Compare what all networks give for two pictures, and R1 of D_A, with float64.
+
+        Exact are the authors' networks in float64, or without them `reference`. The relative error of each result may
+        be twice the largest that the rival has in that network's, plus eight roundings; in bf16 the rival is
+        `reference`. R1 also changes where an error decides on which side of 0 a value lies: of each layer's values a
+        share of 2 e, which carry as large a share of the squared gradients, e being the sum over layers of sqrt(n) / 2
+        roundings for sums of n products (benchmarks/bench.py).
+
+        Raises:
+            WrongResult: an error is larger, or NaN.
+        """
+        exact = {name: copy.deepcopy(net).double() for name, net in self._nets("authors").items()}
+        sides = ["anifast", "reference"]
+        if self.authors is not None and self.config.precision == "fp32":
+            sides.append("authors")
+        with use_backend("reference"):
+            expected = self._results(exact, torch.float64)
+        found = {name: self._by(name, *[partial(self._results, self._nets(name))] * 2)() for name in sides}
+        convolutions = [w for w in self.system.nets["D_A"].parameters() if w.dim() == 4]
+        share = sum(math.sqrt(w[0].numel()) / 2 for w in convolutions) * ROUNDING
+        turned = 2 * share * len(convolutions)
+        floors = {"R1 of D_A": turned, "gradients of R1": math.sqrt(turned)}
+        for what, values in expected.items():
+            errors = {
+                name: max((_relative(x, y) for x, y in zip(results[what], values, strict=True)), key=_nan_last)
+                for name, results in found.items()
+            }
+            allowed = 2 * errors[sides[-1]] + floors.get(what, 8 * ROUNDING)
+            if not errors["anifast"] <= allowed:
+                raise WrongResult(
+                    f"{what}, {self.config.size} px, {self.config.precision}: relative error "
+                    f"{errors['anifast']:.3g}, allowed {allowed:.3g}"
+                )
+
+    def _nets(self, name: str) -> Mapping[str, Any]:
+        return self.authors.nets if name == "authors" and self.authors is not None else self.system.nets
+
+    def _results(self, nets: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> dict[str, list[Tensor]]:
+        """What networks of either side give for the first two pictures of each batch, by the same names."""
+        a, b, real_a, real_b = (x[:2].to(dtype) for x in self.batch)
+        found: dict[str, list[Tensor]] = {}
+        precision = self.config.precision if nets is self.system.nets else "fp32"
+        with torch.no_grad(), autocast(self.device, precision):
+            for name, x in (("G_A2B", a), ("G_B2A", b)):
+                content, code = nets[name].encode(x)
+                found[name] = [content, code, nets[name].decode(content, self.translator.random_styles(2).to(code))]
+            for name, x in (("D_A", real_a), ("D_B", real_b)):
+                found[name] = nets[name](x)
+            scores = nets["D_L"](self.translator.random_styles(16).to(a))
+            found["D_L"] = [scores] if torch.is_tensor(scores) else scores
+        penalty, gradients = _r1(nets["D_A"], real_a, gradient_penalty if nets is self.system.nets else theirs.r1)
+        found["R1 of D_A"] = [penalty]
+        found["gradients of R1"] = [torch.cat([gradient.flatten() for gradient in gradients])]
+        return found
+
+
+def _r1(net: nn.Module, images: Tensor, penalty: Callable[[Any, Tensor], Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The penalty of a discriminator on pictures, and its gradients of all parameters."""
+    images, parameters = images.clone().requires_grad_(), list(net.requires_grad_(True).parameters())
+    loss = penalty(net(images), images)
+    return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+
+def _relative(x: Tensor, exact: Tensor) -> float:
+    return float((x.double() - exact).norm() / exact.norm())
+
+
+def _nan_last(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
+class _Convolutions(TorchDispatchMode):
+    """Counts the convolutions and gradients of one that run under it, but not filters, which see one channel at once.
+
+    Attributes:
+        seen: how often each was called.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[tuple[Any, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run it, and count it if it is one."""
+        if func in (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default):
+            backward = func is torch.ops.aten.convolution_backward.default
+            tensors, numbers = args[: 2 + backward], args[3 + backward :]
+            x, weight = tensors[-2:]
+            # the double backward of a filter convolves channel by channel, for a gradient of the filter or not
+            one = weight.shape[1] if numbers[5] > 1 else max(x.shape[0], weight.shape[0])
+            if one > 1:
+                likes = tuple((tuple(x.shape), x.stride(), x.dtype) for x in tensors)
+                self.seen[(backward, likes, tuple(tuple(n) if isinstance(n, list) else n for n in numbers))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _alike(like: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Random numbers that lie as these do; on a GPU in channels_last, which its convolutions are fastest in."""
+    shape, stride, dtype = like
+    extent = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+    x = torch.randn(extent, device=device).to(dtype).as_strided(shape, stride)
+    return x.contiguous(memory_format=torch.channels_last) if device.type == "cuda" else x
+
+
+def convolve(key: tuple[Any, ...], device: torch.device) -> Call:
+    """The call of one counted convolution; its bias is not the point."""
+    backward, likes, numbers = key
+    tensors = [_alike(like, device) for like in likes]
+    if backward:
+        *numbers, wanted = numbers
+        mask = [*wanted[:2], False]
+        return lambda: torch.ops.aten.convolution_backward(*tensors, None, *numbers, mask)
+    return lambda: torch.ops.aten.convolution(*tensors, None, *numbers)
+
+
+def convolutions_alone(work: Call, device: torch.device, clock: Clock, seconds: float) -> float:
+    """Seconds that the library's convolutions of `work`, which plain PyTorch does, take by themselves, all in turn."""
+    with _Convolutions() as mode:
+        work()
+    calls = {str(number): convolve(key, device) for number, key in enumerate(mode.seen)}
+    with torch.no_grad(), tuned(device):
+        times = interleave(calls, clock, seconds=seconds, rounds=(5, 51))
+    return sum(count * times[str(number)].p25 for number, count in enumerate(mode.seen.values()))
+
+
+def measure(
+    config: Config,
+    device: torch.device,
+    seconds: float,
+    counts: Iterable[int],
+    checkout: Path | None = None,
+    aims: Mapping[tuple[str, int], float] | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of one size and precision.
+
+    Args:
+        config: sizes, batch of an iteration, precision.
+        device: to run on.
+        seconds: for each row.
+        counts: pictures at once, of a row of translation each.
+        checkout: of the authors' repository; None: without them.
+        aims: see `AIMS`.
+
+    Raises:
+        AnifastError: the checkout cannot be used.
+        WrongResult: two sides differ.
+    """
+    sides, clock = Sides(config, device, checkout), clock_for(device.type)
+    sides.check()
+    rows: list[dict[str, Any]] = []
+
+    def add(work: str, images: int, ms: dict[str, list[Any]], convolutions: float, **more: Any) -> None:
+        row: dict[str, Any] = {"work": work, "size": config.size, "precision": config.precision, "images": images}
+        row |= {"ms": ms, "convolutions_ms": convolutions} | more
+        if "authors" in ms and (work, images) in (aims or {}):
+            row["aim"] = (aims or {})[work, images]
+        rows.append(row)
+        print(show(row), flush=True)
+
+    def timed(work: str, images: int, make_call: Callable[[str], Call], *, peaks: bool = False) -> None:
+        calls = {name: make_call(name) for name in sides.names}
+        alone = convolutions_alone(calls["reference"], device, clock, seconds / 4)
+        times = interleave(calls, clock, seconds=seconds, rounds=(7, 51))
+        ms = {n: [*(round(v * 1e3, 3) for v in (t.p25, t.p75, t.minimum)), t.count] for n, t in times.items()}
+        more = {"peak": {name: sides.peak(name, call) for name, call in calls.items()}} if peaks else {}
+        add(work, images, ms, round(alone * 1e3, 3), **more)
+
+    for count in counts:
+        timed(TRANSLATE, count, partial(sides.translate, count=count))
+    if config.precision == "fp32":  # as in every training
+        timed(R1, config.batch, sides.r1)
+    if sides.authors is not None:
+        sides.authors.begin_training()
+    timed(WITHOUT, config.batch, partial(sides.iteration, regularised=False), peaks=True)
+    timed(WITH, config.batch, partial(sides.iteration, regularised=True), peaks=True)
+    without, regularised = rows[-2:]
+    every = config.r1_every
+
+    def average(a: float, b: float) -> float:
+        return round(((every - 1) * a + b) / every, 3)
+
+    ms = {
+        name: [*map(average, values[:3], regularised["ms"][name][:3]), min(values[3], regularised["ms"][name][3])]
+        for name, values in without["ms"].items()
+    }
+    peak = {name: max(value, regularised["peak"][name]) for name, value in without["peak"].items()}
+    add(
+        AVERAGE,
+        config.batch,
+        ms,
+        average(without["convolutions_ms"], regularised["convolutions_ms"]),
+        peak=peak,
+        **({"peak_aim": MEMORY_AIM} if aims and device.type == "cuda" and "authors" in ms else {}),
+    )
+    return rows
+
+
+def show(row: dict[str, Any]) -> str:
+    """A row as one line."""
+    ours, alone = row["ms"]["anifast"], row["convolutions_ms"]
+    text = (
+        f"{row['work']:<29} {row['size']} px x{row['images']} {row['precision']}: anifast {ours[0]:8.1f} ms "
+        f"({row['images'] * 1e3 / ours[0]:6.2f} img/s, +{(ours[1] / ours[0] - 1) * 100:.0f} %)"
+    )
+    for name in RIVALS:
+        if name in row["ms"]:
+            rival = row["ms"][name][0]
+            text += f"  {name} {rival:8.1f} ms, {rival / ours[0]:.2f}x ("
+            text += f"aim {row['aim']:.2f}x, " if "aim" in row and name == "authors" else ""
+            text += f"bound {rival / alone:.2f}x)"
+    text += f"  convolutions alone {alone:8.1f} ms, {alone / ours[0] * 100:.0f} % of ours"
+    if "peak" in row:
+        text += "  peak " + ", ".join(f"{name} {value / 2**20:.0f} MiB" for name, value in row["peak"].items())
+    if "peak_aim" in row:
+        share = row["peak"]["anifast"] / row["peak"]["authors"]
+        text += f", {share * 100:.0f} % of the authors' (aim {row['peak_aim'] * 100:.0f} %)"
+    return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind `memory` tells of itself
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--authors", type=Path, metavar="DIR", help="checkout of github.com/mchong6/GANsNRoses")
+    parser.add_argument("--preset", choices=PRESETS, default="main", help="networks and losses; default main")
+    parser.add_argument("--size", type=int, help="side of the pictures; default 128 on a CPU, 256 on a GPU")
+    parser.add_argument("--batch", type=int, help="pictures of an iteration; default 2 on a CPU, 7 on a GPU")
+    parser.add_argument("--channel-multiplier", type=float, default=1.0, help="factor on all channels; default 1")
+    parser.add_argument(
+        "--precision", nargs="+", choices=("fp32", "bf16"), help="default: fp32 on a CPU, both on a GPU"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=float, default=40.0, help="for each row, and 3 rounds at least; default 40")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for <device>/systems/gnr.json")
+    chosen = parser.parse_args(arguments)
+    device = torch.device(chosen.device)
+    if device.type == "cpu" and os.environ.get("OMP_WAIT_POLICY", "").upper() != "ACTIVE":
+        print("warning: without OMP_WAIT_POLICY=ACTIVE times on the CPU are unsteady", file=sys.stderr)
+    described = environment.describe(chosen.device)
+    described["allocator"] = "limits fixed" if steady_allocator() else "as the system has it"
+    described["bf16 matrix unit"] = "yes" if device.type == "cuda" or matrix_unit() else "no"
+    size, batch, counts = SIZES[chosen.device]
+    size, batch = chosen.size or size, chosen.batch or batch
+    precisions = chosen.precision or (["fp32", "bf16"] if device.type == "cuda" else ["fp32"])
+    rows: list[dict[str, Any]] = []
+    try:
+        for precision in precisions:
+            values = {"size": size, "batch": batch, "precision": precision, "lpips_net": "random"}
+            config = make(chosen.preset, {**values, "channel_multiplier": chosen.channel_multiplier})
+            aims = AIMS.get((chosen.device, size, precision, chosen.preset), {}) if config.base_channels == 512 else {}
+            rows += measure(config, device, chosen.seconds, counts, chosen.authors, aims)
+    except AnifastError as error:
+        print(f"bench_gnr: error: {error}", file=sys.stderr)
+        return 1
+    if chosen.out:
+        path = chosen.out / environment.slug(chosen.device) / "systems" / "gnr.json"
+        rivals = {name: title for name, title in RIVALS.items() if name in rows[0]["ms"]}
+        about = {"preset": chosen.preset, "channel_multiplier": chosen.channel_multiplier}
+        result = {"format": FORMAT, "system": "gnr", **about, "rivals": rivals, "environment": described, "rows": rows}
+        write_text(path, json.dumps(result, indent=1) + "\n")
+        print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
