@@ -268,13 +268,11 @@ class ConvLayer(nn.Sequential):
                 )
             # the blur's factor carries the weight's: no scaled copy of the weight is made
             if conv.weight.shape[2] == 1:
-                x = F.conv2d(self[0](x, conv.scale, down=2), conv.weight, conv.bias)
-            elif (
-                conv.bias is None and self[0].pad == (2, 2) and winograd.is_faster_halving(x, conv.weight, self[0].taps)
-            ):
-                x = winograd.halve(x, conv.weight, self[0].taps, self[0].gain * conv.scale)
+                x = F.conv2d(blur(x, conv.scale, down=2), conv.weight, conv.bias)
+            elif conv.bias is None and blur.pad == (2, 2) and winograd.is_faster_halving(x, conv.weight, blur.taps):
+                x = winograd.halve(x, conv.weight, blur.taps, blur.gain * conv.scale)
             else:
-                x = F.conv2d(self[0](x, conv.scale), conv.weight, conv.bias, stride=2)
+                x = F.conv2d(blur(x, conv.scale), conv.weight, conv.bias, stride=2)
         clamp = None if self.clamp is None else self.clamp * gain / _SQRT2
         if not self.down:
             if self.act and conv.weight.shape[2] == 3 and winograd.is_faster(x, conv.weight):
