@@ -194,12 +194,9 @@ def system_section(result: dict[str, Any], link: str) -> str:
 
     A row may have an aim against the first rival, a roofline, what a step's forward keeps for its backward, and a peak
     of memory beside. A result with several rivals names them, and has beside each ratio the one that it would be if
-    ours were the library's convolutions alone.
+    ours were the library's convolutions alone. A note says what else one has to know.
     """
     about = environment_line(result["environment"])
-    if "preset" in result:
-        wide = result["channel_multiplier"]
-        about = f"Preset `{result['preset']}`{f', {wide:g} times the channels' if wide != 1 else ''}, {about}"
     several: dict[str, str] = result.get("rivals", {})
     rivals = several or {"plain": result.get("rival", "plain eager PyTorch")}
     whose = ", ".join(several.values()) or "rival's"
@@ -239,7 +236,8 @@ def system_section(result: dict[str, Any], link: str) -> str:
         *more.values(),
     ]
     title = f"#### `{result['system']}` on {result['environment'].get('gpu') or result['environment']['cpu']}"
-    return "\n\n".join([title, f"{about} ([all figures]({link})).", _table(header, lines)])
+    note = f" {result['note']}" if "note" in result else ""
+    return "\n\n".join([title, f"{about} ([all figures]({link})).{note}", _table(header, lines)])
 
 
 def _times(aim: float) -> str:

@@ -923,7 +923,7 @@ def tiny_gnr(**values: Any) -> gnr_config.Config:
     return gnr_config.make("main", {**tiny, **values})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def gnr_sides(authors_checkout: Path) -> bench_gnr.Sides:
     return bench_gnr.Sides(tiny_gnr(), torch.device("cpu"), authors_checkout)
 
@@ -967,8 +967,7 @@ def test_networks_of_another_version_are_refused(authors_checkout: Path) -> None
         _authors_gnr.Authors(_authors_gnr.load_model(authors_checkout), config, nets)
 
 
-@pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("preset", ["main", "new"])
+@pytest.mark.parametrize(("preset", "index"), [("main", 0), ("new", 1)])
 def test_the_iteration_of_the_authors_is_ours(
     preset: str, index: int, authors_checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1011,8 +1010,9 @@ def test_the_iteration_of_the_authors_is_ours(
 
 
 def test_gnr_is_measured_against_the_authors(
-    gnr_sides: bench_gnr.Sides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    authors_checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sides = bench_gnr.Sides(tiny_gnr(), torch.device("cpu"), authors_checkout)
     taken = {"anifast": 1.0, "authors": 3.0, "reference": 1.5}
 
     def interleave(calls: dict[str, Any], *_: Any, **__: Any) -> dict[str, timing.Timing]:
@@ -1031,9 +1031,9 @@ def test_gnr_is_measured_against_the_authors(
     monkeypatch.setattr(bench_gnr, "interleave", interleave)
     monkeypatch.setattr(bench_gnr, "convolutions_alone", convolutions_alone)
     monkeypatch.setattr(bench_gnr, "memory", lambda call, device: (1000, call()))
-    monkeypatch.setattr(bench_gnr, "Sides", lambda *_: gnr_sides)
+    monkeypatch.setattr(bench_gnr, "Sides", lambda *_: sides)
     aims = {(bench_gnr.TRANSLATE, 3): 1.5, (bench_gnr.AVERAGE, 2): 2.0}
-    rows = bench_gnr.measure(gnr_sides.config, torch.device("cpu"), 0.0, (1, 3), Path("there"), aims)
+    rows = bench_gnr.measure(sides.config, torch.device("cpu"), 0.0, (1, 3), Path("there"), aims)
     works = [bench_gnr.TRANSLATE] * 2 + [bench_gnr.R1, bench_gnr.WITHOUT, bench_gnr.WITH, bench_gnr.AVERAGE]
     assert [row["work"] for row in rows] == works and [row["images"] for row in rows] == [1, 3, 2, 2, 2, 2]
     assert [row.get("aim") for row in rows] == [None, 1.5, None, None, None, 2.0]
@@ -1044,11 +1044,11 @@ def test_gnr_is_measured_against_the_authors(
     for row in rows:
         assert row["ms"] == {name: [seconds * 1e3] * 3 + [7] for name, seconds in taken.items()}
         assert ("peak" in row) == row["work"].startswith("training") and "peak_aim" not in row
-    # weights, the gradients' two moments and a count, and the generators' averages; filters do not learn
-    nets = gnr_sides.system.nets
-    held = 4 * sum(3 * p.numel() + 1 for net in nets.values() for p in net.parameters())
-    held += 4 * sum(p.numel() for name in ("G_A2B", "G_B2A") for p in nets[name].parameters())
-    held += 4 * sum(x.numel() * (2 if name[0] == "G" else 1) for name in nets for x in nets[name].buffers())
+    # networks, the gradients' two moments and a count, and the generators' averages
+    nets = sides.system.nets
+    sizes = {name: sum(x.numel() for x in net.state_dict().values()) for name, net in nets.items()}
+    learned = sum(2 * p.numel() + 1 for net in nets.values() for p in net.parameters())
+    held = 4 * (sum(sizes.values()) + learned + sizes["G_A2B"] + sizes["G_B2A"])
     assert rows[3]["peak"] == rows[5]["peak"] == dict.fromkeys(taken, held + 1000)
     assert all(p.grad is None for p in nets["G_A2B"].parameters())
     rows[5]["peak"]["anifast"] = held // 4
@@ -1057,9 +1057,9 @@ def test_gnr_is_measured_against_the_authors(
     about = {"cpu": "Some CPU", "cores": 2, "threads": 1, "cpu_capability": "AVX2", "build": {"isa": "avx2"}}
     about |= {"settings": {}, "torch": "2.13.0", "commit": None, "uncommitted_changes": False, "date": "2001-01-01"}
     rows[5]["peak_aim"] = 0.5
-    result = {"system": "gnr", "preset": "main", "channel_multiplier": 0.5, "rivals": bench_gnr.RIVALS, "rows": rows}
+    result = {"system": "gnr", "note": "Preset `main`.", "rivals": bench_gnr.RIVALS, "rows": rows}
     title, line, table = report.system_section({**result, "environment": about}, "file").split("\n\n")
-    assert title == "#### `gnr` on Some CPU" and line.startswith("Preset `main`, 0.5 times the channels, 1 threads")
+    assert title == "#### `gnr` on Some CPU" and line.endswith(" ([all figures](file)). Preset `main`.")
     header, _, *cells = table.splitlines()
     assert len(cells) == 6 and {text.count("|") for text in cells} == {header.count("|")}
     assert header.count("the authors' code") == 2 and header.count("ours on `reference`") == 2
@@ -1085,12 +1085,11 @@ def test_gnr_is_measured_without_the_authors(monkeypatch: pytest.MonkeyPatch) ->
     assert len(called) == 3 and all("aim" not in row and set(row["ms"]) == set(sides.names) for row in rows)
 
 
-@pytest.mark.parametrize("part", ["G_B2A.to_rgb1.bias", "D_A.g_adv.0.bias", "D_L.fc.5.bias"])
-def test_a_wrong_network_of_gnr_is_not_timed(part: str, gnr_sides: bench_gnr.Sides) -> None:
+def test_a_wrong_network_of_gnr_is_not_timed(gnr_sides: bench_gnr.Sides) -> None:
     gnr_sides.check()
-    name, _, key = part.partition(".")
-    value = dict(gnr_sides.system.nets[name].named_parameters())[key].data
-    for wrong in (1e-4, math.nan):
+    faults = [("G_B2A", "to_rgb1.bias", 1e-4), ("D_A", "g_adv.0.bias", 1e-4), ("D_L", "fc.5.bias", math.nan)]
+    for name, key, wrong in faults:
+        value = dict(gnr_sides.system.nets[name].named_parameters())[key].data
         right = value.clone()
         value += wrong
         with pytest.raises(bench_gnr.WrongResult, match=f"{name}, 64 px, fp32: relative error"):
@@ -1169,6 +1168,7 @@ def test_the_command_for_gnr_writes_its_file_or_one_clear_error(
     result = json.loads(path.read_text())
     assert result["rivals"] == {"reference": "ours on `reference`"} and len(result["rows"]) == 2
     text = report.document(tmp_path, tmp_path)
+    assert f" Preset `main`; {bench_gnr.NOTE}\n" in text
     assert "| translate, 64 px, 1 at once | fp32 | 100 ms | 10 | 250 ms | 2.50x (bound 4.14x) | 60 ms (60 %) |" in text
 
 

@@ -282,12 +282,7 @@ class VideoReader:
             stream.thread_type = "AUTO"
             try:
                 for packet in container.demux(stream):
-                    try:
-                        decoded = packet.decode()
-                    except av.error.InvalidDataError:
-                        self.damaged += 1
-                        continue
-                    for frame in decoded:
+                    for frame in self._decoded(packet):
                         pixels = _upright(frame, stream)
                         count += 1
                         if pixels.shape[:2] != (info.height, info.width):
@@ -304,6 +299,16 @@ class VideoReader:
                         yield Frame(pixels, pts, frame.duration or 0, float(pts * info.time_base))
             except av.error.FFmpegError as error:
                 raise DataError(f"{shown}: is damaged behind frame {count} ({error.strerror}). {_mend()}") from error
+
+    def _decoded(self, packet: Any) -> list[Any]:
+        """The frames that a packet completes; the last packet, which is empty, gives all that wait in the decoder."""
+        while True:
+            try:
+                return list(packet.decode())
+            except need_av().error.InvalidDataError:
+                self.damaged += 1
+                if packet.size or self.damaged > self.info.frames:
+                    return []
 
 
 def read_ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
@@ -418,9 +423,9 @@ class VideoWriter:
         try:
             yield
         except need_av().error.FFmpegError as error:
-            raise AnifastError(
-                f"cannot write {self._shown}: {error.strerror}. If there is space on the disk, try a name in .mkv"
-            ) from error
+            disk = isinstance(error, OSError)
+            out = "Free some space or choose another folder" if disk else "Try another container, as by a name in .mkv"
+            raise AnifastError(f"cannot write {self._shown}: {error.strerror}. {out}") from error
 
 
 class _Sound:

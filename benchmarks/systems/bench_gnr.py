@@ -51,6 +51,12 @@ from . import _authors_gnr as theirs
 FORMAT = "anifast.benchmark.system/1"
 #: What ours is compared with, in this order, and what tables call it.
 RIVALS = {"authors": "the authors' code", "reference": "ours on `reference`"}
+#: What stands under the table.
+NOTE = (
+    "iterations begin with augmented batches and have the perceptual loss of one VGG-16 of random weights, which is our "
+    "module for all; the authors' code is always in float32; bounds are what the ratios would be if ours were the "
+    "library's convolutions alone."
+)
 #: The presets whose networks and losses are those of a version of the authors' code.
 PRESETS = ("main", "rel", "new")
 #: device -> side of the pictures, pictures of an iteration, pictures at once of a translation
@@ -244,6 +250,12 @@ class Sides:
                 found[name] = nets[name](x)
             scores = nets["D_L"](self.translator.random_styles(16).to(a))
             found["D_L"] = [scores] if torch.is_tensor(scores) else scores
+        codes = self.translator.random_styles(2)
+        if nets is self.system.nets:
+            found["translate"] = [self.translator.translate(a, "B", styles=codes)]
+        else:
+            with torch.no_grad():
+                found["translate"] = [nets["G_A2B"].decode(nets["G_A2B"].encode(a)[0], codes.to(a)).clamp(-1, 1)]
         penalty, gradients = _r1(nets["D_A"], real_a, gradient_penalty if nets is self.system.nets else theirs.r1)
         found["R1 of D_A"] = [penalty]
         found["gradients of R1"] = [torch.cat([gradient.flatten() for gradient in gradients])]
@@ -451,8 +463,10 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.out:
         path = chosen.out / environment.slug(chosen.device) / "systems" / "gnr.json"
         rivals = {name: title for name, title in RIVALS.items() if name in rows[0]["ms"]}
-        about = {"preset": chosen.preset, "channel_multiplier": chosen.channel_multiplier}
-        result = {"format": FORMAT, "system": "gnr", **about, "rivals": rivals, "environment": described, "rows": rows}
+        wide = chosen.channel_multiplier
+        note = f"Preset `{chosen.preset}`{f', {wide:g} times the channels' if wide != 1 else ''}; {NOTE}"
+        result = {"format": FORMAT, "system": "gnr", "note": note, "rivals": rivals}
+        result |= {"environment": described, "rows": rows}
         write_text(path, json.dumps(result, indent=1) + "\n")
         print(f"written: {path}")
     return 0

@@ -120,20 +120,22 @@ def test_pixels_that_are_not_square_become_so(tmp_path: Path) -> None:
 
 
 def test_damaged_pieces_are_counted_and_left_out(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "holes.mov", codec="png", pixel_format="rgb24", frames=6, sounds=())
+    # many frames, as decoders work on as many as there are cores at once
+    path = make_video(tmp_path / "holes.mov", codec="png", pixel_format="rgb24", frames=100, size=(48, 32), sounds=())
     data = bytearray(path.read_bytes())
     marks = [i for i in range(len(data)) if data[i : i + 8] == b"\x89PNG\r\n\x1a\n"]
-    assert len(marks) == 6
-    for mark in (marks[2], marks[4]):
-        data[mark : mark + 8] = bytes(8)
+    assert len(marks) == 100
+    for number in (2, 4):
+        data[marks[number] : marks[number] + 8] = bytes(8)
     path.write_bytes(data)
-    info = probe(path)
-    reader = VideoReader(info)
-    frames = list(reader)
-    assert reader.damaged == 2 and info.frames == 6
-    assert [np.array_equal(f.pixels, moving_face(n)) for n, f in zip((0, 1, 3, 5), frames, strict=True)] == [True] * 4
-    list(reader)
-    assert reader.damaged == 2
+    reader = VideoReader(probe(path))
+    whole = [number for number in range(100) if number not in (2, 4)]
+    for _ in range(2):
+        frames = list(reader)
+        assert reader.damaged == 2
+        for number, frame in zip(whole, frames, strict=True):
+            assert np.array_equal(frame.pixels, moving_face(number, 48, 32)), number
+            assert frame.seconds == pytest.approx(number / 24)
 
 
 def test_an_animated_gif_is_a_video(tmp_path: Path) -> None:
@@ -289,7 +291,7 @@ def test_the_last_frame_stays_as_long_as_it_did(tmp_path: Path) -> None:
     [
         (".mkv", "aac", "sound (aac) copied"),
         (".webm", "aac", "sound encoded anew (aac to libopus) for .webm"),
-        (".mp4", "pcm_mulaw", "sound encoded anew (pcm_mulaw to aac) for .mp4"),
+        (".mp4", "wavpack", "sound encoded anew (wavpack to aac) for .mp4"),
     ],
 )
 def test_sound_that_does_not_fit_is_encoded_anew(suffix: str, sound: str, note: str, tmp_path: Path) -> None:
@@ -311,8 +313,8 @@ def test_all_streams_of_sound_and_a_clock_that_begins_late(tmp_path: Path) -> No
     assert [b - a for a, b in itertools.pairwise(times)] == [Fraction(1, 24)] * 23
     late = float(moments(source)[0] - times[0])
     assert late == pytest.approx(float(info.start), abs=0.03)  # the sound of .ts begins up to a packet earlier
-    for stream in (0, 1):
-        assert abs(onset(source, stream) - late - onset(out, stream)) < 1 / 90000 + 1 / 48000
+    for stream in (0, 1):  # where a stream of .mp4 begins late, this is written in milliseconds
+        assert abs(onset(source, stream) - late - onset(out, stream)) <= 0.001
     assert [data for data, _ in packets(out, 1)] == [data for data, _ in packets(source, 1)]
 
 
@@ -352,7 +354,7 @@ def test_colours_survive(suffix: str, clip: Path, tmp_path: Path) -> None:
     new, old = matrix(0.2126, 0.0722), matrix(0.299, 0.114)
     off = np.abs(colours @ new.T @ np.linalg.inv(old).T - colours).max(1)
     errors = np.abs(np.array(found, float) - colours).max(1)
-    assert off[:4].min() > 15 and (errors[:4] < off[:4] / 2).all(), (off, errors)
+    assert (errors[:4] < off[:4] / 2).all(), (off, errors)
     assert np.ptp(found[4]) <= 2  # one step of a colour difference
     with av.open(str(out)) as container:
         context = container.streams.video[0].codec_context
@@ -415,7 +417,10 @@ def test_reading_ahead_keeps_order_and_goes_no_further_than_told() -> None:
 
     with closing(read_ahead(items(), 3)) as ahead:
         assert next(ahead) == 0
-        time.sleep(0.3)
+        end = time.monotonic() + 30
+        while len(taken) < 5 and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.2)
         # one is out, three wait, and one is in the thread's hand
         assert taken == list(range(5))
         assert list(ahead) == list(range(1, 20))

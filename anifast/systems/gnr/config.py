@@ -71,7 +71,9 @@ class Config:
     )
     lambda_cycle: float = option(20.0, "weight of the cycle", low=0)
     cycle: str = option("mse", "distance of the cycle", choices=("mse", "l1"))
-    lambda_lpips: float = option(10.0, "weight of the cycle's perceptual distance; 0: none", low=0)
+    lambda_lpips: float = option(
+        10.0, "weight of the cycle's perceptual distance, LPIPS or a mean of 1 - cos; 0: none", low=0
+    )
     lpips_net: str = option(
         "vgg",
         "network of the perceptual distance; vgg needs its weights; random needs no file and none does without",

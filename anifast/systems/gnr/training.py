@@ -195,6 +195,9 @@ class GNR:
             net.to(device)
         recompute(list(self.nets.values()), config.checkpointing)
         self.lpips = perceptual(config, device)
+        # Without published heads a distance is the sum over layers of 2 - 2 cos: their mean of 1 - cos is in LPIPS's range.
+        layers = 2 * len(self.lpips.layers) if self.lpips is not None and not len(self.lpips.heads) else 1
+        self._lpips_weight = config.lambda_lpips / layers
         generators = {name: self.nets[name] for name in ("G_A2B", "G_B2A")}
         self.ema = None
         if config.ema:
@@ -394,14 +397,13 @@ class GNR:
             again = self._generator(back).decode(content, code[mix])
             parts[f"cycle_{side}"] = distance(again, real, c.cycle) * c.lambda_cycle
             if self.lpips is not None:
-                parts[f"lpips_{side}"] = self.lpips(again, self.lpips.features(real)).mean() * c.lambda_lpips
+                parts[f"lpips_{side}"] = self.lpips(again, self.lpips.features(real)).mean() * self._lpips_weight
             if c.lambda_style_rec:
                 parts[f"style_rec_{other}"] = distance(found, style, "mse") * c.lambda_style_rec
         for side, same, real in (("a", made.same_a, aug_a), ("b", made.same_b, aug_b)):
             if same is not None:
                 parts[f"identity_{side}"] = distance(same, real, "l1") * c.lambda_identity
         loss = torch.stack(list(parts.values())).sum()
-        self._painted = None
         return loss, {name: part.detach() for name, part in parts.items()} | {"generators": loss.detach()}
 
     def _generator(self, name: str) -> Generator:
