@@ -96,7 +96,7 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
         help="a picture of the wanted domain, of any size, whose style is read; a file of saved codes (styles.json) or "
         "one of them (styles.json#3); or random; INPUTs stand before it [random]",
     )
-    styles.add_argument("--styles", type=int, metavar="N", help="how many random styles [1]")
+    styles.add_argument("--styles", type=int, metavar="N", help="how many random styles, one result each [1]")
     styles.add_argument("--seed", type=int, metavar="N", help="of random styles [0]")
     styles.add_argument(
         "--truncation", type=float, metavar="PSI", help="1: styles as they are, 0: the mean style, between: tamer [1]"

@@ -1168,7 +1168,7 @@ def test_the_command_for_gnr_writes_its_file_or_one_clear_error(
     result = json.loads(path.read_text())
     assert result["rivals"] == {"reference": "ours on `reference`"} and len(result["rows"]) == 2
     text = report.document(tmp_path, tmp_path)
-    assert f" Preset `main`; {bench_gnr.NOTE}\n" in text
+    assert f" Preset `main`, 0.015625 times the channels; {bench_gnr.NOTE}\n" in text
     assert "| translate, 64 px, 1 at once | fp32 | 100 ms | 10 | 250 ms | 2.50x (bound 4.14x) | 60 ms (60 %) |" in text
 
 

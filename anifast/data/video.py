@@ -78,13 +78,11 @@ class Frame:
     Attributes:
         pixels: uint8 H,W,3, upright RGB.
         pts: when it is shown, in units of `VideoInfo.time_base` from the video's beginning.
-        duration: for how long, in the same units; 0 where the file does not say.
         seconds: `pts` in seconds.
     """
 
     pixels: NDArray[np.uint8]
     pts: int
-    duration: int
     seconds: float
 
 
@@ -296,7 +294,7 @@ class VideoReader:
                         if last is not None and pts <= last:  # no two frames at once, as encoders demand
                             pts = last + 1
                         last = pts
-                        yield Frame(pixels, pts, frame.duration or 0, float(pts * info.time_base))
+                        yield Frame(pixels, pts, float(pts * info.time_base))
             except av.error.FFmpegError as error:
                 raise DataError(f"{shown}: is damaged behind frame {count} ({error.strerror}). {_mend()}") from error
 
@@ -385,13 +383,12 @@ class VideoWriter:
         #: What became of the sound, in words.
         self.notes = tuple(self._sound.notes)
 
-    def write(self, pixels: NDArray[np.uint8], pts: int, duration: int = 0) -> None:
+    def write(self, pixels: NDArray[np.uint8], pts: int) -> None:
         """Add a frame.
 
         Args:
             pixels: uint8 H,W,3 RGB of the size that was announced; an odd side gets one more row or column, its last.
             pts: when it is shown, in the source's time base; later than the frame before.
-            duration: for how long, 0 if unknown.
 
         Raises:
             ValueError: another size.
@@ -406,7 +403,7 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
             format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
         )
-        frame.pts, frame.time_base, frame.duration = pts, self._like.time_base, duration
+        frame.pts, frame.time_base = pts, self._like.time_base
         with self._told():
             self._container.mux(self._stream.encode(frame))
             self._sound.until(pts * self._like.time_base)

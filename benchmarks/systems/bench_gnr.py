@@ -53,8 +53,8 @@ FORMAT = "anifast.benchmark.system/1"
 RIVALS = {"authors": "the authors' code", "reference": "ours on `reference`"}
 #: What stands under the table.
 NOTE = (
-    "iterations begin with augmented batches and have the perceptual loss of one VGG-16 of random weights, which is our "
-    "module for all; the authors' code is always in float32; bounds are what the ratios would be if ours were the "
+    "iterations begin with augmented batches and have the perceptual loss of a VGG-16 of random weights, which is our "
+    "module on all sides; the authors' code is always in float32; bounds are what the ratios would be if ours were the "
     "library's convolutions alone."
 )
 #: The presets whose networks and losses are those of a version of the authors' code.
@@ -465,7 +465,7 @@ def main(arguments: list[str] | None = None) -> int:
         rivals = {name: title for name, title in RIVALS.items() if name in rows[0]["ms"]}
         wide = chosen.channel_multiplier
         note = f"Preset `{chosen.preset}`{f', {wide:g} times the channels' if wide != 1 else ''}; {NOTE}"
-        result = {"format": FORMAT, "system": "gnr", "note": note, "rivals": rivals}
+        result: dict[str, Any] = {"format": FORMAT, "system": "gnr", "note": note, "rivals": rivals}
         result |= {"environment": described, "rows": rows}
         write_text(path, json.dumps(result, indent=1) + "\n")
         print(f"written: {path}")

@@ -80,9 +80,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
     found: list[Picture] = []
     real = VideoWriter.write
 
-    def write(self: VideoWriter, pixels: Picture, pts: int, duration: int = 0) -> None:
+    def write(self: VideoWriter, pixels: Picture, pts: int) -> None:
         found.append(pixels.copy())
-        real(self, pixels, pts, duration)
+        real(self, pixels, pts)
 
     monkeypatch.setattr(VideoWriter, "write", write)
     return found
@@ -173,7 +173,8 @@ def test_eig_moves_by_three_at_each_beat_and_skips_the_first_direction() -> None
 
 
 def test_a_frame_on_the_beat_belongs_to_it() -> None:
-    beats = [k * 0.1 for k in range(1, 40)]  # not one of them is a tenth exactly
+    beats = [k / 10 for k in range(1, 40)]  # floats: 0.3 / 0.1 is less than 3
+    assert any(second / 0.1 < k for k, second in enumerate(beats, start=1))
     w = video.eig(Fake(), torch.zeros(1, 8), 0.1)(range(39), beats)
     for k, found in enumerate(w):
         assert found[0].argmax() == 1 + k % 5
@@ -196,7 +197,7 @@ class Eyes:
 
 def numbered(times: Sequence[float], height: int = 100, width: int = 160) -> Iterator[Frame]:
     for number, seconds in enumerate(times):
-        yield Frame(np.full((height, width, 3), number, np.uint8), number, 1, seconds)
+        yield Frame(np.full((height, width, 3), number, np.uint8), number, seconds)
 
 
 def test_the_first_frame_with_a_face_counts() -> None:
@@ -272,8 +273,11 @@ def test_every_frame_is_painted_with_its_own_style(clip: Path, tmp_path: Path, w
     assert packets(tmp_path / "out.mp4") == packets(clip)
 
 
+@pytest.mark.parametrize("batch", [5, 30])  # less than one frame's pictures, and those of several frames
 @pytest.mark.parametrize("mode", ["fixed", "blend", "eig"])
-def test_a_grid_holds_all_styles_and_the_source(mode: str, clip: Path, tmp_path: Path, written: list[Picture]) -> None:
+def test_a_grid_holds_all_styles_and_the_source(
+    mode: str, batch: int, clip: Path, tmp_path: Path, written: list[Picture]
+) -> None:
     fake, styles = Fake(), torch.linspace(-3, 3, 64).reshape(8, 8)
     codes = video.smooth_noise(24, 8, 8, 3.0)
     styling = {
@@ -281,8 +285,8 @@ def test_a_grid_holds_all_styles_and_the_source(mode: str, clip: Path, tmp_path:
         "blend": video.blend(fake, codes),
         "eig": video.eig(fake, styles, 0.25),
     }
-    paint(fake, clip, tmp_path / "out.mp4", styling[mode], styles=8, grid=True, batch=5)
-    assert max(fake.batches) <= 5 and sum(fake.batches) == 24 * 8
+    paint(fake, clip, tmp_path / "out.mp4", styling[mode], styles=8, grid=True, batch=batch)
+    assert max(fake.batches) <= batch and sum(fake.batches) == 24 * 8
     info = probe(tmp_path / "out.mp4")
     assert (info.width, info.height, info.frames) == (192, 192, 24)
     for number, source in enumerate(cut(clip)):
@@ -295,13 +299,15 @@ def test_a_grid_holds_all_styles_and_the_source(mode: str, clip: Path, tmp_path:
             assert np.array_equal(written[number][top : top + 64, left : left + 64], expected), (number, place)
 
 
-def test_the_batch_changes_nothing(clip: Path, tmp_path: Path) -> None:
-    files = []
+def test_the_batch_changes_nothing(clip: Path, tmp_path: Path, written: list[Picture]) -> None:
+    styling = video.blend(Fake(), video.smooth_noise(24, 1, 8, 3.0))
+    results = []
     for batch in (1, 5, 64):
-        out = tmp_path / f"{batch}.mp4"
-        paint(Fake(), clip, out, video.blend(Fake(), video.smooth_noise(24, 1, 8, 3.0)), batch=batch)
-        files.append(out.read_bytes())
-    assert files[0] == files[1] == files[2]
+        paint(Fake(), clip, tmp_path / "out.mp4", styling, batch=batch)
+        results.append(np.stack(written))
+        written.clear()
+    assert len(results[0]) == 24
+    assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,6 +387,16 @@ def test_a_video_from_end_to_end(
     # sums in another order may turn a rounding
     assert np.abs(np.stack(written).astype(int) - expected).max() <= 1
     assert leftovers(out.parent) == []
+
+
+def test_blend_smooths_over_seven_tenths_of_a_second(
+    model: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    real = video.smooth_noise
+    monkeypatch.setattr(video, "smooth_noise", lambda *values: asked.append(values) or real(*values))
+    assert run(model, clip, tmp_path / "out.mp4", "--box", "none", "--mode", "blend", "--seed", 9) == 0
+    assert asked == [(24, 1, 8, pytest.approx(0.7 * 24), 9)]
 
 
 @pytest.mark.parametrize("mode", ["blend", "eig"])

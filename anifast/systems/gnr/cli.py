@@ -1,10 +1,13 @@
-"""Sheets, styles and videos with a trained GANs N' Roses.
+"""`anifast gnr`: sheets and videos that a trained GANs N' Roses paints.
 
-anifast gnr grid RUN photos --out grid.png --styles 6              every photo in six random styles
-anifast gnr grid RUN a.png b.png --out grid.png --style x.png y.png     in the styles of two drawings
-anifast gnr interpolate RUN a.png --out strip.png --between x.png random
-anifast gnr edit RUN a.png --out edit.png --style x.png            what changes along the style's main directions
-anifast gnr video RUN in.mp4 out.mp4"""
+    anifast gnr grid RUN photos --out grid.png --styles 6                 every photo in six random styles
+    anifast gnr grid RUN a.png b.png --out grid.png --style x.png y.png   in the styles of two drawings
+    anifast gnr interpolate RUN a.png --out strip.png --between x.png random
+    anifast gnr edit RUN a.png --out edit.png --style x.png               along the main directions of style
+    anifast gnr video RUN in.mp4 out.mp4                                  a video in one style
+
+Pictures have any size; those of a folder are found recursively. `anifast gnr VERB --help` lists the options.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +43,23 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    sub = verbs.add_parser("grid", help="a sheet of contents x styles", allow_abbrev=False)
+    sub = verbs.add_parser(
+        "grid",
+        help="a sheet of contents x styles",
+        description="A sheet of every picture in every style: the pictures in the first column and the references, "
+        "if there are some, in the first row.",
+        allow_abbrev=False,
+    )
     _common(sub, "contents", "CONTENT", "pictures and folders that are painted, a row each", several=True)
     sub.add_argument("--style", nargs="+", metavar="STYLE", help=f"columns: {_SOURCE} [random]")
     sub.add_argument("--styles", type=int, metavar="N", help="how many random styles [5]")
 
-    sub = verbs.add_parser("interpolate", help="a strip from one style to another", allow_abbrev=False)
+    sub = verbs.add_parser(
+        "interpolate",
+        help="a strip from one style to another",
+        description="Each picture in styles that go over from one to another, in even steps in w.",
+        allow_abbrev=False,
+    )
     _common(sub, "contents", "INPUT", "pictures and folders that are painted, a strip each", several=True)
     sub.add_argument(
         "--between",
@@ -56,7 +70,13 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--steps", type=int, default=5, metavar="N", help="paintings of a strip, at least 2 [5]")
 
-    sub = verbs.add_parser("edit", help="a sheet of one picture along the main directions of style", allow_abbrev=False)
+    sub = verbs.add_parser(
+        "edit",
+        help="a sheet of one picture along the main directions of style",
+        description="One picture in a style that is moved along and against the directions in w which change the "
+        "painting most (SeFA, Shen and Zhou 2021), a row for each.",
+        allow_abbrev=False,
+    )
     _common(sub, "contents", "INPUT", "the picture that is painted", several=False)
     sub.add_argument("--style", nargs=1, metavar="STYLE", help=f"the style in the middle: {_SOURCE} [random]")
     sub.add_argument("--directions", type=int, default=5, metavar="N", help="rows: the strongest directions [5]")
@@ -71,7 +91,6 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
 
 def _common(parser: argparse.ArgumentParser, name: str, metavar: str, about: str, *, several: bool) -> None:
     """What grid, interpolate and edit share."""
-    parser.description = f"{parser.prog.rpartition(' ')[2]}: see `anifast gnr --help` for examples"
     parser.add_argument("model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's file")
     parser.add_argument(name, type=Path, nargs="+" if several else 1, metavar=metavar, help=about)
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the sheet")

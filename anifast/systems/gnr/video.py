@@ -261,7 +261,6 @@ class _Cut:
 
     number: int
     pts: int
-    duration: int
     seconds: float
     pixels: NDArray[np.uint8]
 
@@ -293,7 +292,7 @@ def _cuts(frames: Iterator[Frame], where: Callable[[Frame], Box], size: int, gro
     cuts: list[_Cut] = []
     for number, frame in enumerate(frames):
         part = Image.fromarray(np.ascontiguousarray(where(frame).cut(frame.pixels)))
-        cuts.append(_Cut(number, frame.pts, frame.duration, frame.seconds, np.asarray(resize(part, size))))
+        cuts.append(_Cut(number, frame.pts, frame.seconds, np.asarray(resize(part, size))))
         if len(cuts) == group:
             yield cuts
             cuts = []
@@ -356,7 +355,7 @@ def translate_video(
 
     def write(writer: VideoWriter, group: list[_Cut], painted: Tensor) -> None:
         for cut, pictures in zip(group, painted.numpy(), strict=True):
-            writer.write(sheet.compose(cut.pixels, pictures), cut.pts, cut.duration)
+            writer.write(sheet.compose(cut.pixels, pictures), cut.pts)
 
     started = time.perf_counter()
     with (
