@@ -442,7 +442,7 @@ def test_the_face_is_found(model: Path, tmp_path: Path, shared: Path, capsys: Ca
     still = list(written)
     written.clear()
     assert run(model, path, tmp_path / "moving.mp4", "--grid", "--styles", 1, "--redetect", 0.5) == 0
-    assert "; the box moved 1 times" in capsys.readouterr().out
+    assert "; the box moved 1x" in capsys.readouterr().out
     # the source stands left; the face is there before it has moved, and afterwards only where it was looked for again
     face = still[20][:, :64].astype(int)
     assert np.abs(still[47][:, :64] - face).mean() > 4 * np.abs(written[47][:, :64] - face).mean()
@@ -599,6 +599,6 @@ def test_damage_is_told(model: Path, tmp_path: Path, capsys: Capture) -> None:
     path.write_bytes(data[:mark] + bytes(8) + data[mark + 8 :])
     assert run(model, path, tmp_path / "out.mp4", "--box", "none") == 0
     said = capsys.readouterr()
-    assert "warning: " in said.err and "1 damaged pieces could not be decoded" in said.err
+    assert "warning: " in said.err and "damaged pieces that could not be decoded: 1;" in said.err
     assert said.out.splitlines()[-1].startswith("39 frames in ")
     assert moments(tmp_path / "out.mp4") == [Fraction(n, 24) for n in range(40) if n != 3]

@@ -547,11 +547,11 @@ def main(args: argparse.Namespace) -> int:
     )
     if outcome.damaged:
         print(
-            f"anifast: warning: {printable(args.input)}: {outcome.damaged} damaged pieces could not be decoded; their "
-            "frames are left out",
+            f"anifast: warning: {printable(args.input)}: damaged pieces that could not be decoded: {outcome.damaged}; "
+            "their frames are left out",
             file=sys.stderr,
         )
-    moved = [f"the box moved {where.moves} times"] if args.redetect is not None else []
+    moved = [f"the box moved {where.moves}x"] if args.redetect is not None else []
     extra = "".join(f"; {note}" for note in [*outcome.notes, *moved])
     speed = outcome.frames / max(outcome.seconds, 1e-9)
     print(f"{outcome.frames} frames in {outcome.seconds:.1f} s, {speed:.1f} frames/s{extra} -> {args.out}")
