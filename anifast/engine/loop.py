@@ -45,8 +45,8 @@ class Phase:
         loss: gives the loss, a mean over images, and detached scalars for the log; called with the phase's inputs and
             with this phase's networks trainable only. It may be recorded as a CUDA graph, so it neither makes random
             choices on the host nor waits for the device.
-        optimizer: its step ends the phase; None: there is neither backward nor step, the system keeps what was computed,
-            with its graph, for a later phase of the step. The loss then only tells whether it was finite.
+        optimizer: its step ends the phase; None: there is neither backward nor step, and the system keeps what was
+            computed, with its graph, for a later phase of the step. The loss then only tells whether it was finite.
         nets: the networks that `optimizer` holds, or whose gradients are asked for later.
         inputs: tensors of constant shapes, without gradient, that the loss starts from; whatever depends on random
             choices or on other processes happens here.

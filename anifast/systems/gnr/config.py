@@ -1,7 +1,7 @@
 """Settings of GANs N' Roses: fields are command line options, checkpoint contents and help at once. Imports no torch.
 
-`anifast train gnr --data DIR --out RUN` with the preset `rel` has the networks of the published weights and the losses of
-the authors' training code; 256 px and 300,000 steps took them about five days on one Quadro RTX 6000.
+`anifast train gnr --data DIR --out RUN` with the preset `rel` has the networks of the published weights and the losses
+of the authors' training code; 256 px and 300,000 steps took them about five days on one Quadro RTX 6000.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from anifast.engine.config import from_preset, option
 from anifast.errors import AnifastError
 
 ABOUT = "two unpaired image folders, many styles for each picture (photo <-> anime)"
-DESCRIPTION = """Train GANs N' Roses between the pictures of trainA (content: photos) and those of trainB (styles: anime).
+DESCRIPTION = """Train GANs N' Roses between pictures of trainA (content: photos) and pictures of trainB (styles: anime).
 
   anifast train gnr --data selfie2anime --out runs/gnr                       the published networks, for a GPU
   anifast train gnr --data selfie2anime --out runs/gnr --precision bf16 --checkpointing      for a small GPU
@@ -147,8 +147,8 @@ class Config:
         most = int(math.log2(self.size)) - 2
         if self.num_down > most:
             raise AnifastError(
-                f"settings size and num_down: {self.size} pixels can be halved {most} times down to a content of 4 x 4, "
-                f"not {self.num_down} times; take --num-down {most}"
+                f"settings size and num_down: {self.size} pixels can be halved {most} times down to a content of "
+                f"4 x 4, not {self.num_down} times; take --num-down {most}"
             )
         if self.base_channels < 4:
             raise AnifastError(f"setting channel_multiplier: {self.channel_multiplier} leaves fewer than 4 channels")

@@ -1,7 +1,7 @@
 """The networks of GANs N' Roses, in the three versions that its authors published, with their parameter names.
 
 A generator holds an encoder, which takes a picture apart into content (maps that tell pose and layout) and style (a
-short code), and a decoder, which paints content in a style of the *other* domain. Their parameters are registered in the
+short code), and a decoder, which paints content in a style of the *other* domain. Parameters are registered in the
 order of the authors' optimiser states: mapping, encoder, adain_bottleneck, conv1, to_rgb1, convs, to_rgbs.
 """
 
@@ -129,8 +129,8 @@ class Encoder(nn.Module):
 class Generator(Synthesis):
     """Encoder of one domain and decoder into the other.
 
-    G_A2B reads pictures of A and paints B: the style of a picture of A is what its encoder finds and what the decoder of
-    G_B2A paints with.
+    G_A2B reads pictures of A and paints B: the style of a picture of A is what its encoder finds, and what the decoder
+    of G_B2A paints with.
 
     Args:
         size: side of the pictures, a power of 2 from 64.
@@ -167,7 +167,7 @@ class Generator(Synthesis):
         self.add_synthesis(size, STYLE_DIM, start=start, channel_multiplier=1, base_channels=base, noise=False)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As of modules; encoder and decoder are compiled by themselves, since `encode` and `decode` are what is called."""
+        """As of modules, but encoder and decoder each by itself: `encode` and `decode` are what is called."""
         self.encoder.compile(*args, **kwargs)
         self.paint = torch.compile(self.paint, *args, **kwargs)  # type: ignore[method-assign]
 

@@ -195,7 +195,7 @@ class GNR:
             net.to(device)
         recompute(list(self.nets.values()), config.checkpointing)
         self.lpips = perceptual(config, device)
-        # Without published heads a distance is the sum over layers of 2 - 2 cos: their mean of 1 - cos is in LPIPS's range.
+        # Without published heads a distance is a sum over layers of 2 - 2 cos: a mean of 1 - cos is in LPIPS's range.
         layers = 2 * len(self.lpips.layers) if self.lpips is not None and not len(self.lpips.heads) else 1
         self._lpips_weight = config.lambda_lpips / layers
         generators = {name: self.nets[name] for name in ("G_A2B", "G_B2A")}
@@ -296,7 +296,7 @@ class GNR:
     def _encoded(
         self, name: str, content: Tensor, target: Tensor, real: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """One pass of an encoder: contents, codes of the content batch, of the target domain's, and of the real batch."""
+        """One pass of an encoder: contents, and codes of the content batch, of `target` and of `real`."""
         count, identity = len(content), self.config.lambda_identity > 0
         rows = [content] + ([target] if identity else []) + ([real] if self._reads_real else [])
         contents, codes = self._generator(name).encode(torch.cat(rows), contents=count * (1 + identity))
@@ -430,7 +430,7 @@ class GNR:
 
     @torch.no_grad()
     def sheet(self) -> Image.Image:
-        """Both directions: pictures, repainted in their own domain, in styles of real pictures and random ones, and back.
+        """Both directions: repainted in their own domain, in styles of real pictures and in random ones, and back.
 
         Neighbours share their random styles, so that one style can be seen on two contents.
         """
@@ -495,6 +495,35 @@ class GNR:
 def _adam(nets: list[nn.Module], lr: float, beta2: float) -> torch.optim.Adam:
     parameters = [parameter for net in nets for parameter in net.parameters()]
     return torch.optim.Adam(parameters, lr=lr, betas=(0.0, beta2), fused=True)
+
+
+def memory_estimate(config: Config, nets: Mapping[str, nn.Module], processes: int = 1) -> float:
+    """GiB that training takes in each process: weights, gradients, moments, averages, and maps kept for gradients.
+
+    Maps are counted, not the libraries' workspaces. Their size grows with the side of the pictures, since channels fall
+    as sides grow; measured at 64 and 128 px with several numbers of channels.
+    """
+    sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
+    averaged = sizes["G_A2B"] + sizes["G_B2A"] if config.ema else 0
+    weights = (16 * sum(sizes.values()) + 4 * averaged) / 2**30
+    share, side = config.batch / processes, config.size / 256
+    maps = share * side * config.channel_multiplier * (0.38 if config.checkpointing else 0.9)
+    if config.lpips_net in ("vgg", "random") and config.lambda_lpips:
+        maps += share * side**2 * 0.3
+    return weights + maps * (0.5 if config.precision == "bf16" else 1.0)
+
+
+def _memory(system: GNR) -> str:
+    """The estimate in a line, and what to do where a GPU has less."""
+    needed = memory_estimate(system.config, system.nets, system.team.world)
+    line = f"memory: about {needed:.1f} GiB for weights, optimisers and maps"
+    if system.device.type == "cuda":
+        free, total = (value / 2**30 for value in torch.cuda.mem_get_info(system.device))
+        line += f"; the GPU has {free:.1f} of {total:.1f} GiB free"
+        if needed > free:
+            line += ", which will hardly do: take --checkpointing, --precision bf16, a smaller --batch or "
+            line += "--channel-multiplier 0.5"
+    return line
 
 
 def perceptual(config: Config, device: torch.device) -> LPIPS | None:
@@ -575,6 +604,7 @@ def summary(system: GNR, data: Pictures, plan: Plan) -> list[str]:
         f"{c.lambda_style_rec:g}, identity {c.lambda_identity:g}; {penalty}",
         f"Adam, lr {c.lr:g}{halving}, batch {c.batch}{average}",
         f"{plan.total} images per domain, {plan.total // c.batch} steps",
+        _memory(system),
     ]
     if c.latent_dim > 8:
         lines.append(
