@@ -83,8 +83,8 @@ def no_weight_gradients() -> Iterator[None]:
 
     For the inner pass of penalties on gradients (path length, R1), which is taken with `create_graph=True`: PyTorch
     does not tell a gradient written in Python which of its inputs a pass is about, and a weight's costs as much as the
-    rest of a layer. The gradient of the penalty itself, taken behind the block, is whole. It holds for all threads, and not
-    for the reference.
+    rest of a layer. The gradient of the penalty itself, taken behind the block, is whole. It holds for all threads, and
+    not for the reference.
     """
     global _weights_are_left_out
     before, _weights_are_left_out = _weights_are_left_out, True

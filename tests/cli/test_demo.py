@@ -11,47 +11,71 @@ from PIL import Image
 
 import anifast
 from anifast import cli, demo
+from anifast.demo import cyclegan, gnr, shared
 from anifast.engine import lock
+from anifast.systems import runs
 from anifast.systems.cyclegan.training import networks
+from anifast.systems.gnr.inference import Translator
+from anifast.systems.gnr.styles import load as load_styles
+from anifast.systems.gnr.training import networks as gnr_networks
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo of a few steps on a few faces."""
+    """A demo of a few steps on a few faces, over an earlier one, parts of which stay if they are made anew."""
     out = tmp_path_factory.mktemp("demo") / "demo"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANIFAST_CACHE", str(out.parent / "cache"))
-        patch.setattr(demo, "HELD", 3)
-        patch.setitem(demo.SETTINGS, "blocks", 1)
-        patch.setitem(demo.SETTINGS, "width", 8)
-        patch.setitem(demo.SETTINGS, "d_width", 8)
-        assert cli.main(["demo", "--out", str(out), "--images", "16", "--device", "cpu"]) == 0
-        (out / "run" / "stale").touch()
+        patch.setattr(shared, "HELD", 3)
+        for name, value in (("blocks", 1), ("width", 8), ("d_width", 8)):
+            patch.setitem(cyclegan.SETTINGS, name, value)
+        patch.setitem(gnr.SETTINGS, "channel_multiplier", 1 / 32)
+        for part in ("run", "gnr/run"):
+            (out / part).mkdir(parents=True)
+            (out / part / "stale").touch()
+        (out / "losses.png").touch()
+        (out / "demo.txt").touch()
         assert cli.main(["demo", "--out", str(out), "--images", "17", "--device", "cpu"]) == 0
     return out
 
 
 def test_everything_is_there(made: Path) -> None:
-    for name in ("trainA", "trainB"):
-        assert len(list((made / "faces" / name).glob("*.png"))) == 17
+    for part in (made, made / "gnr"):
+        for name in ("trainA", "trainB"):
+            assert len(list((part / "faces" / name).glob("*.png"))) == 17
+        for picture in ("sheet.png", "losses.png"):
+            with Image.open(part / picture) as image:
+                assert min(image.size) > 200
+        settings = json.loads((part / "run" / "config.json").read_text())
+        assert settings["minutes"] is not None
     for there, back in (("B", "A"), ("A", "B")):
         inputs = sorted(path.name for path in (made / "faces" / f"test{back}").iterdir())
         assert inputs == sorted(path.name for path in (made / "translated" / there).iterdir())
         assert len(inputs) == 3
-    for picture in ("sheet.png", "losses.png"):
-        with Image.open(made / picture) as image:
-            assert min(image.size) > 200
-    settings = json.loads((made / "run" / "config.json").read_text())
-    assert settings["images"] == 17 and settings["minutes"] is not None
+    assert json.loads((made / "run" / "config.json").read_text())["images"] == 17
+
+
+def test_photos_are_painted_in_several_styles(made: Path) -> None:
+    painted = sorted(path.name for path in (made / "gnr" / "translated").glob("*.png"))
+    assert painted == [f"{photo:04d}-s{style:02d}.png" for photo in range(3) for style in range(3)]
+    codes = load_styles(made / "gnr" / "translated" / "styles.json", to="B", latent_dim=8)
+    assert len({style.code for style in codes}) == 3
 
 
 def test_running_again_replaces_the_earlier_demo(made: Path) -> None:
-    assert not (made / "run" / "stale").exists()
+    assert not list(made.rglob("stale"))
 
 
 def test_no_character_is_in_two_folders(made: Path) -> None:
-    pictures = [path.read_bytes() for path in (made / "faces").rglob("*.png")]
-    assert len(set(pictures)) == len(pictures) == 40
+    """Nor is there a picture twice in a folder; the photos of both parts are the same."""
+    for part in (made, made / "gnr"):
+        pictures = [path.read_bytes() for path in (part / "faces").rglob("*.png")]
+        assert len(set(pictures)) == len(pictures) == 40
+
+
+def test_artists_take_turns() -> None:
+    count = len(gnr.ARTISTS)
+    assert count > 2 and len(set(gnr.ARTISTS)) == count
 
 
 def test_before_is_what_the_run_began_with(made: Path) -> None:
@@ -60,9 +84,20 @@ def test_before_is_what_the_run_began_with(made: Path) -> None:
     images = torch.rand(1, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         expected = first(images).clamp(-1, 1)
-    before = demo._untrained(model, torch.device("cpu")).translate(images, to="B")
+    before = cyclegan._untrained(model, torch.device("cpu")).translate(images, to="B")
     torch.testing.assert_close(before, expected)
     assert not torch.allclose(before, model.translate(images, to="B"), atol=1e-4)
+
+
+def test_before_is_what_the_run_of_gnr_began_with(made: Path) -> None:
+    model = anifast.load(made / "gnr" / "run", "cpu")
+    assert isinstance(model, Translator)
+    images, styles = torch.rand(1, 3, 64, 64) * 2 - 1, model.random_styles(1)
+    with torch.no_grad():
+        expected = gnr_networks(model.config)["G_A2B"](images, styles)[0].clamp(-1, 1)
+    before = gnr._untrained(model, torch.device("cpu")).translate(images, styles=styles)
+    torch.testing.assert_close(before, expected)
+    assert not torch.allclose(before, model.translate(images, styles=styles), atol=1e-4)
 
 
 def test_other_files_are_spared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from anifast.engine.config import from_preset, option
 from anifast.errors import AnifastError
 
 ABOUT = "two unpaired image folders, many styles for each picture (photo <-> anime)"
-DESCRIPTION = """Train GANs N' Roses between pictures of trainA (content: photos) and pictures of trainB (styles: anime).
+DESCRIPTION = """Train GANs N' Roses between photos in trainA (content) and anime in trainB (styles).
 
   anifast train gnr --data selfie2anime --out runs/gnr                       the published networks, for a GPU
   anifast train gnr --data selfie2anime --out runs/gnr --precision bf16 --checkpointing      for a small GPU
