@@ -21,6 +21,7 @@ from anifast.systems import runs
 from anifast.systems.gnr import checkpoints, sheets, training
 from anifast.systems.gnr import config as gnr
 from anifast.systems.gnr.inference import Translator
+from anifast.systems.gnr.networks import networks
 
 #: The folder that it puts into the demo's.
 NAME = "gnr"
@@ -167,5 +168,5 @@ def _affordable(config: gnr.Config, device: torch.device) -> int:
 
 def _untrained(model: Translator, device: torch.device) -> Translator:
     """The same networks as they were before the first step: drawn again from the run's seed."""
-    nets = {name: net.state_dict() for name, net in training.networks(model.config).items()}
+    nets = {name: net.state_dict() for name, net in networks(model.config).items()}
     return Translator({**checkpoints.header(model.config), "nets": nets}, device)

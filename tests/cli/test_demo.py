@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_a_folder_takes_one_demo_at_a_time(
     out = tmp_path / "deep" / "out"
     words, codes = ["demo", "--out", str(out), "--images", "16", "--device", "cpu"], []
 
-    def draw(folder: Path, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def drawn(folder: Path, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
         folder.mkdir(parents=True)
         (folder / "0.png").touch()
         return torch.empty(0), torch.empty(0)
@@ -126,8 +127,8 @@ def test_a_folder_takes_one_demo_at_a_time(
         assert len(list(out.rglob("0.png"))) == 4
         return False
 
-    monkeypatch.setattr(demo, "_draw", draw)
-    monkeypatch.setattr(demo.runs, "train", train)
+    monkeypatch.setattr(shared, "drawn", drawn)
+    monkeypatch.setattr(runs, "train", train)
     assert cli.main(words) == 130 and codes == [1]
     assert f"{out}: another run is writing here" in capsys.readouterr().err
     assert not (out / lock.NAME).exists()
@@ -135,6 +136,42 @@ def test_a_folder_takes_one_demo_at_a_time(
     with lock.hold(made):
         assert cli.main([*words, "--out", str(made)]) == 1
     assert sorted(made.rglob("*")) == before
+
+
+@pytest.mark.parametrize("only", [None, "cyclegan", "gnr"])
+def test_parts_run_in_order_or_one_alone(
+    only: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each begins with all threads, without its own leftovers, and leaves the other's alone."""
+    ran, threads = [], torch.get_num_threads()
+    for name, module in demo.PARTS.items():
+
+        def run(out: Path, device: torch.device, images: int | None, name: str = name) -> list[tuple[str, str]]:
+            assert torch.get_num_threads() == threads
+            torch.set_num_threads(threads + 1)
+            ran.append((name, device.type, images, sorted(path.name for path in out.iterdir())))
+            return [(f"{name}.png", f"made by {name}")]
+
+        monkeypatch.setattr(module, "run", run)
+    out = tmp_path / "out"
+    for name in ("faces", "run", "translated", "gnr", "others"):
+        (out / name / "deep").mkdir(parents=True)
+    for name in ("losses.png", "sheet.png", "demo.txt"):
+        (out / name).touch()
+    try:
+        assert demo.main(argparse.Namespace(out=out, images=5, device="cpu", only=only)) == 0
+    finally:
+        torch.set_num_threads(threads)
+    always = [lock.NAME, "demo.txt", "others"]
+    left = {
+        None: always,
+        "cyclegan": [*always, "gnr"],
+        "gnr": [*always, "faces", "run", "translated", "losses.png", "sheet.png"],
+    }
+    assert ran == [(name, "cpu", 5, sorted(left[only])) for name in demo.PARTS if only in (None, name)]
+    told = capsys.readouterr().out
+    for name in demo.PARTS:
+        assert (f"{out / name}.png  made by {name}" in told) == (only in (None, name))
 
 
 def test_a_file_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +185,51 @@ def test_patch_distance() -> None:
     source = torch.Generator().manual_seed(0)
     rough = torch.rand(4, 3, 32, 32, generator=source) * 2 - 1
     smooth = torch.nn.functional.avg_pool2d(rough, 5, 1, 2)
-    assert demo.patch_distance(rough, rough.flip(0)) == pytest.approx(0.0, abs=1e-6)
-    half = demo.patch_distance(rough, (rough + smooth) / 2)
-    assert 0.0 < half < demo.patch_distance(rough, smooth)
+    assert shared.patch_distance(rough, rough.flip(0)) == pytest.approx(0.0, abs=1e-6)
+    half = shared.patch_distance(rough, (rough + smooth) / 2)
+    assert 0.0 < half < shared.patch_distance(rough, smooth)
+
+
+def test_spread() -> None:
+    """The mean over pairs of two different styles."""
+    painted = torch.tensor([0.0, 1.0, 3.0])[None, :, None, None, None].expand(2, 3, 3, 4, 4)
+    assert gnr._spread(painted) == pytest.approx(2.0)
+    assert gnr._spread(painted[:, :1].expand(-1, 3, -1, -1, -1)) == 0.0
+
+
+def test_the_artist_is_told_by_what_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of models that paint photos as the artist of the drawing whose style is read, and as the next one."""
+    monkeypatch.setattr(shared, "HELD", len(gnr.ARTISTS))
+    count = len(gnr.ARTISTS)
+
+    class Known:
+        """Paints a held-out photo, which it knows by its number, as artist `style + shift`."""
+
+        def __init__(self, shift: int) -> None:
+            self.shift = shift
+
+        def random_styles(self, many: int) -> torch.Tensor:
+            return torch.arange(many) % count
+
+        def styles_of(self, images: torch.Tensor, to: str = "B") -> torch.Tensor:
+            return torch.arange(len(images))
+
+        def translate(self, images: torch.Tensor, to: str = "B", styles: torch.Tensor | None = None) -> torch.Tensor:
+            if to == "A":
+                return photos
+            chosen = self.random_styles(count) if styles is None else styles
+            return torch.stack([as_by(n, int(style) + self.shift) for n, style in enumerate(chosen)])
+
+        def grid(self, images: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+            return torch.stack([torch.stack([as_by(n, int(s)) for s in styles]) for n in range(len(images))])
+
+    def as_by(number: int, artist: int) -> torch.Tensor:
+        return shared.face("photo", shared.HELD_FROM + number, "drawn", gnr.ARTISTS[artist % count])
+
+    photos = torch.stack([shared.face("photo", shared.HELD_FROM + n, "photo", gnr.ARTISTS[0]) for n in range(count)])
+    drawings = torch.stack([shared.face("drawn", shared.HELD_FROM + n, "drawn", gnr.ARTISTS[n]) for n in range(count)])
+    lines = gnr._compared(Known(1), Known(0), photos, drawings)  # type: ignore[arg-type]
+    assert "0.000 -> 0.000" in lines[0]
+    likeness, likest = lines[3], lines[4]
+    assert "-> 0.000" in likeness and "0.000 ->" not in likeness
+    assert "0 % -> 100 %" in likest and f"{100 / count:.0f} %)" in likest
