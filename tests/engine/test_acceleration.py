@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_cyclegan import read, resume, the_error, train
+from tiny_gnr import tiny_config
 
 from anifast.engine import acceleration
 from anifast.engine.acceleration import WARM_UP, Graphs
@@ -16,6 +17,7 @@ from anifast.engine.loop import run_step
 from anifast.errors import AnifastError
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.training import CycleGAN
+from anifast.systems.gnr.training import GNR, Batch
 
 CPU = torch.device("cpu")
 Capture = pytest.CaptureFixture[str]
@@ -132,3 +134,38 @@ def test_phases_of_cyclegan_take_everything_from_their_inputs() -> None:
         for key, value in net.state_dict().items():
             assert torch.equal(recorded.nets[name].state_dict()[key], value), f"{name}.{key}"
     assert torch.equal(plain.pools["A"].held, recorded.pools["A"].held)
+
+
+def test_phases_of_gnr_take_everything_from_their_inputs() -> None:
+    """All but what the first phase has painted, which lies where it was recorded."""
+    config = tiny_config(r1_every=5)
+    plain, recorded = GNR(config, CPU), GNR(config, CPU)
+    generator = recorded.phases[-1].name
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        first = True
+
+        def replay() -> None:
+            nonlocal first
+            if not first:  # recording has computed on the CPU, which it does not on a GPU
+                kept = recorded.batch, recorded._draws
+                recorded.batch = Batch(*(torch.full_like(x, float("nan")) for x in kept[0]))
+                recorded._draws = {}
+                work()
+                recorded.batch, recorded._draws = kept
+            first = False
+
+        work()
+        return replay
+
+    graphs = Graphs(CPU, record)
+    source = torch.Generator().manual_seed(5)
+    for step in range(1, WARM_UP + 4):
+        batch = Batch(*(torch.rand(2, 3, 64, 64, generator=source) * 2 - 1 for _ in range(4)))
+        for model, how in ((plain, None), (recorded, graphs)):
+            model.begin(batch, 2 * step)
+            run_step(model.phases, step, CPU, graphs=how)
+    assert generator in graphs._recorded
+    for name, net in plain.nets.items():
+        for key, value in net.state_dict().items():
+            assert torch.equal(recorded.nets[name].state_dict()[key], value), f"{name}.{key}"
