@@ -14,7 +14,7 @@ from typing import Any
 import anifast
 from anifast.errors import AnifastError, ToldElsewhere
 from anifast.progress import to_nowhere
-from anifast.systems import SYSTEMS
+from anifast.systems import SYSTEMS, options
 
 
 @dataclass(frozen=True)
@@ -71,36 +71,27 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
         "inputs", type=Path, nargs="+", metavar="INPUT", help="folders (searched recursively) and files"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the PNGs go, names kept")
-    parser.add_argument("--to", choices=("A", "B"), default="B", help="the domain wanted [B]")
+    options.add_to(parser)
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--size", type=int, metavar="N", help="side of the results, a multiple of 4 [the model's own]")
     sizes.add_argument("--keep-size", action="store_true", help="keep each picture's own size")
-    parser.add_argument(
-        "--resize",
-        choices=("crop", "stretch"),
-        default="crop",
-        help="pictures that are not square: largest centred square, or squeezed [crop]",
-    )
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at once [8]")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to compute in [fp32]")
-    parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+    options.add_resize(parser)
+    options.add_computing(parser)
     styles = parser.add_argument_group(
         "styles",
         "For models that paint in styles (GANs N' Roses). A style is one drawing style for all pictures: with several, "
-        "NAME-s00.png is in the first, NAME-s01.png in the second. Their codes are kept as styles.json in --out.",
+        "NAME-s00.png is in the first, NAME-s01.png in the second. Their codes are kept as styles.json in --out "
+        "(styles-2.json where other codes stand there).",
     )
     styles.add_argument(
         "--style",
         nargs="+",
         metavar="STYLE",
-        help="a picture of the wanted domain, of any size, whose style is read; a file of saved codes (styles.json) or "
-        "one of them (styles.json#3); or random; INPUTs stand before it [random]",
+        help=f"{options.STYLE_SOURCES}; INPUTs stand before it [random]",
     )
     styles.add_argument("--styles", type=int, metavar="N", help="how many random styles, one result each [1]")
     styles.add_argument("--seed", type=int, metavar="N", help="of random styles [0]")
-    styles.add_argument(
-        "--truncation", type=float, metavar="PSI", help="1: styles as they are, 0: the mean style, between: tamer [1]"
-    )
+    options.add_truncation(styles)
 
 
 #: Options of `anifast translate` that not every system has; a model names its own in `options`.
@@ -134,7 +125,7 @@ def _translate(args: argparse.Namespace) -> int:
         raise AnifastError(f"--batch {args.batch}: at least 1")
     if args.size is not None and (args.size < 8 or args.size % 4):
         raise AnifastError(f"--size {args.size}: a multiple of 4, at least 8")
-    from anifast.data.folders import pixel_limit
+    from anifast.data.folders import counted, pixel_limit
     from anifast.engine import precision, state, translate
 
     if args.size is not None and args.size**2 > pixel_limit():
@@ -143,17 +134,19 @@ def _translate(args: argparse.Namespace) -> int:
         )
     jobs, rejected = translate.collect(args.inputs, args.out)
     model = anifast.load(args.model, args.device, precision=args.precision)
-    options = _options_of(args, model)
+    given = _options_of(args, model)
     with state.about(args.model):
         model.require(args.to)
-        painter = None if options is None else model.painter(args.to, how=args.resize, batch=args.batch, **options)
+        painter = None if given is None else model.painter(args.to, how=args.resize, batch=args.batch, **given)
     if painter is not None:
-        jobs = translate.several(jobs, painter.labels)
+        jobs = translate.several(jobs, painter.labels, painter.pictures)
     translate.check_writable(args.out)
     if painter is not None:
-        painter.save(args.out)
+        codes, usual = painter.save(args.out), args.out / "styles.json"
+        if codes != usual:
+            print(f"{usual} holds other styles and is kept; those painted now are in {codes}")
     about = (f", {painter.about}" if painter else "") + (", averaged weights" if model.averaged else "")
-    print(f"{len(jobs)} pictures -> {args.to}{about}, {precision.describe(model.device, args.precision)}")
+    print(f"{counted(len(jobs))} -> {args.to}{about}, {precision.describe(model.device, args.precision)}")
     outcome = translate.translate_files(
         painter or (lambda images: model.translate(images, to=args.to)),
         jobs,
@@ -164,13 +157,13 @@ def _translate(args: argparse.Namespace) -> int:
         smaller="--batch or --size" if painter is None else "--batch",
     )
     done = len(outcome.written)
-    print(f"{done} pictures in {outcome.seconds:.1f} s, {done / max(outcome.seconds, 1e-9):.1f} images/s -> {args.out}")
+    print(f"{counted(done)} in {outcome.seconds:.1f} s, {done / max(outcome.seconds, 1e-9):.1f} images/s -> {args.out}")
     failed = outcome.failed | {name: f"{name}: {why}" for name, why in rejected.items()}
     for why in failed.values():
         print(f"anifast: failed: {why}", file=sys.stderr)
     if failed:
         raise AnifastError(
-            f"{len(failed)} of {len(jobs) + len(rejected)} pictures could not be translated (named above)"
+            f"{len(failed)} of {counted(len(jobs) + len(rejected))} could not be translated (named above)"
         )
     return 0
 

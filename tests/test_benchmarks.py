@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from anifast import cli
+from anifast.engine import acceleration
 from anifast.engine.loop import run_step
 from anifast.errors import AnifastError, DataError
 from anifast.nn.backbones import load_backbone
@@ -1043,13 +1045,14 @@ def test_gnr_is_measured_against_the_authors(
     assert rows[5]["convolutions_ms"] == pytest.approx((15 * alone[3] + alone[4]) / 16 * 1e3, abs=1e-3)
     for row in rows:
         assert row["ms"] == {name: [seconds * 1e3] * 3 + [7] for name, seconds in taken.items()}
-        assert ("peak" in row) == row["work"].startswith("training") and "peak_aim" not in row
+        assert ("peak" in row) == (row["work"] != bench_gnr.R1) and "peak_aim" not in row
     # networks, the gradients' two moments and a count, and the generators' averages
     nets = sides.system.nets
     sizes = {name: sum(x.numel() for x in net.state_dict().values()) for name, net in nets.items()}
     learned = sum(2 * p.numel() + 1 for net in nets.values() for p in net.parameters())
     held = 4 * (sum(sizes.values()) + learned + sizes["G_A2B"] + sizes["G_B2A"])
     assert rows[3]["peak"] == rows[5]["peak"] == dict.fromkeys(taken, held + 1000)
+    assert rows[0]["peak"] == dict.fromkeys(taken, 4 * sizes["G_A2B"] + 1000)  # and those of a translation
     assert all(p.grad is None for p in nets["G_A2B"].parameters())
     rows[5]["peak"]["anifast"] = held // 4
     lines = capsys.readouterr().out.splitlines()
@@ -1065,7 +1068,7 @@ def test_gnr_is_measured_against_the_authors(
     assert header.count("the authors' code") == 2 and header.count("ours on `reference`") == 2
     assert f"| 3000 ms | 3.00x (aim 1.5x, bound {3 / alone[1]:.2f}x) | 1500 ms | 1.50x (bound " in cells[1]
     share = rows[5]["peak"]["anifast"] / rows[5]["peak"]["authors"]
-    assert cells[5].endswith(f", {share * 100:.0f} % of the first (aim 50 %) |") and "MiB" not in cells[1]
+    assert cells[5].endswith(f", {share * 100:.0f} % of the first (aim 50 %) |") and "MiB" not in cells[2]
 
 
 def test_gnr_is_measured_without_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1167,9 +1170,105 @@ def test_the_command_for_gnr_writes_its_file_or_one_clear_error(
     (path,) = tmp_path.glob("*/systems/gnr.json")
     result = json.loads(path.read_text())
     assert result["rivals"] == {"reference": "ours on `reference`"} and len(result["rows"]) == 2
+    assert "authors" not in result
     text = report.document(tmp_path, tmp_path)
     assert f" Preset `main`, 0.015625 times the channels; {bench_gnr.NOTE}\n" in text
     assert "| translate, 64 px, 1 at once | fp32 | 100 ms | 10 | 250 ms | 2.50x (bound 4.14x) | 60 ms (60 %) |" in text
+
+
+def test_the_command_for_gnr_takes_batches_and_tells_what_it_measured(
+    authors_checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr(bench_gnr, "steady_allocator", lambda: False)
+    options = ["--device", "cpu", "--size", "64", "--channel-multiplier", str(1 / 64), "--out", str(tmp_path)]
+    assert bench_gnr.main([*options, "--translate", "2", "0"]) == 1
+    assert "bench_gnr: error: --translate 0: at least 1" in capsys.readouterr().err
+    assert bench_gnr.main([*options, "--cuda-graphs"]) == 1
+    assert "bench_gnr: error: --cuda-graphs needs a GPU" in capsys.readouterr().err
+    given: list[Any] = []
+
+    def measure(*arguments: Any) -> list[dict[str, Any]]:
+        given.append(arguments)
+        row = {"work": bench_gnr.TRANSLATE, "size": 64, "precision": "fp32", "images": 2, "convolutions_ms": 60.4}
+        return [{**row, "ms": {"anifast": [100.0, 101.0, 99.0, 7], "authors": [250.0, 260.0, 240.0, 7]}}]
+
+    monkeypatch.setattr(bench_gnr, "measure", measure)
+    words = ["--translate", "2", "5", "2", "--cuda-graphs", "--authors", str(authors_checkout)]
+    assert bench_gnr.main([*options, *words]) == 0
+    assert given[0][0].cuda_graphs and given[0][3] == (2, 5)
+    (path,) = tmp_path.glob("*/systems/gnr.json")
+    result = json.loads(path.read_text())
+    assert result["authors"] == _authors_gnr.describe(authors_checkout)
+    assert bench_gnr.GRAPHS_NOTE in result["note"] and "The authors' code: networks v1, sha256 " in result["note"]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1.1", "v2"])
+def test_which_code_of_the_authors_it_is(version: str, tmp_path: Path) -> None:
+    generator = "v2" if version == "v2" else "v1"
+    text = AUTHORS_MODEL.replace('"v1"', repr(version)).replace(
+        "channels[4] / 512)", f"channels[4] / 512, {generator!r})", 1
+    )
+    root = tmp_path / "authors"
+    (root / "op").mkdir(parents=True)
+    (root / "model.py").write_text(text)
+    (root / "op" / "__init__.py").write_text("LOADED_FROM = __file__\n")
+    plain = _authors_gnr.describe(root)
+    assert set(plain) == {"version", "sha256"} and plain["version"] == version and len(plain["sha256"]) == 64
+    assert _authors_gnr.describe(root) == plain  # whatever importing it has left there
+    (root / "op" / "fused.cu").write_text("// kernels\n")
+    assert _authors_gnr.describe(root)["sha256"] != plain["sha256"]
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        done = subprocess.run(["git", "-C", str(root), *who, *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)  # around it: not its own
+    assert "sha256" in _authors_gnr.describe(root)
+    git("init", "-q")
+    assert "sha256" in _authors_gnr.describe(root)  # nothing is committed
+    git("add", "model.py", "op/__init__.py", "op/fused.cu")
+    git("commit", "-q", "-m", "all")
+    expected = {"version": version, "commit": git("rev-parse", "HEAD"), "uncommitted_changes": False}
+    assert _authors_gnr.describe(root) == expected
+    (root / "op" / "fused.cu").write_text("// other kernels\n")
+    assert _authors_gnr.describe(root) == {**expected, "uncommitted_changes": True}
+
+
+def test_recorded_iterations_are_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording is played on the CPU: all phases of both kinds of steps are recorded before anything is timed."""
+    recorded: list[Any] = []
+
+    def graphs(device: torch.device) -> acceleration.Graphs:
+        return acceleration.Graphs(device, lambda work: (recorded.append(1), work(), lambda: None)[2])
+
+    monkeypatch.setattr(bench_gnr, "Graphs", graphs)
+    sides = bench_gnr.Sides(tiny_gnr(cuda_graphs=True, r1_every=2), torch.device("cpu"), None)
+    assert sides.recorded is not None and sides.recorded is not sides.system
+    for name, net in sides.system.nets.items():
+        for key, value in net.state_dict().items():
+            assert torch.equal(sides.recorded.nets[name].state_dict()[key], value)
+    before = {name: net.state_dict()["fc.0.weight"].clone() for name, net in sides.system.nets.items() if name == "D_L"}
+    without = sides.iteration("anifast", False)
+    assert len(recorded) == 3
+    regularised = sides.iteration("anifast", True)
+    assert len(recorded) == 4  # the penalised phase; translations and generators are repeated
+    for call in (without, regularised):
+        call()
+    assert len(recorded) == 4 and torch.equal(sides.system.nets["D_L"].state_dict()["fc.0.weight"], before["D_L"])
+    sides.iteration("reference", False)()
+    assert len(recorded) == 4 and not torch.equal(sides.system.nets["D_L"].state_dict()["fc.0.weight"], before["D_L"])
+    monkeypatch.setattr(
+        bench_gnr, "interleave", lambda calls, *_, **__: dict.fromkeys(calls, timing.Timing(1, 1, 1, 1))
+    )
+    monkeypatch.setattr(bench_gnr, "convolutions_alone", lambda *_: 0.5)
+    monkeypatch.setattr(bench_gnr, "memory", lambda call, device: (1000, None))
+    monkeypatch.setattr(bench_gnr, "Sides", lambda *_: sides)
+    rows = bench_gnr.measure(sides.config, torch.device("cpu"), 0.0, (1,))
+    assert [row["work"] for row in rows if "peak" in row] == [bench_gnr.TRANSLATE]
 
 
 def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

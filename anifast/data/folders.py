@@ -100,6 +100,11 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def counted(pictures: int) -> str:
+    """A number of pictures in words: 1 picture, 2 pictures."""
+    return f"{pictures} picture{'' if pictures == 1 else 's'}"
+
+
 def sniff(head: bytes) -> str | None:
     """The picture format that a file's first 32 bytes show: JPEG, PNG, GIF, WebP, TIFF, BMP, PPM or None."""
     if head.startswith(b"\xff\xd8\xff"):

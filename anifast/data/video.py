@@ -42,7 +42,7 @@ _QUALITY = {
 _BT709 = 1  # the number of this standard's matrix, primaries and transfer function in FFmpeg
 _TV_RANGE = 1
 _HDR = (16, 18)  # transfer functions PQ and HLG
-_REMUX = "copy it into a sound file, as in: ffmpeg -i IN -c copy OUT.mp4"
+_REMUX = "copy it into a new file, as in: ffmpeg -i IN -c copy OUT.mp4"
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         # The prefix keeps FFmpeg from taking what stands before a colon in a name for a protocol.
         container = av.open(f"file:{os.fspath(path)}", metadata_errors="ignore")
     except av.error.FFmpegError as error:
-        raise DataError(f"{shown}: is no video, or a damaged one ({error.strerror}). {_mend()}") from error
+        raise DataError(f"{shown}: is no video, or a damaged one ({error.strerror}). Get it anew") from error
     with container:
         yield container
 

@@ -75,28 +75,35 @@ class Graphs:
             raise AnifastError("--cuda-graphs needs a GPU; leave it out on the CPU")
         self._record = record or _record
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        #: Steps that all phases have finished: they begin to be recorded together, also behind a step that was skipped.
+        self.finished = 0
         self._warm: dict[str, int] = {}
-        self._recorded: dict[str, tuple[tuple[Tensor, ...], Callable[[], None], Loss]] = {}
+        self._recorded: dict[str, tuple[tuple[Tensor, ...], Callable[[], None], Loss, list[Tensor | None]]] = {}
 
-    def run(self, name: str, work: Callable[..., Loss], inputs: tuple[Tensor, ...]) -> Loss:
+    def run(
+        self, name: str, work: Callable[..., Loss], inputs: tuple[Tensor, ...], parameters: Sequence[Tensor] = ()
+    ) -> Loss:
         """Do what `work(*inputs)` does: results, gradients, and what it stores.
 
         Args:
             name: of the phase.
             work: loss and backward; sets the gradients anew.
             inputs: tensors of the same shapes in every step.
+            parameters: whose gradients work sets.
 
         Raises:
             AnifastError: this phase cannot be recorded.
         """
         if name in self._recorded:
-            held, replay, results = self._recorded[name]
+            held, replay, results, gradients = self._recorded[name]
             for own, new in zip(held, inputs, strict=True):
                 own.copy_(new)
             replay()
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient  # another phase of the same networks may have put its own there
             return results
         self._warm[name] = self._warm.get(name, 0) + 1
-        if self._warm[name] <= WARM_UP:
+        if self.finished < WARM_UP or self._warm[name] <= WARM_UP:
             return self._beside(lambda: work(*inputs))
         held = tuple(value.clone() for value in inputs)
         found: list[Loss] = []
@@ -107,7 +114,7 @@ class Graphs:
                 f"phase {name} cannot be recorded as a CUDA graph: {str(error).splitlines()[0]}. "
                 "Leave --cuda-graphs out"
             ) from error
-        self._recorded[name] = held, replay, found[0]
+        self._recorded[name] = held, replay, found[0], [parameter.grad for parameter in parameters]
         replay()  # recording computes nothing
         return found[0]
 

@@ -4,7 +4,8 @@
 
 `batch` is the joined batch of all processes, so settings, schedules and checkpoints mean the same for any number of
 them: a run saved by two goes on with one, and a step of two is the step of one on the joined batch. That asks three
-things of a system: losses are means over images; what is random is drawn for the joined batch (from seeds and image
+things of a system (GANs N' Roses compares the pictures of each process's own part, and only averages gradients):
+losses are means over images; what is random is drawn for the joined batch (from seeds and image
 numbers, or from a generator that is in the same state everywhere) and shared out; and what outlives a step, such as a
 pool of past images, is filled with the joined batch in every process (`gather`), so that each holds the same.
 

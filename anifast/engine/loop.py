@@ -186,17 +186,16 @@ def run_step(
     """
     scalars: dict[str, Tensor] = {}
     due = [phase for phase in phases if phase.due(index)]
+    nets = dict.fromkeys(net for phase in phases for net in phase.nets)
     for place, phase in enumerate(due):
-        for other in phases:
-            for net in other.nets:
-                net.requires_grad_(False)
-        for net in phase.nets:
-            net.requires_grad_(True)
+        for net in nets:
+            net.requires_grad_(net in phase.nets)
         work = partial(_forward_backward, phase, device, precision)
         inputs = phase.inputs()
-        loss, values = graphs.run(phase.name, work, inputs) if graphs else work(*inputs)
         trained = phase.nets if phase.optimizer is not None else ()
-        gradients = [p.grad for net in trained for p in net.parameters() if p.grad is not None]
+        parameters = [p for net in trained for p in net.parameters()]
+        loss, values = graphs.run(phase.name, work, inputs, parameters) if graphs else work(*inputs)
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if team is not None and team.world > 1:
             loss = loss.clone()
             team.average([loss, *gradients])  # also tells every process that one of them has a bad loss
@@ -210,6 +209,8 @@ def run_step(
         if phase.optimizer is not None:
             phase.optimizer.step()
         scalars.update(values)
+    if graphs:
+        graphs.finished += 1
     return scalars
 
 
@@ -286,6 +287,11 @@ class Loop:
             CheckpointError: it does not fit the system, or parts of it are missing.
             DataError: the data are other ones.
         """
+        if "images" not in state:
+            raise CheckpointError(
+                "this file holds networks alone, without optimisers and data, so no run goes on from it; begin one "
+                "with its weights by --start-from"
+            )
         try:
             self.images = self._saved = int(state["images"])
             self.steps = int(state["steps"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,11 +20,42 @@ class Block:
 
     Attributes:
         title: above the block.
-        rows: label and images N,3,H,W in [-1, 1] of each row.
+        rows: label and images N,3,H,W of each row: floats in [-1, 1], or uint8. Without any label no room is kept.
+        heads: above the columns, from the left; shortened to the width of a picture.
     """
 
     title: str
     rows: Sequence[tuple[str, Tensor]]
+    heads: Sequence[str] = ()
+
+
+def readable(text: str) -> bool:
+    """Whether the font of sheets has every character of a text; it has those of English and few more."""
+    return all(map(_drawn, text))
+
+
+@cache
+def _drawn(character: str) -> bool:
+    """Fonts draw what they lack as one and the same box."""
+    text = font(13)
+    try:
+        mask, box = text.getmask(character), text.getmask("\U0010ffff")
+    except UnicodeError:  # a half of a pair, or Pillow's font without FreeType, which is Latin-1
+        return character.isascii() and character.isprintable()
+    return bool(mask.size != box.size or bytes(mask) != bytes(box))
+
+
+def shortened(text: str, width: float) -> str:
+    """A label of at most so many pixels: what does not fit is left out in the middle, as ends tell names apart."""
+    length = font(13).getlength
+    if length(text) <= width:
+        return text
+    for kept in range(min(len(text) - 1, int(width)), 0, -1):
+        tail = kept // 2
+        shorter = f"{text[: kept - tail]}\u2026{text[len(text) - tail :]}"
+        if length(shorter) <= width:
+            return shorter
+    return ""
 
 
 def sheet(blocks: Sequence[Block], *, caption: str = "", tile: int = 0, beside: bool = True) -> Image.Image:
@@ -37,21 +69,28 @@ def sheet(blocks: Sequence[Block], *, caption: str = "", tile: int = 0, beside: 
     """
     height = max(rows.shape[-2] for block in blocks for _, rows in block.rows)
     side = tile or height * max(1, 2 ** max(0, int(np.ceil(np.log2(96 / height)))))
-    gap, head = 4, 30
+    gap, title = 4, 30
     text = font(13)
+    headed = [bool(block.heads) for block in blocks]
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     parts = []
     for block in blocks:
         lines = [line for label, _ in block.rows for line in label.splitlines()]
-        margin = int(max(probe.textlength(line, font=text) for line in lines)) + 18
+        margin = int(max(probe.textlength(line, font=text) for line in lines)) + 18 if lines else 0
         columns = max(len(rows) for _, rows in block.rows)
-        part = Image.new("RGB", (margin + columns * (side + gap), head + len(block.rows) * (side + gap)), PAPER)
+        head = title + (20 if (any(headed) if beside else block.heads) else 0)
+        width = max(columns * (side + gap), int(np.ceil(probe.textlength(block.title, font=font(15)))))
+        part = Image.new("RGB", (margin + width, head + len(block.rows) * (side + gap)), PAPER)
         draw = ImageDraw.Draw(part)
-        draw.text((margin, head - 8), block.title, fill=INK, font=font(15), anchor="ls")
+        draw.text((margin, title - 8), block.title, fill=INK, font=font(15), anchor="ls")
+        for c, name in enumerate(block.heads):
+            middle = margin + c * (side + gap) + side / 2
+            draw.text((middle, head - 7), shortened(name, side - 6), fill=GREY, font=text, anchor="ms")
         for r, (label, images) in enumerate(block.rows):
             top = head + r * (side + gap)
             draw.text((margin - 9, top + side / 2), label, fill=GREY, font=text, anchor="rm", align="right")
-            for c, image in enumerate(to_uint8(images.detach().float().cpu())):
+            shown = to_uint8(images.detach().float().cpu()) if images.is_floating_point() else images.cpu()
+            for c, image in enumerate(shown):
                 picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
                 how = Image.Resampling.NEAREST if side % picture.width == 0 else Image.Resampling.BICUBIC
                 part.paste(picture.resize((side, side), how), (margin + c * (side + gap), top))

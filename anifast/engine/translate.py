@@ -81,8 +81,13 @@ def collect(inputs: Sequence[str | Path], out: Path) -> tuple[list[Job], dict[st
     return jobs, rejected
 
 
-def several(jobs: Sequence[Job], labels: Sequence[str]) -> list[Job]:
+def several(jobs: Sequence[Job], labels: Sequence[str], also: Iterable[Path] = ()) -> list[Job]:
     """The same jobs with a result for each label, which stands at the end of its name: face.png, face-s00.png.
+
+    Args:
+        jobs: from `collect`.
+        labels: one for each result of a picture.
+        also: further files that are read and must not be overwritten.
 
     Raises:
         DataError: results would collide with each other or overwrite an input.
@@ -94,14 +99,14 @@ def several(jobs: Sequence[Job], labels: Sequence[str]) -> list[Job]:
         )
         for job in jobs
     ]
-    _check_targets(spread)
+    _check_targets(spread, also)
     return spread
 
 
-def _check_targets(jobs: Sequence[Job]) -> None:
+def _check_targets(jobs: Sequence[Job], also: Iterable[Path] = ()) -> None:
     """Refuse jobs whose results would collide with each other or overwrite an input."""
     taken: dict[Path, Path] = {}
-    sources = {os.path.realpath(job.source) for job in jobs}
+    sources = {os.path.realpath(path) for path in [*(job.source for job in jobs), *also]}
     for job in jobs:
         for target in job.targets:
             if target in taken:

@@ -222,7 +222,7 @@ class Stability(_Plain):
             and of the pictures; lower is more stable.
         error: standard error of `variance` for other pictures; NaN of one.
         between: variance over the pictures of their mean codes, the mean of the dimensions: what `variance` is to be
-            seen beside, for codes that are always the same are stable too.
+            seen beside, for codes that are always the same are stable too; NaN of one.
         pictures: how many there were.
         augmentations: of each.
     """
@@ -283,7 +283,7 @@ def style_stability(
         means.update(codes.mean(dim=1))
     if means is None:
         raise DataError("style stability needs at least one picture")
-    between = float(means.scatter.diagonal().mean()) / means.count
+    between = float(means.scatter.diagonal().mean()) / means.count if means.count > 1 else math.nan
     return Stability(within.mean, within.error, between, within.count, augmentations)
 
 

@@ -113,6 +113,10 @@ class FusedLeakyReLU(nn.Module):
         """N,C,... -> the same shape; `epilogue` are keywords of bias_lrelu."""
         return bias_lrelu(x, self.bias, **epilogue)
 
+    def scaled(self, x: Tensor, scale: float, *, gain: float = _SQRT2, **epilogue: Any) -> Tensor:
+        """The same for scale * x, as lrelu(s x + b) = s lrelu(x + b / s) for s > 0: no weight needs to be scaled."""
+        return bias_lrelu(x, self.bias / scale, gain=gain * scale, **epilogue)
+
 
 class _Filter(nn.Module):
     """A FIR filter of sum factor^2 along both axes.
@@ -279,6 +283,16 @@ class ConvLayer(nn.Sequential):
                 bias = self[-1].get_parameter("bias")
                 x = winograd.convolve(x, conv.weight, weight_gain=conv.scale, bias=bias, gain=gain, clamp=clamp)
                 return x if residual is None else torch.add(x, residual, alpha=residual_gain)
+            half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+            if self.act and half != torch.float16:  # which unscaled sums of products may leave
+                return cast(FusedLeakyReLU, self[-1]).scaled(
+                    F.conv2d(x, conv.weight, None, 1, conv.padding),
+                    conv.scale,
+                    gain=gain,
+                    clamp=clamp,
+                    residual=residual,
+                    residual_gain=residual_gain,
+                )
             x = conv(x)
         if not self.act:
             return x

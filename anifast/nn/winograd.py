@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from anifast import backends
 from anifast.errors import BackendError
@@ -67,6 +68,8 @@ def is_faster_halving(x: Tensor, weight: Tensor, taps: Tensor) -> bool:
         weight: O,C,3,3.
         taps: of the filter, along one axis.
     """
+    if torch.compiler.is_compiling():  # which looks into gradients written in Python, and knows no such op there
+        return False
     if not (torch.is_grad_enabled() and x.requires_grad) or taps.shape != (4,) or x.shape[2] % 2 or x.shape[3] % 2:
         return False
     return x.shape[0] * x.shape[2] * x.shape[3] >= 4 * _FEWEST_POSITIONS and is_faster(x, weight)
@@ -81,7 +84,7 @@ def halve(x: Tensor, weight: Tensor, taps: Tensor, gain: float = 1.0) -> Tensor:
     Args:
         x: maps, H and W even.
         weight: O,C,3,3.
-        taps: [4], symmetric, of sum 1.
+        taps: [4], of sum 1.
         gain: factor.
     """
     return _Halve.apply(x, weight, taps, gain)
@@ -89,10 +92,13 @@ def halve(x: Tensor, weight: Tensor, taps: Tensor, gain: float = 1.0) -> Tensor:
 
 class _Halve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, taps: Tensor, gain: float) -> Tensor:
-        ctx.save_for_backward(x, weight, taps)
-        ctx.gain = gain
+    def forward(x: Tensor, weight: Tensor, taps: Tensor, gain: float) -> Tensor:
         return F.conv2d(upfirdn2d(x, taps, padding=(2, 2), gain=gain), weight, stride=2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # apart: torch.func asks for it
+        ctx.save_for_backward(*inputs[:3])
+        ctx.gain = inputs[3]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -107,12 +113,10 @@ class _Halve(torch.autograd.Function):
                 weight_gain=ctx.gain / 4,  # the op multiplies by up * up
                 demodulate=False,
                 up=2,
-                fir=taps,
+                fir=taps.flip(0),
                 act=False,
             )
         if ctx.needs_input_grad[1] and not weight_gradients_left_out():
             filtered = upfirdn2d(x, taps, padding=(2, 2), gain=ctx.gain)
-            by_weight = torch.ops.aten.convolution_backward(
-                grad, filtered, weight, None, [2, 2], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
-            )[1]
+            by_weight = conv2d_weight(filtered, weight.shape, grad, stride=2)
         return by_x, by_weight, None, None

@@ -131,7 +131,15 @@ def _own(system: str, evaluation: ModuleType, values: Mapping[str, Any]) -> Any:
     if unknown:
         there_are = f"; its own are {', '.join(map(_flag, names))}" if names else ", which has none of its own"
         raise AnifastError(f"{', '.join(unknown)}: no option for {system}, the system of this model{there_are}")
-    return None if own is None else config.build(own, values)
+    if own is None:
+        return None
+    for name, value in values.items():
+        try:
+            config.build(own, {name: value})
+        except AnifastError as error:
+            what = str(error).removeprefix(f"setting {name}: ")
+            raise AnifastError(f"{_flag(name)}: {what}") from None
+    return config.build(own, values)
 
 
 def _flag(name: str) -> str:

@@ -105,7 +105,7 @@ def _train(
         raise team.told(
             AnifastError(
                 f"{out}: nothing is left to train, the run has seen {found['images']} of {plan.total} images; "
-                "a larger --images (within the epochs) goes on"
+                f"{systems.module(system, 'config').LONGER} goes on"
             )
         )
     # A backend that was asked for and is not there ends the run here.

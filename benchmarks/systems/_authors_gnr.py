@@ -10,10 +10,12 @@ whole, optimisers and averages parameter by parameter.
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 
 from anifast.errors import AnifastError
 from anifast.nn.stylegan2 import channels
+from anifast.systems.gnr import checkpoints
 from anifast.systems.gnr.config import Config
 
 #: Packages that their modules import at the top and their networks do without.
@@ -92,6 +95,45 @@ def load_model(checkout: Path) -> ModuleType:
                 f"--authors {checkout}: its module model cannot be imported ({type(error).__name__}: {error}); the "
                 "branch main runs on any device"
             ) from error
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def describe(checkout: Path) -> dict[str, Any]:
+    """Which code a checkout holds, as JSON values.
+
+    Returns:
+        `version`: "v1", "v1.1" or "v2", which the keys and shapes of its discriminator tell; and `commit` with
+        `uncommitted_changes`, or, where it is no repository of its own, `sha256` over model.py and the sources in op,
+        by their names.
+
+    Raises:
+        AnifastError: it cannot be imported, or its networks are of no known version.
+    """
+    checkout = checkout.resolve()
+    model = load_model(checkout)
+    model.channels.update({side: channels(side, 1, 8) for side in model.channels})  # narrow ones tell it as well
+    nets = {"G_A2B": model.Generator(64, 3, 8, 5, 1), "D_A": model.Discriminator(64)}
+    weights = {name: net.state_dict() for name, net in nets.items()}
+    found: dict[str, Any] = {"version": checkpoints.contents(weights).config.discriminator}
+    if _git(checkout, "rev-parse", "--show-toplevel") == str(checkout):
+        commit = _git(checkout, "rev-parse", "HEAD")
+        if commit is not None:
+            changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+            return {**found, "commit": commit, "uncommitted_changes": None if changed is None else bool(changed)}
+    digest = hashlib.sha256()
+    sources = [path for path in (checkout / "op").iterdir() if path.suffix in (".py", ".cpp", ".cu")]
+    for path in (checkout / "model.py", *sorted(sources)):
+        digest.update(path.relative_to(checkout).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return {**found, "sha256": digest.hexdigest()}
 
 
 def _softplus(scores: Sequence[Tensor], sign: float) -> Tensor:

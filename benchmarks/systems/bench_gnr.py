@@ -1,6 +1,7 @@
 """GANs N' Roses: translation, R1 and training, against its authors' code and against plain PyTorch.
 
-`OMP_WAIT_POLICY=ACTIVE python -m benchmarks.systems.bench_gnr [--authors CHECKOUT] [--size 128] [--out DIR]`
+`OMP_WAIT_POLICY=ACTIVE python -m benchmarks.systems.bench_gnr [--authors CHECKOUT] [--size 128] [--out DIR]
+[--translate 1 8] [--cuda-graphs]`
 
 Measured are `translate`, the R1 pass of one discriminator (its scores, the penalty, and the penalty's gradients of all
 parameters) and a training iteration, each by ours as it is, by ours on the backend `reference`, and, given a checkout
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anifast import use_backend
+from anifast.engine.acceleration import WARM_UP, Graphs
 from anifast.engine.loop import run_step
 from anifast.engine.precision import autocast, matrix_unit
 from anifast.errors import AnifastError
@@ -56,6 +58,11 @@ NOTE = (
     "iterations begin with augmented batches and have the perceptual loss of a VGG-16 of random weights, which is our "
     "module on all sides; the authors' code is always in float32; bounds are what the ratios would be if ours were the "
     "library's convolutions alone."
+)
+#: What stands there too where ours trains with CUDA graphs.
+GRAPHS_NOTE = (
+    "anifast's training iterations are recorded as CUDA graphs (--cuda-graphs), those beside are not; what a recorded "
+    "iteration takes of memory is not measured."
 )
 #: The presets whose networks and losses are those of a version of the authors' code.
 PRESETS = ("main", "rel", "new")
@@ -109,19 +116,27 @@ def tuned(device: torch.device) -> Iterator[None]:
 class Sides:
     """Ours, on each backend, and the authors' networks, on the same weights and inputs.
 
+    With `config.cuda_graphs` ours trains a system of its own, whose phases are recorded: a step that is not recorded
+    would put other tensors where recorded phases look for those of the phase before.
+
     Args:
         config: of the run.
         device: to run on.
         checkout: of the authors' repository; None: they are not there.
 
     Raises:
-        AnifastError: the checkout cannot be used.
+        AnifastError: the checkout cannot be used, or CUDA graphs are asked for without a GPU.
     """
 
     def __init__(self, config: Config, device: torch.device, checkout: Path | None) -> None:
         self.config, self.device = config, device
+        self.graphs = Graphs(device) if config.cuda_graphs else None
         self.system = GNR(config, device)
         as_after_training(self.system.nets.values())
+        self.recorded: GNR | None = None
+        if self.graphs is not None:
+            self.recorded = GNR(config, device)
+            as_after_training(self.recorded.nets.values())
         weights = {
             name: {key: x.clone() for key, x in net.state_dict().items()} for name, net in self.system.nets.items()
         }
@@ -170,19 +185,26 @@ class Sides:
         )
 
     def iteration(self, name: str, regularised: bool) -> Call:
-        """A call that trains one step on the batch."""
+        """A call that trains one step on the batch; with CUDA graphs all phases of ours are recorded before."""
         c, index = self.config, 0 if regularised else 1
+        graphs = self.graphs if name == "anifast" else None
+        system = self.system if graphs is None or self.recorded is None else self.recorded
 
         def ours() -> None:
-            self.system.begin(self.batch, index * c.batch)
-            run_step(self.system.phases, index, self.device, c.precision)
-            if self.system.ema is not None:
-                self.system.ema.update(c.batch)
+            system.begin(self.batch, index * c.batch)
+            run_step(system.phases, index, self.device, c.precision, graphs=graphs)
+            if system.ema is not None:
+                system.ema.update(c.batch)
 
+        for _ in range(WARM_UP + 1 if graphs is not None else 0):
+            ours()
         return self._by(name, ours, lambda: self.authors.step(self.batch, index))  # type: ignore[union-attr]
 
-    def peak(self, name: str, call: Call) -> int:
-        """Bytes that training takes at its highest in one call, with weights, optimisers and averages."""
+    def peak(self, name: str, call: Call, training: bool) -> int:
+        """Bytes that a call takes at its highest, with the weights in use, and in training optimisers and averages."""
+        if not training:
+            nets = self._nets(name)
+            return memory(call, self.device.type)[0] + sum(x.nbytes for x in nets["G_A2B"].state_dict().values())
         averages = {} if self.system.ema is None else self.system.ema.nets
         side: Any = self.system
         if name == "authors" and self.authors is not None:
@@ -365,22 +387,25 @@ def measure(
         rows.append(row)
         print(show(row), flush=True)
 
-    def timed(work: str, images: int, make_call: Callable[[str], Call], *, peaks: bool = False) -> None:
+    def timed(work: str, images: int, make_call: Callable[[str], Call], *, training: bool | None = None) -> None:
+        """A row; with the peaks of memory where `training` tells whose."""
         calls = {name: make_call(name) for name in sides.names}
         alone = convolutions_alone(calls["reference"], device, clock, seconds / 4)
         times = interleave(calls, clock, seconds=seconds, rounds=(7, 51))
         ms = {n: [*(round(v * 1e3, 3) for v in (t.p25, t.p75, t.minimum)), t.count] for n, t in times.items()}
-        more = {"peak": {name: sides.peak(name, call) for name, call in calls.items()}} if peaks else {}
+        more = {}
+        if training is not None and not (training and sides.graphs is not None):  # whose memory is never given back
+            more["peak"] = {name: sides.peak(name, call, training) for name, call in calls.items()}
         add(work, images, ms, round(alone * 1e3, 3), **more)
 
     for count in counts:
-        timed(TRANSLATE, count, partial(sides.translate, count=count))
+        timed(TRANSLATE, count, partial(sides.translate, count=count), training=False)
     if config.precision == "fp32":  # as in every training
         timed(R1, config.batch, sides.r1)
     if sides.authors is not None:
         sides.authors.begin_training()
-    timed(WITHOUT, config.batch, partial(sides.iteration, regularised=False), peaks=True)
-    timed(WITH, config.batch, partial(sides.iteration, regularised=True), peaks=True)
+    timed(WITHOUT, config.batch, partial(sides.iteration, regularised=False), training=True)
+    timed(WITH, config.batch, partial(sides.iteration, regularised=True), training=True)
     without, regularised = rows[-2:]
     every = config.r1_every
 
@@ -391,14 +416,17 @@ def measure(
         name: [*map(average, values[:3], regularised["ms"][name][:3]), min(values[3], regularised["ms"][name][3])]
         for name, values in without["ms"].items()
     }
-    peak = {name: max(value, regularised["peak"][name]) for name, value in without["peak"].items()}
+    more: dict[str, Any] = {}
+    if "peak" in without:
+        more["peak"] = {name: max(value, regularised["peak"][name]) for name, value in without["peak"].items()}
+        if aims and device.type == "cuda" and "authors" in ms:
+            more["peak_aim"] = MEMORY_AIM
     add(
         AVERAGE,
         config.batch,
         ms,
         average(without["convolutions_ms"], regularised["convolutions_ms"]),
-        peak=peak,
-        **({"peak_aim": MEMORY_AIM} if aims and device.type == "cuda" and "authors" in ms else {}),
+        **more,
     )
     return rows
 
@@ -433,11 +461,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", choices=PRESETS, default="main", help="networks and losses; default main")
     parser.add_argument("--size", type=int, help="side of the pictures; default 128 on a CPU, 256 on a GPU")
     parser.add_argument("--batch", type=int, help="pictures of an iteration; default 2 on a CPU, 7 on a GPU")
+    parser.add_argument(
+        "--translate",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="pictures at once of a translation, a row each; default 1 8 on a CPU, 1 16 64 on a GPU",
+    )
     parser.add_argument("--channel-multiplier", type=float, default=1.0, help="factor on all channels; default 1")
     parser.add_argument(
         "--precision", nargs="+", choices=("fp32", "bf16"), help="default: fp32 on a CPU, both on a GPU"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--cuda-graphs", action="store_true", help="record our training iterations as CUDA graphs; on a GPU only"
+    )
     parser.add_argument("--seconds", type=float, default=40.0, help="for each row, and 3 rounds at least; default 40")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for <device>/systems/gnr.json")
     chosen = parser.parse_args(arguments)
@@ -449,12 +487,17 @@ def main(arguments: list[str] | None = None) -> int:
     described["bf16 matrix unit"] = "yes" if device.type == "cuda" or matrix_unit() else "no"
     size, batch, counts = SIZES[chosen.device]
     size, batch = chosen.size or size, chosen.batch or batch
+    counts = counts if chosen.translate is None else tuple(dict.fromkeys(chosen.translate))
     precisions = chosen.precision or (["fp32", "bf16"] if device.type == "cuda" else ["fp32"])
     rows: list[dict[str, Any]] = []
     try:
+        if min(counts) < 1:
+            raise AnifastError(f"--translate {min(counts)}: at least 1")
+        authors = None if chosen.authors is None else theirs.describe(chosen.authors)
         for precision in precisions:
             values = {"size": size, "batch": batch, "precision": precision, "lpips_net": "random"}
-            config = make(chosen.preset, {**values, "channel_multiplier": chosen.channel_multiplier})
+            values |= {"channel_multiplier": chosen.channel_multiplier, "cuda_graphs": chosen.cuda_graphs}
+            config = make(chosen.preset, values)
             aims = AIMS.get((chosen.device, size, precision, chosen.preset), {}) if config.base_channels == 512 else {}
             rows += measure(config, device, chosen.seconds, counts, chosen.authors, aims)
     except AnifastError as error:
@@ -465,7 +508,14 @@ def main(arguments: list[str] | None = None) -> int:
         rivals = {name: title for name, title in RIVALS.items() if name in rows[0]["ms"]}
         wide = chosen.channel_multiplier
         note = f"Preset `{chosen.preset}`{f', {wide:g} times the channels' if wide != 1 else ''}; {NOTE}"
+        if chosen.cuda_graphs:
+            note += f" With CUDA graphs: {GRAPHS_NOTE}"
+        if authors is not None:
+            which = f"commit {authors['commit'][:10]}" if "commit" in authors else f"sha256 {authors['sha256'][:10]}"
+            changes = "+changes" if authors.get("uncommitted_changes") else ""
+            note += f" The authors' code: networks {authors['version']}, {which}{changes}."
         result: dict[str, Any] = {"format": FORMAT, "system": "gnr", "note": note, "rivals": rivals}
+        result |= {} if authors is None else {"authors": authors}
         result |= {"environment": described, "rows": rows}
         write_text(path, json.dumps(result, indent=1) + "\n")
         print(f"written: {path}")

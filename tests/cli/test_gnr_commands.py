@@ -172,6 +172,37 @@ def test_styles_of_reference_pictures(run: Path, photos: Path, drawings: list[Pa
     assert (tmp_path / "crop" / "0-s01.png").read_bytes() != (tmp_path / "stretch" / "0-s01.png").read_bytes()
 
 
+@pytest.mark.filterwarnings("always:left out")
+def test_styles_of_a_folder(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    paths = [picture(tmp_path / "refs" / f"{name}.png", n) for n, name in enumerate("ab")]
+    (tmp_path / "refs" / "note.jpg").write_text("hello")
+    assert translate(run, photos / "0.png", "--out", tmp_path / "folder", "--style", tmp_path / "refs") == 0
+    warning = f"anifast: warning: left out: {tmp_path / 'refs' / 'note.jpg'}: not a picture: a text file"
+    assert warning in capsys.readouterr().err.splitlines()
+    assert translate(run, photos / "0.png", "--out", tmp_path / "each", "--style", *paths) == 0
+    assert files(tmp_path / "folder") == ["0-s00.png", "0-s01.png", "styles.json"] == files(tmp_path / "each")
+    for name in files(tmp_path / "each"):
+        assert (tmp_path / "folder" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()
+
+
+def test_reference_pictures_are_never_replaced(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    before = picture(tmp_path / "0.png", 5).read_bytes()
+    assert translate(run, photos, "--out", tmp_path, "--style", tmp_path) == 1
+    assert f"{tmp_path / '0.png'}: the result would overwrite an input" in the_error(capsys.readouterr().err)
+    assert files(tmp_path) == ["0.png"] and (tmp_path / "0.png").read_bytes() == before
+
+
+def test_codes_of_earlier_results_are_kept(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    for seed, name, told in ((1, "styles.json", False), (2, "styles-2.json", True), (2, "styles-2.json", True)):
+        assert translate(run, photos / f"{seed}.png", "--out", tmp_path, "--seed", seed) == 0
+        line = f"{tmp_path / 'styles.json'} holds other styles and is kept; those painted now are in {tmp_path / name}"
+        assert (line in capsys.readouterr().out.splitlines()) == told
+        assert styles.load(tmp_path / name)[0].name == f"seed {seed}, no. 0"
+    assert translate(run, photos / "1.png", "--out", tmp_path, "--seed", 1) == 0
+    assert "kept" not in capsys.readouterr().out
+    assert files(tmp_path) == ["1.png", "2.png", "styles-2.json", "styles.json"]
+
+
 def test_the_other_direction(run: Path, photos: Path, drawings: list[Path], tmp_path: Path) -> None:
     assert translate(run, *drawings, "--out", tmp_path / "out", "--to", "A", "--style", photos / "0.png") == 0
     model = anifast.load(run, "cpu")
@@ -223,14 +254,15 @@ def test_damaged_pictures_among_the_inputs(run: Path, tmp_path: Path, capsys: Ca
     assert not leftovers(tmp_path / "out")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_results_that_are_not_finite(
-    run: Path, photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    run: Path, photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     paint = Generator.paint
 
     def spoilt(self: Generator, content: torch.Tensor, rows: list[torch.Tensor]) -> torch.Tensor:
         result = paint(self, content, rows)
-        result[-1, 0, 0, 0] = float("nan")
+        result[-1, 0, 0, 0] = float(value)
         return result
 
     monkeypatch.setattr(Generator, "paint", spoilt)
@@ -272,7 +304,9 @@ def saved(path: Path, length: int = 8, to: str = "B", count: int = 1) -> Path:
         (("--size", "128"), "--size 128: the encoder of {run} is made for 64x64 pixels"),
         (("--style", "{tmp}/nowhere.png"), "{tmp}/nowhere.png: no such file"),
         (("--style", "{tmp}/nowhere.json"), "{tmp}/nowhere.json: no such file"),
-        (("--style", "{tmp}"), "{tmp}: not a file"),
+        (("--style", "{empty}"), "{empty}: no picture found"),
+        (("--style", "{drawing}", "--seed", "5"), "--seed 5: is the seed of random styles, and --style asks for none"),
+        (("--style", "{fine}", "--seed", "0"), "--seed 0: is the seed of random styles"),
         (("--style", "{damaged}"), "{damaged}: the PNG cannot be decoded"),
         (("--style", "{drawing}", "{damaged}"), "{damaged}: the PNG cannot be decoded"),
         (("--style", "{long}"), "{long}: holds style codes of 9 numbers, but this model's have 8 (latent_dim)"),
@@ -295,7 +329,9 @@ def test_options_that_cannot_be(
     damaged = picture(tmp_path / "damaged.png", 1)
     damaged.write_bytes(damaged.read_bytes()[:80])
     (tmp_path / "text.json").write_text("hello")
+    (tmp_path / "empty").mkdir()
     places = {
+        "empty": tmp_path / "empty",
         "run": run,
         "tmp": tmp_path,
         "drawing": drawings[0],
@@ -376,10 +412,40 @@ def test_interpolate(run: Path, photos: Path, drawings: list[Path], tmp_path: Pa
     assert [tiles(tmp_path / f"{number}.png") for number in range(3)] == [(1, 6), (2, 6), (2, 3)]
 
 
+def test_random_is_no_folder(run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "random").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert gnr("grid", run, photos / "0.png", "--out", "sheet.png", "--style", "random") == 0
+    assert translate(run, photos / "0.png", "--out", "out", "--style", "random") == 0
+
+
 def test_edit(run: Path, photos: Path, drawings: list[Path], tmp_path: Path, capsys: Capture) -> None:
     words = ("--style", drawings[0], "--directions", 2, "--strength", 3, "--steps", 3, "--to", "B")
     assert gnr("edit", run, photos / "0.png", "--out", tmp_path / "edit.png", *words) == 0
     assert tiles(tmp_path / "edit.png") == (2, 4) and "6/6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["grid", "interpolate", "edit"])
+def test_pictures_that_are_left_out_of_a_sheet(run: Path, tmp_path: Path, capsys: Capture, verb: str) -> None:
+    picture(tmp_path / "photos" / "x.png", 1)
+    (tmp_path / "photos" / "note.jpg").write_text("hello")
+    assert gnr(verb, run, tmp_path / "photos", "--out", tmp_path / "sheet.png") == 1
+    said = capsys.readouterr()
+    warning, error = said.err.splitlines()[0], said.err.splitlines()[-1]
+    assert warning == f"anifast: warning: left out: {tmp_path / 'photos' / 'note.jpg'}: not a picture: a text file"
+    assert error.startswith("anifast: error: 1 of 2 pictures could not be painted (named above)")
+    assert said.out.splitlines()[-1] == str(tmp_path / "sheet.png") and tiles(tmp_path / "sheet.png")[1] == 6
+
+
+@pytest.mark.filterwarnings("always:left out")
+def test_a_sheet_of_the_styles_of_a_folder(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Of 27 pictures, with names that are long or in letters which the font lacks."""
+    for n in range(27):
+        picture(tmp_path / "refs" / (f"{'long ' * 20}{n}.png" if n % 2 else f"\u6f2b\u753b{n}.png"), n)
+    (tmp_path / "refs" / "note.jpg").write_text("hello")
+    assert gnr("grid", run, photos / "0.png", "--out", tmp_path / "sheet.png", "--style", tmp_path / "refs") == 0
+    assert "warning: left out: " in capsys.readouterr().err
+    assert tiles(tmp_path / "sheet.png") == (2, 28)
 
 
 @pytest.mark.parametrize("verb", ["grid", "interpolate", "edit"])
@@ -394,7 +460,7 @@ def test_sheets_from_python_are_those_of_the_commands(run: Path, photos: Path, t
 
     assert gnr("edit", run, photos / "0.png", "--out", tmp_path / "edit.png", "--batch", 8) == 0
     model = anifast.load(run, "cpu")
-    title = "seed 0, no. 0, moved by -4, -2, 0, +2, +4"
+    title = "a style, moved along directions"
     drawn = sheets.edits(model, read(photos / "0.png"), model.random_styles(1), title=title, batch=8)
     assert np.array_equal(np.asarray(drawn), pixels(tmp_path / "edit.png"))
 
@@ -427,6 +493,26 @@ def test_sheets_from_python_are_those_of_the_commands(run: Path, photos: Path, t
         ),
         (("edit", "{run}", "{photos}", "--out", "{tmp}/x.png"), "{photos}: holds 3 pictures; edit takes one"),
         (("edit", "{run}", "{photo}", "--out", "{tmp}/x.png", "--style", "{four}"), "holds 4 styles, and one"),
+        (
+            ("edit", "{run}", "{photo}", "--out", "{tmp}/x.png", "--style", "{photo}", "--seed", "1"),
+            "--seed 1: is the seed of random styles, and --style asks for none",
+        ),
+        (
+            (
+                "interpolate",
+                "{run}",
+                "{photo}",
+                "--out",
+                "{tmp}/x.png",
+                "--between",
+                "{photo}",
+                "{mine}",
+                "--seed",
+                "1",
+            ),
+            "--seed 1: is the seed of random styles, and --between asks for none",
+        ),
+        (("grid", "{run}", "{photo}", "--out", "{photos}/0.png", "--style", "{photos}"), "would overwrite an input"),
         (("edit", "{run}", "{photo}", "--out", "{tmp}/x.png", "--directions", "0"), "--directions 0: at least 1"),
         (("edit", "{run}", "{photo}", "--out", "{tmp}/x.png", "--directions", "999"), "this model has 152"),
         (("edit", "{run}", "{photo}", "--out", "{tmp}/x.png", "--strength", "0"), "--strength 0.0: a number above"),
@@ -512,7 +598,8 @@ def test_weights_of_the_networks_in_training_are_used_without_averages(
 ) -> None:
     torch.save(own_state(CONFIG, ema=False), tmp_path / "live.pt")
     assert translate(tmp_path / "live.pt", photos / "0.png", "--out", tmp_path / "out") == 0
-    assert "1 pictures -> B, 1 style, device cpu" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 picture -> B, 1 style, device cpu" in said and "\n1 picture in" in said
 
 
 def test_networks_of_another_shape(state: dict[str, Any], photos: Path, tmp_path: Path, capsys: Capture) -> None:

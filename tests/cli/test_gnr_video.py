@@ -27,7 +27,7 @@ from anifast.data.faces import Box, FaceDetector, middle
 from anifast.data.folders import resize, to_float, to_uint8
 from anifast.data.video import Frame, VideoReader, VideoWriter, probe
 from anifast.errors import AnifastError, DataError
-from anifast.systems.gnr import video
+from anifast.systems.gnr import styles, video
 from anifast.systems.gnr.styles import Style, save
 
 need_av()
@@ -425,6 +425,23 @@ def test_styles_of_pictures_and_files(
     assert np.abs(written[24].astype(int) - written[0][64:, 64:]).max() <= 1
 
 
+def test_pictures_of_styles_are_cut_or_squeezed(
+    model: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(styles, "gather", lambda *_, how, **__: asked.append(how) or [Style("one", (0.5,) * 8)])
+    for words in ((), ("--resize", "stretch")):
+        assert run(model, clip, tmp_path / "out.mp4", "--box", "none", "--style", "drawing.png", *words) == 0
+    assert asked == ["crop", "stretch"]
+
+
+def test_help_says_what_the_result_shows(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        run("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "shows the painted box only, at the model's size" in text and "the exit code is 1" in text
+
+
 def test_the_face_is_found(model: Path, tmp_path: Path, shared: Path, capsys: Capture, written: list[Picture]) -> None:
     need_cv2()
     portrait = Image.open(shared / "data" / "faces" / "blendgan_256" / "000026.png").convert("RGB").resize((160, 160))
@@ -542,6 +559,7 @@ def test_options_that_cannot_be(
         (("--mode", "beat"), "'beat'"),
         (("--box", "1,2"), "expected X,Y,SIDE"),
         (("--box", "face"), "expected X,Y,SIDE"),
+        (("--box", "-1,0,50"), "argument --box: '': expected X,Y,SIDE in whole pixels from 0"),
         (("--to", "C"), "'C'"),
         (("--colour", "red"), "--colour"),
     ],
@@ -597,8 +615,10 @@ def test_damage_is_told(model: Path, tmp_path: Path, capsys: Capture) -> None:
     data = path.read_bytes()
     mark = [i for i in range(len(data)) if data[i : i + 8] == b"\x89PNG\r\n\x1a\n"][3]
     path.write_bytes(data[:mark] + bytes(8) + data[mark + 8 :])
-    assert run(model, path, tmp_path / "out.mp4", "--box", "none") == 0
+    assert run(model, path, tmp_path / "out.mp4", "--box", "none") == 1
     said = capsys.readouterr()
-    assert "warning: " in said.err and "damaged pieces that could not be decoded: 1;" in said.err
+    told = the_error(said.err)
+    assert told.startswith(f"{path}: damaged pieces that could not be decoded: 1; their frames are left out of ")
+    assert "out.mp4, which is whole otherwise" in told
     assert said.out.splitlines()[-1].startswith("39 frames in ")
     assert moments(tmp_path / "out.mp4") == [Fraction(n, 24) for n in range(40) if n != 3]

@@ -181,7 +181,8 @@ def test_files_that_are_no_videos(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     assert "empty" in the_error(tmp_path / "empty.mp4")
     (tmp_path / "text.mp4").write_text("not a video at all, " * 50)
-    assert "is no video, or a damaged one" in the_error(tmp_path / "text.mp4")
+    said = the_error(tmp_path / "text.mp4")
+    assert "is no video, or a damaged one" in said and said.endswith("). Get it anew")
     for suffix in ("png", "jpg", "gif", "webp"):  # of whatever name
         Image.fromarray(moving_face(0)).save(tmp_path / "still.img", format={"jpg": "JPEG"}.get(suffix, suffix.upper()))
         said = the_error(tmp_path / "still.img")
@@ -228,7 +229,8 @@ def test_a_video_that_was_cut_off(tmp_path: Path) -> None:
     assert "damaged" in the_error(tmp_path / "behind.mp4")
     matroska = make_video(tmp_path / "half.mkv", frames=72).read_bytes()
     (tmp_path / "half.mkv").write_bytes(matroska[: len(matroska) // 2])
-    assert "of 3.0 seconds" in the_error(tmp_path / "half.mkv")
+    said = the_error(tmp_path / "half.mkv")
+    assert "of 3.0 seconds" in said and "copy it into a new file, as in: ffmpeg -i IN -c copy OUT.mp4" in said
 
 
 def test_no_frame_can_be_decoded(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import pytest
 import torch
 from tiny_cyclegan import read, resume, the_error, train
 from tiny_gnr import tiny_config
+from torch import nn
 
 from anifast.engine import acceleration
 from anifast.engine.acceleration import WARM_UP, Graphs
-from anifast.engine.loop import run_step
+from anifast.engine.loop import NotFinite, run_step
 from anifast.errors import AnifastError
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.training import CycleGAN
@@ -84,6 +85,7 @@ def test_a_recorded_phase_works_on_memory_that_does_not_move() -> None:
         return out.copy_(2 * x), {"out": out}
 
     graphs = Graphs(CPU, record=lambda work: (work(), work)[1])
+    graphs.finished = WARM_UP
     for step in range(WARM_UP + 3):
         given = torch.full((2,), float(step))
         loss, values = graphs.run("phase", work, (given,))
@@ -97,11 +99,34 @@ def test_a_phase_that_cannot_be_recorded_is_one_error() -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     graphs = Graphs(CPU, record=record)
+    graphs.finished = WARM_UP
     work = lambda x: (x, {})  # noqa: E731
     for _ in range(WARM_UP):
         graphs.run("phase", work, (torch.zeros(1),))
     with pytest.raises(AnifastError, match="phase phase cannot be recorded.*capturing. Leave --cuda-graphs out"):
         graphs.run("phase", work, (torch.zeros(1),))
+
+
+def played(work: Callable[[], None], nets: Sequence[nn.Module]) -> Callable[[], None]:
+    """What repeats `work`, done once here as if recorded: its gradients land in the memory they had then.
+
+    Where `.grad` points is not touched, as a replay of a CUDA graph runs no Python.
+    """
+    parameters = [p for net in nets for p in net.parameters()]
+    before = [p.grad for p in parameters]
+    work()
+    places = {p: p.grad for p, old in zip(parameters, before, strict=True) if p.grad is not old and p.grad is not None}
+
+    def replay() -> None:
+        pointed = [p.grad for p in parameters]
+        work()
+        for p, place in places.items():
+            assert p.grad is not None
+            place.copy_(p.grad)
+        for p, old in zip(parameters, pointed, strict=True):
+            p.grad = old
+
+    return replay
 
 
 def test_phases_of_cyclegan_take_everything_from_their_inputs() -> None:
@@ -111,16 +136,17 @@ def test_phases_of_cyclegan_take_everything_from_their_inputs() -> None:
     hidden = ("real_a", "real_b", "fake_a", "fake_b")
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
+        again = played(work, list(recorded.nets.values()))
+
         def replay() -> None:
             kept = {name: getattr(recorded, name) for name in hidden}
             for name in hidden:
                 setattr(recorded, name, torch.full_like(kept[name], float("nan")))
-            work()
+            again()
             for name in hidden:  # what the phase has not made stays
                 if getattr(recorded, name).isnan().any():
                     setattr(recorded, name, kept[name])
 
-        work()
         return replay
 
     graphs = Graphs(CPU, record)
@@ -138,12 +164,12 @@ def test_phases_of_cyclegan_take_everything_from_their_inputs() -> None:
 
 def test_phases_of_gnr_take_everything_from_their_inputs() -> None:
     """All but what the first phase has painted, which lies where it was recorded."""
-    config = tiny_config(r1_every=5)
+    config = tiny_config(r1_every=4)
     plain, recorded = GNR(config, CPU), GNR(config, CPU)
     generator = recorded.phases[-1].name
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
-        first = True
+        first, again = True, played(work, list(recorded.nets.values()))
 
         def replay() -> None:
             nonlocal first
@@ -151,16 +177,15 @@ def test_phases_of_gnr_take_everything_from_their_inputs() -> None:
                 kept = recorded.batch, recorded._draws
                 recorded.batch = Batch(*(torch.full_like(x, float("nan")) for x in kept[0]))
                 recorded._draws = {}
-                work()
+                again()
                 recorded.batch, recorded._draws = kept
             first = False
 
-        work()
         return replay
 
     graphs = Graphs(CPU, record)
     source = torch.Generator().manual_seed(5)
-    for step in range(1, WARM_UP + 4):
+    for step in range(1, WARM_UP + 9):  # with penalties in steps 4, not yet recorded, 8 and so on
         batch = Batch(*(torch.rand(2, 3, 64, 64, generator=source) * 2 - 1 for _ in range(4)))
         for model, how in ((plain, None), (recorded, graphs)):
             model.begin(batch, 2 * step)
@@ -169,3 +194,25 @@ def test_phases_of_gnr_take_everything_from_their_inputs() -> None:
     for name, net in plain.nets.items():
         for key, value in net.state_dict().items():
             assert torch.equal(recorded.nets[name].state_dict()[key], value), f"{name}.{key}"
+
+
+def test_a_skipped_step_while_warming_up_does_not_part_the_phases() -> None:
+    """The generators' gradient goes through what the first phase has recorded: both are recorded in the same step."""
+    config = tiny_config(r1=0.0)
+    system = GNR(config, CPU)
+    recorded: list[str] = []
+    graphs = Graphs(CPU, lambda work: (work(), lambda: None)[1])
+    source = torch.Generator().manual_seed(5)
+    for step in range(WARM_UP + 3):
+        batch = Batch(*(torch.rand(2, 3, 64, 64, generator=source) * 2 - 1 for _ in range(4)))
+        if step == 1:
+            batch = batch._replace(aug_a=batch.aug_a * float("nan"))
+        system.begin(batch, 2 * step)
+        try:
+            run_step(system.phases, step, CPU, graphs=graphs)
+        except NotFinite:
+            assert step == 1
+        recorded.append(",".join(sorted(graphs._recorded)))
+        if graphs._recorded:
+            break
+    assert recorded == ["", "", "", "", "discriminators,generators,translations"]

@@ -233,6 +233,8 @@ def test_codes_that_no_augmentation_changes_are_stable() -> None:
     assert found.between == pytest.approx(0.25 * (1 + 100) / 2)
     alike = style_stability(lambda x: torch.ones(len(x), 8), shifted, [pictures])
     assert alike.variance == 0 and alike.between == 0
+    one = style_stability(colour, lambda images, seeds: images, [pictures[:1]])
+    assert one.variance == 0 and np.isnan(one.between) and one.as_dict()["between"] is None
 
 
 def test_batches_do_not_change_stability_and_seeds_do() -> None:

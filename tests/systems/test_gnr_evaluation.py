@@ -150,6 +150,7 @@ def test_the_figures(model: Path, data: Path, weights: Path, tmp_path: Path, cap
     assert (
         table[0].startswith("features: SqueezeNet 1.0") and lpips.report_name in table[1] and "of 3 pairs" in table[1]
     )
+    assert table[3] == "DFID: mean over 2 pictures of the FID of each in 4 styles"
     head = next(i for i, line in enumerate(table) if "diversity" in line and "DFID" in line and "KID x100" in line)
     assert table[head + 1].startswith("A -> B (trainB)") and table[head + 2].startswith("testA untranslated (trainB)")
     assert table[head + 3].startswith("B -> A (trainA)")
@@ -241,6 +242,9 @@ class Painter:
     size, precision, averaged, held, both, latent_dim = 64, "fp32", False, ("B",), False, 3
     device = torch.device("cpu")
 
+    def require(self, to: str) -> None:
+        assert to in self.held
+
     def __init__(self, copies: bool, nan: bool = False) -> None:
         self.config, self.copies, self.nan = tiny_config(), copies, nan
         self.largest = 0
@@ -326,8 +330,11 @@ def test_published_figures_stand_beside_ours(model: Path, data: Path, tmp_path: 
         f"{found['trainB']['fid']:.1f}*",
         f"{found['lpips']['mean']:.3f}*",
     ]
-    assert lines[start + 5].startswith("this model, trainB, n = 9 ") and lines[start + 5].split()[-3:] == ours
+    assert lines[start + 5].startswith("this model, trainB, n = 9 (DFID 2 x 4) ")
+    assert lines[start + 5].split()[-3:] == ours
     assert lines[start + 6].startswith("* taken with another network")
+    by = (facts["features"]["about"], facts["lpips"]["name"])
+    assert lines[start + 7] == "this model: FID and DFID by {}; LPIPS is the {}".format(*by)
     assert facts["published"]["data"] == "selfie2anime" and len(facts["published"]["rows"]) == 4
     assert facts["published"]["rows"][0] == {"method": "GNR", "dfid": 35.6, "fid": 34.4, "lpips": 0.505}
 
@@ -335,7 +342,13 @@ def test_published_figures_stand_beside_ours(model: Path, data: Path, tmp_path: 
     facts = facts_of(model, "--data", data, *quick, "--published", "cat2dog", out=tmp_path / "e.json")
     said = capsys.readouterr().out
     assert "published for cat2dog" in said and "DRIT++" in said and "0.201" not in said and "*" not in said
+    assert "this model" not in said and "DFID: " not in said  # of which nothing was measured
     assert facts["published"]["rows"][0]["lpips"] is None and facts["features"] is None and facts["lpips"] is None
+    quick = ("--features", "none", "--styles", 2, "--max", 1, "--against", "both")
+    facts = facts_of(model, "--data", data, *quick, out=tmp_path / "e.json")
+    said = capsys.readouterr().out
+    ours = [line.split("  ")[0] for line in said.splitlines() if line.startswith("this model")]
+    assert ours == ["this model, n = 2", f"this model: LPIPS is the {facts['lpips']['name']}"]
     facts = facts_of(model, "--data", data, *quick, "--published", "none", out=tmp_path / "e.json")
     assert facts["published"] is None and "published for" not in capsys.readouterr().out
     facts = facts_of(model, "--data", data, *quick, "--to", "A", out=tmp_path / "e.json")
@@ -352,9 +365,9 @@ def test_figures_of_the_published_networks_have_no_mark(data: Path, monkeypatch:
     monkeypatch.setattr(evaluation, "load_lpips", lambda *_: (Alex("squeezenet1_0"), ""))
     options = Options(Inception(), 8, None, ("train",), 50, None, Settings(styles=2, dfid_contents=1, dfid_styles=2))
     lines = evaluation.evaluate(Painter(False), data, options).lines()  # type: ignore[arg-type]
-    assert any(line.startswith("this model, trainB, n = 6") for line in lines) and not any(
-        "*" in line for line in lines
-    )
+    assert any(line.startswith("this model, trainB, n = 6 (DFID 1 x 2)") for line in lines)
+    assert "this model: FID and DFID by means; LPIPS is the LPIPS (alex)" in lines
+    assert not any("*" in line for line in lines)
 
 
 # --- reference styles
@@ -401,7 +414,9 @@ def test_a_file_of_one_generator(data: Path, tmp_path: Path, capsys: Capture) ->
     message = the_error(capsys.readouterr().err)
     assert message.startswith(str(tmp_path / "one.pt")) and "encoder of G_B2A" in message
     assert evaluate(tmp_path / "one.pt", "--data", data, "--to", "A") == 1
-    assert "'A' is not one of B" in the_error(capsys.readouterr().err)
+    message = the_error(capsys.readouterr().err)
+    assert message.startswith(str(tmp_path / "one.pt"))
+    assert message.endswith("this model translates to B only; G_B2A, which paints A, is in another file")
 
 
 def test_options_of_styles_are_refused_for_other_systems(data: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -425,10 +440,10 @@ def test_options_of_other_systems_are_refused(model: Path, data: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--styles", 0), "styles: 0 is below 1"),
+        (("--styles", 0), "--styles: 0 is below 1"),
         (("--dfid-styles", 1), "--dfid-styles 1: at least 2, or 0"),
-        (("--dfid-contents", 0), "dfid_contents: 0 is below 1"),
-        (("--seed", -1), "seed: -1 is below 0"),
+        (("--dfid-contents", 0), "--dfid-contents: 0 is below 1"),
+        (("--seed", -1), "--seed: -1 is below 0"),
         (("--styles", 1, "--lpips", "alex"), "--lpips alex with --styles 1"),
         (("--batch", 0), "--batch 0: at least 1"),
     ],
@@ -457,12 +472,15 @@ def test_one_picture_and_one_style(model: Path, tmp_path: Path, capsys: Capture)
     few = write_gnr(tmp_path / "few", 2, 1, 64, progress=False)
     options = ("--data", few, "--to", "B", "--styles", 1, "--dfid-styles", 3)
     found = facts_of(model, *options, out=tmp_path / "e.json")["directions"]["A -> B"]
-    said = capsys.readouterr().err
+    captured = capsys.readouterr()
+    said = captured.err
+    row = next(line for line in captured.out.splitlines() if line.startswith("A -> B (trainB)"))
+    assert row.split()[-2] == "-"  # the variance of pictures
     assert "one style of each picture: no diversity" in said and "need at least 2 pictures" in said
     assert "DFID of 1 pictures and not 20: there are no more" in said
     assert found["trainB"]["fid"] is None and found["trainB"]["dfid"]["mean"] > 0
     assert found["trainB"]["dfid"]["error"] is None and "lpips" not in found
-    assert found["stability"]["error"] is None and found["stability"]["between"] == 0
+    assert found["stability"]["error"] is None and found["stability"]["between"] is None
     options = ("--data", few, "--to", "B", "--style", "reference")
     found = facts_of(model, *options, out=tmp_path / "e.json")["directions"]["A -> B"]
     assert "lpips" not in found and "dfid" not in found["trainB"] and found["styles"] == 1

@@ -425,8 +425,12 @@ def test_damaged_own_files(change: dict[str, Any], words: str) -> None:
 def test_resuming_asks_for_an_own_file() -> None:
     config = tiny_config(lambda_cycle=7.0)
     assert checkpoints.config_of(own_state(config)) == config
-    with pytest.raises(CheckpointError, match="no checkpoint of an anifast run of GANs N' Roses"):
+    with pytest.raises(CheckpointError, match="the authors' code, which no run goes on from.*--start-from"):
         checkpoints.config_of(authors_state(config))
+    with pytest.raises(CheckpointError, match="D_A, D_B, D_L are not there.*this one translates"):
+        checkpoints.config_of(ema_only(authors_state(config)))
+    with pytest.raises(CheckpointError, match="no checkpoint of an anifast run of GANs N' Roses"):
+        checkpoints.config_of(own_state(config) | {"format": "anifast.gnr/9"})
 
 
 def test_what_training_lacks_is_named() -> None:
@@ -489,7 +493,10 @@ def test_theirs_to_own_and_back_is_exact(version: str, tmp_path: Path) -> None:
 @EITHER
 def test_own_to_theirs_and_back_is_exact(version: str, tmp_path: Path) -> None:
     """With the settings, and with the optimisers of a run that has made a step."""
-    config = make(values=VERSIONS[version].as_dict() | {"lambda_cycle": 7.0, "lpips_weights": "here.pth"})
+    config = make(
+        values=VERSIONS[version].as_dict()
+        | {"lambda_cycle": 7.0, "lambda_lpips": 0.0, "lpips_net": "vgg", "lpips_weights": "here.pth"}
+    )
     system, source = GNR(config, CPU), torch.Generator().manual_seed(1)
     assert system.ema is not None
     for step in range(2):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +17,8 @@ from torch import Tensor
 
 import anifast
 from anifast.engine import translate
-from anifast.engine.sheets import Block
+from anifast.engine.plots import PAPER, font
+from anifast.engine.sheets import Block, readable, sheet, shortened
 from anifast.errors import AnifastError, CheckpointError, DataError, ImageError
 from anifast.systems.gnr import sheets, styles
 from anifast.systems.gnr.inference import Translator, load
@@ -504,6 +507,19 @@ def test_reference_pictures_of_any_size_are_read_as_translate_reads_its_own(mode
     assert crop != stretch
 
 
+@pytest.mark.filterwarnings("always:left out")
+def test_a_folder_of_reference_pictures(model: Translator, tmp_path: Path) -> None:
+    paths = [picture(tmp_path / "refs" / name, n) for n, name in enumerate(["b.png", "a/z.png", "c.png"])]
+    (tmp_path / "refs" / "note.jpg").write_text("hello")
+    with pytest.warns(UserWarning, match=r"left out: .*refs/note\.jpg: not a picture: a text file"):
+        found = styles.gather(model, [tmp_path / "refs", "random"])
+    expected = styles.gather(model, [paths[1], paths[0], paths[2], "random"])
+    assert found == expected and [style.name for style in found[:3]] == ["z.png", "b.png", "c.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no picture found"):
+        styles.gather(model, [tmp_path / "empty"])
+
+
 def test_sources_that_cannot_be(model: Translator, state: dict[str, Any], tmp_path: Path) -> None:
     damaged = picture(tmp_path / "damaged.png", 1)
     damaged.write_bytes(damaged.read_bytes()[:100])
@@ -515,6 +531,12 @@ def test_sources_that_cannot_be(model: Translator, state: dict[str, Any], tmp_pa
         styles.gather(model, count=0)
     with pytest.raises(AnifastError, match="--styles 2: .* add random to --style"):
         styles.gather(model, [damaged], count=2)
+    with pytest.raises(
+        AnifastError, match=r"--seed 5: is the seed of random styles, and --style .* add random to --st"
+    ):
+        styles.gather(model, [damaged], seed=5)
+    with pytest.raises(AnifastError, match="--seed 0: .* and --between asks for none"):
+        styles.gather(model, [damaged], seed=0, option="--between")
     for seed in (-1, 2**63):
         with pytest.raises(AnifastError, match=f"--seed {seed}"):
             styles.gather(model, seed=seed)
@@ -557,6 +579,42 @@ def test_a_painter_paints_pictures_one_after_the_other(model: Translator) -> Non
         model.painter(truncation=-1)
 
 
+def test_codes_of_earlier_results_are_kept(model: Translator, tmp_path: Path) -> None:
+    first, second, third = (model.painter(seed=seed) for seed in (1, 2, 3))
+    assert first.save(tmp_path).name == "styles.json"
+    before = (tmp_path / "styles.json").read_bytes()
+    assert second.save(tmp_path).name == "styles-2.json"
+    (tmp_path / "styles-3.json").write_text("something else")
+    assert model.painter("A", seed=1).save(tmp_path).name == "styles-4.json"
+    assert third.save(tmp_path).name == "styles-5.json"
+    held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert held["styles.json"] == before and len(held) == 5
+    assert [styles.load(tmp_path / f"styles{n}.json") for n in ("", "-2", "-5")] == [
+        painter.styles for painter in (first, second, third)
+    ]
+    again = [painter.save(tmp_path).name for painter in (first, second, third)]
+    assert again == ["styles.json", "styles-2.json", "styles-5.json"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == held, (
+        "codes that are there stay as they are"
+    )
+
+
+def test_infinities_are_told(model: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint = Generator.paint
+
+    def spoilt(self: Generator, content: Tensor, rows: list[Tensor]) -> Tensor:
+        result = paint(self, content, rows)
+        result[0, 0, 0, :3] = torch.tensor([math.inf, -math.inf, math.nan])
+        return result
+
+    expected = model.translate(pictures(2))
+    monkeypatch.setattr(Generator, "paint", spoilt)
+    result = model.translate(pictures(2))
+    assert result[0, 0, 0, :3].isnan().all()
+    result[0, 0, 0, :3] = expected[0, 0, 0, :3]
+    assert torch.equal(result, expected)
+
+
 def test_results_of_several_jobs_do_not_collide(tmp_path: Path) -> None:
     one, other = picture(tmp_path / "x.png", 0), picture(tmp_path / "x-s00.png", 1)
     jobs, _ = translate.collect([one, other], tmp_path / "out")
@@ -570,6 +628,8 @@ def test_results_of_several_jobs_do_not_collide(tmp_path: Path) -> None:
     inputs = [*jobs, translate.Job(tmp_path / "out" / "x-s01.png", (tmp_path / "y.png",))]
     with pytest.raises(DataError, match=r"x-s01\.png: the result would overwrite an input"):
         translate.several(inputs, ("-s00", "-s01"))
+    with pytest.raises(DataError, match=r"x-s01\.png: the result would overwrite an input"):
+        translate.several(jobs, ("-s00", "-s01"), [tmp_path / "out" / "x-s01.png"])
 
 
 def test_results_come_one_part_after_the_other(tmp_path: Path) -> None:
@@ -608,6 +668,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Block]:
     return blocks
 
 
+def assert_painted(shown: Tensor, expected: Tensor, room: float) -> None:
+    """A painting as a sheet has it: rounded to the nearest of 255 steps, of which a value of 1 has 127.5."""
+    assert shown.dtype == torch.uint8
+    assert (shown.double() - (expected.double() + 1) * 127.5).abs().max() <= 0.5 + 127.5 * room
+
+
 def test_grid_sheet(model: Translator, drawn: list[Block], room: float) -> None:
     images, codes, references = pictures(3), model.random_styles(4), pictures(4, seed=2)
     counted: list[int] = []
@@ -619,17 +685,47 @@ def test_grid_sheet(model: Translator, drawn: list[Block], room: float) -> None:
     assert [label for label, _ in left.rows] == ["styles of", "x", "y", "z"] and right.title == "t"
     assert (left.rows[0][1] == 1).all() and torch.equal(torch.cat([image for _, image in left.rows[1:]]), images)
     assert torch.equal(right.rows[0][1], references)
-    torch.testing.assert_close(
-        torch.stack([row for _, row in right.rows[1:]]), model.grid(images, codes), rtol=0, atol=room
-    )
+    for (_, row), expected in zip(right.rows[1:], model.grid(images, codes), strict=True):
+        assert_painted(row, expected, room)
     drawn.clear()
-    sheets.grid(model, images, codes, to="A", truncation=0.5)
-    torch.testing.assert_close(
-        torch.stack([row for _, row in drawn[1].rows]),
-        model.grid(images, codes, "A", truncation=0.5),
-        rtol=0,
-        atol=room,
+    sheets.grid(model, images, codes, to="A", truncation=0.5, batch=1)
+    for (_, row), expected in zip(drawn[1].rows, model.grid(images, codes, "A", truncation=0.5), strict=True):
+        assert_painted(row, expected, room)
+
+
+def test_sheets_are_painted_in_batches(model: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model holds at once does not depend on how many pictures and styles there are."""
+    seen: dict[str, list[int]] = {"contents": [], "paint": []}
+    contents, paint = model.contents, Generator.paint
+
+    def read(images: Tensor, to: str = "B") -> Tensor:
+        seen["contents"].append(len(images))
+        return contents(images, to)
+
+    def counted(self: Generator, content: Tensor, rows: list[Tensor]) -> Tensor:
+        seen["paint"].append(len(content))
+        return paint(self, content, rows)
+
+    monkeypatch.setattr(model, "contents", read)
+    monkeypatch.setattr(Generator, "paint", counted)
+    sheets.grid(model, pictures(5), model.random_styles(3), batch=4)
+    assert seen == {"contents": [4, 1], "paint": [4, 4, 4, 3]}
+
+
+def test_names_on_sheets(model: Translator, drawn: list[Block]) -> None:
+    images, codes, long = pictures(3), model.random_styles(3), "a long name " * 9 + "behind"
+    sheets.grid(
+        model,
+        images,
+        codes,
+        names=["x.png", long, "\u6f2b\u753b.png"],
+        heads=["one", long, "\u7d75\n\udc80"],
+        title="t",
     )
+    left, right = drawn
+    names = [label for label, _ in left.rows]
+    assert names[::2] == ["x.png", "picture 2"] and names[1].startswith("a long") and names[1].endswith("behind")
+    assert list(right.heads[::2]) == ["one", "style 2"] and right.title == "t"
 
 
 def test_interpolation_sheet(model: Translator, drawn: list[Block], room: float) -> None:
@@ -637,8 +733,9 @@ def test_interpolation_sheet(model: Translator, drawn: list[Block], room: float)
     sheets.interpolation(model, images, first, last, steps=3, references=pictures(2, seed=2))
     middle = model.latents(torch.stack([first, last])).mean(0, keepdim=True)
     for image, (_, row) in zip(images.split(1), drawn[1].rows[1:], strict=True):
-        torch.testing.assert_close(row[::2], model.grid(image, torch.stack([first, last]))[0], rtol=0, atol=room)
-        torch.testing.assert_close(row[1:2], model.paint(model.contents(image), middle), rtol=0, atol=room)
+        assert_painted(row[::2], model.grid(image, torch.stack([first, last]))[0], room)
+        assert_painted(row[1:2], model.paint(model.contents(image), middle), room)
+    assert drawn[1].heads == ["0", "0.5", "1"]
     assert (drawn[1].rows[0][1][1] == 1).all()
     with pytest.raises(ValueError, match="steps: 1"):
         sheets.interpolation(model, images, first, last, steps=1)
@@ -651,11 +748,58 @@ def test_edit_sheet(model: Translator, drawn: list[Block], room: float) -> None:
     w, content = model.latents(style), model.contents(image)
     for direction, (_, row) in zip(model.directions(count=2), drawn[1].rows, strict=True):
         for offset, painted in zip((-3, 0, 3), row.split(1), strict=True):
-            torch.testing.assert_close(painted, model.paint(content, w + offset * direction), rtol=0, atol=room)
+            assert_painted(painted, model.paint(content, w + offset * direction), room)
+    assert drawn[1].heads == ["-3", "0", "+3"]
     assert torch.equal(drawn[0].rows[0][1], image) and (drawn[0].rows[1][1] == 1).all()
     for options in ({"steps": 1}, {"strength": 0.0}, {"strength": float("inf")}, {"directions": 0}):
         with pytest.raises(ValueError, match="strength|directions"):
             sheets.edits(model, image, style, **options)  # type: ignore[arg-type]
+
+
+def test_the_font_has_letters_and_not_all() -> None:
+    assert readable("seed 0, no. 12 | IMG_2024(1)-a~b.png, +0.25") and readable("")
+    for text in ("\u6f2b", "x\u3042", "\u0416", "a\nb", "a\tb", "\udc80", "\U0001f600"):
+        assert not readable(text), text
+
+
+@pytest.mark.parametrize("width", [5, 20, 60, 122, 160])
+def test_shortened_names_fit(width: int) -> None:
+    length = font(13).getlength
+    for text in ("", "x", "seed 0, no. 12", "W" * 255, "i" * 255, "name-" * 20 + "12.png", "x" * 100_000):
+        short = shortened(text, width)
+        assert length(short) <= width
+        assert (short == text) == (length(text) <= width)
+        if "\u2026" in short:
+            head, tail = short.split("\u2026")
+            assert text.startswith(head) and text.endswith(tail) and 0 <= len(head) - len(tail) <= 1
+    assert shortened("x" * 100, 60) and shortened("W", 3) == ""
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_heads_do_not_reach_their_neighbours(beside: bool) -> None:
+    images, side, gap, border = pictures(3), 96, 4, 14
+    rows = [("", images), ("", images)]
+    blocks = [Block("", rows, ["W" * 40, "", "i" * 90]), Block("", rows)]
+    with_heads = sheet(blocks, tile=side, beside=beside)
+    without = sheet([Block("", rows), Block("", rows)], tile=side, beside=beside)
+    assert with_heads.width == without.width == 2 * border + (2 * 3 * (side + gap) + 18 if beside else 3 * (side + gap))
+    taller = with_heads.height - without.height
+    assert taller > 0
+    band = torch.from_numpy(np.array(with_heads.crop((border, border, border + 3 * (side + gap), border + 50))))
+    ink = (band != torch.tensor(PAPER)).any(2).any(0)
+    first, empty, last = ink.split(side + gap)
+    assert first[:side].sum() > side / 2 and last[:side].sum() > side / 4 and not empty.any()
+    for column in (first, last):
+        assert not column[side:].any() and not column[:2].any()
+    # below the heads nothing has moved, pictures of blocks beside each other are in line
+    cut = (0, with_heads.height - 2 * (side + gap) - border, with_heads.width, with_heads.height)
+    assert with_heads.crop(cut).tobytes() == without.crop((0, cut[1] - taller, cut[2], without.height)).tobytes()
+
+
+def test_a_title_is_never_cut() -> None:
+    title = "a title that is wider than the only picture below it"
+    wide = sheet([Block(title, [("", pictures(1))])], tile=96)
+    assert wide.width >= 2 * 14 + font(15).getlength(title)
 
 
 def test_sheets_that_are_too_large_or_not_finite(

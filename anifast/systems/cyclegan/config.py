@@ -24,6 +24,8 @@ DESCRIPTION = """Train a CycleGAN between the pictures of trainA and those of tr
 The run folder gets checkpoint.pt, samples/, losses.png, metrics.jsonl and log.txt."""
 DATA = "folder with trainA and trainB; testA and testB, if there, are shown on the sample sheets"
 
+#: How a run that has ended is made longer.
+LONGER = "a larger --images (within the epochs)"
 #: The smallest side at which the last norm of the discriminator still has more than one position.
 SMALLEST = 32
 

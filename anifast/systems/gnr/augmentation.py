@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from anifast.data import augment as geometry
 from anifast.systems.gnr.config import Config
@@ -26,8 +27,10 @@ def augment(images: Tensor, seeds: Tensor, config: Config) -> Tensor:
     affine, cut = matrices(seeds, config)
     size = config.size
     if config.warp == "once":
-        whole = geometry.compose(affine, cut)
-        return geometry.warp(images, geometry.to_theta(whole, size), size=size)
+        # A rim of copied edge pixels, so that an enlarged picture does not fade into what is outside at its border.
+        rimmed = functional.pad(images, (1, 1, 1, 1), mode="replicate")
+        whole = geometry.compose(geometry.translation(-1.0, -1.0, device=seeds.device), affine, cut)
+        return geometry.warp(rimmed, geometry.to_theta(whole, size + 2, size), size=size)
     moved = geometry.warp(images, geometry.to_theta(affine, size), size=size)
     # an interpolation inside the picture, whose edge pixels stand for what is beyond
     return geometry.warp(moved, geometry.to_theta(cut, size), padding="border", size=size)

@@ -88,6 +88,12 @@ def config_of(state: Mapping[str, Any]) -> Config:
         CheckpointError: not an own checkpoint of GANs N' Roses, one of a newer version, or a damaged one.
     """
     found = state.get("format")
+    if found is None and recognises(state):
+        held = contents(state)
+        require_for_training(held)
+        raise CheckpointError(
+            "this is a file of the authors' code, which no run goes on from; begin one with its weights by --start-from"
+        )
     if found != FORMAT:
         raise CheckpointError(
             f"this is no checkpoint of an anifast run of GANs N' Roses (format {found!r}, expected {FORMAT!r})"

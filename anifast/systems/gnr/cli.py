@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anifast.errors import AnifastError, CheckpointError
+from anifast.systems import options
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,10 +31,8 @@ if TYPE_CHECKING:
 
     Draw = Callable[..., Image.Image]
 
-_SOURCE = (
-    "a picture of the wanted domain, of any size, whose style is read; a file of saved codes (styles.json) or one of "
-    "them (styles.json#3); or random"
-)
+#: How one style is named where there are several, for messages.
+_ONE = "one picture of a folder, or one style of a file by its number, as in styles.json#3"
 
 
 def add_cli(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
     )
     _common(sub, "contents", "CONTENT", "pictures and folders that are painted, a row each", several=True)
-    sub.add_argument("--style", nargs="+", metavar="STYLE", help=f"columns: {_SOURCE} [random]")
+    sub.add_argument("--style", nargs="+", metavar="STYLE", help=f"columns: {options.STYLE_SOURCES} [random]")
     sub.add_argument("--styles", type=int, metavar="N", help="how many random styles [5]")
 
     sub = verbs.add_parser(
@@ -66,7 +66,7 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=["random", "random"],
         metavar="STYLE",
-        help=f"the two styles, each {_SOURCE} [random random]",
+        help=f"the two styles, each {options.STYLE_SOURCES} [random random]",
     )
     sub.add_argument("--steps", type=int, default=5, metavar="N", help="paintings of a strip, at least 2 [5]")
 
@@ -78,7 +78,9 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
     )
     _common(sub, "contents", "INPUT", "the picture that is painted", several=False)
-    sub.add_argument("--style", nargs=1, metavar="STYLE", help=f"the style in the middle: {_SOURCE} [random]")
+    sub.add_argument(
+        "--style", nargs=1, metavar="STYLE", help=f"the style in the middle: {options.STYLE_SOURCES} [random]"
+    )
     sub.add_argument("--directions", type=int, default=5, metavar="N", help="rows: the strongest directions [5]")
     sub.add_argument(
         "--strength", type=float, default=4.0, metavar="X", help="of the outermost columns, along and against [4]"
@@ -94,20 +96,11 @@ def _common(parser: argparse.ArgumentParser, name: str, metavar: str, about: str
     parser.add_argument("model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's file")
     parser.add_argument(name, type=Path, nargs="+" if several else 1, metavar=metavar, help=about)
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the sheet")
-    parser.add_argument("--to", choices=("A", "B"), default="B", help="the domain wanted [B]")
+    options.add_to(parser)
     parser.add_argument("--seed", type=int, metavar="N", help="of random styles [0]")
-    parser.add_argument(
-        "--truncation", type=float, metavar="PSI", help="1: styles as they are, 0: the mean style, between: tamer [1]"
-    )
-    parser.add_argument(
-        "--resize",
-        choices=("crop", "stretch"),
-        default="crop",
-        help="pictures that are not square: largest centred square, or squeezed [crop]",
-    )
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at once [8]")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to compute in [fp32]")
-    parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+    options.add_truncation(parser)
+    options.add_resize(parser)
+    options.add_computing(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -116,19 +109,22 @@ def main(args: argparse.Namespace) -> int:
         from anifast.systems.gnr import video
 
         return video.main(args)
+    from anifast.data.folders import counted
     from anifast.engine import precision, state, translate
     from anifast.files import atomic_path
     from anifast.progress import Progress
-    from anifast.systems.gnr.styles import check_truncation
+    from anifast.systems.gnr.styles import RANDOM, check_truncation
 
     for name, least in (("batch", 1), ("steps", 2), ("directions", 1)):
         value = getattr(args, name, least)
         if value < least:
             raise AnifastError(f"--{name} {value}: at least {least}")
     args.truncation = check_truncation(args.truncation)
-    paths = _pictures(args.contents)
+    paths, rejected = _pictures(args.contents)
     sources: list[str] = getattr(args, "between", None) or getattr(args, "style", None) or []
-    _check_out(args.out, [*paths, *map(Path, sources)])
+    _check_out(args.out, [*paths, *_pictures(Path(source) for source in sources if source != RANDOM)[0]])
+    for path, why in rejected.items():
+        print(f"anifast: warning: left out: {path}: {why}", file=sys.stderr)
     model = load_model(args.model, args.device, args.precision)
     with state.about(args.model):
         model.require(args.to)
@@ -140,6 +136,11 @@ def main(args: argparse.Namespace) -> int:
     with atomic_path(args.out) as temporary:
         drawn.save(temporary)
     print(args.out)
+    if rejected:
+        raise AnifastError(
+            f"{len(rejected)} of {counted(len(paths) + len(rejected))} could not be painted (named above); the sheet "
+            "is of the others"
+        )
     return 0
 
 
@@ -158,11 +159,17 @@ def load_model(path: str | Path, device: str | None = None, precision: str = "fp
     return model
 
 
-def _pictures(inputs: Sequence[Path]) -> list[Path]:
-    """The pictures that files and folders are."""
-    from anifast.data.folders import scan
+def _pictures(inputs: Iterable[Path]) -> tuple[list[Path], dict[str, str]]:
+    """The pictures that files and folders hold, and path -> reason for what looked like pictures and is none."""
+    from anifast.systems.gnr.styles import pictures_in
 
-    return [path for source in inputs for path in (scan(source).paths if source.is_dir() else [source])]
+    paths: list[Path] = []
+    rejected: dict[str, str] = {}
+    for source in inputs:
+        inside, others = pictures_in(source)
+        paths += inside
+        rejected |= others
+    return paths, rejected
 
 
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
@@ -188,9 +195,10 @@ def _grid(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) ->
         model,
         load_pictures(paths, model.size, args.resize),
         codes(styles),
-        names=[_short(path.name, 24) for path in paths],
+        names=[path.name for path in paths],
+        heads=[style.name for style in styles],
         references=_references(args, model, styles),
-        title=_short(" | ".join(style.name for style in styles), 16 * len(styles)),
+        title="styles",
     )
     return len(paths) * len(styles), draw
 
@@ -199,11 +207,10 @@ def _interpolate(args: argparse.Namespace, model: Translator, paths: Sequence[Pa
     from anifast.systems.gnr import sheets
     from anifast.systems.gnr.styles import codes, load_pictures
 
-    ends = _gathered(args, model, args.between, None)
+    ends = _gathered(args, model, args.between, None, "--between")
     if len(ends) != 2:
         raise AnifastError(
-            f"--between {' '.join(args.between)}: gives {len(ends)} styles, and two are needed; name one of a file "
-            "by its number, as in styles.json#3"
+            f"--between {' '.join(args.between)}: gives {len(ends)} styles, and two are needed; name {_ONE}"
         )
     sheets.check_room(model, len(paths) + 1, args.steps + 1)
     draw = partial(
@@ -212,9 +219,9 @@ def _interpolate(args: argparse.Namespace, model: Translator, paths: Sequence[Pa
         load_pictures(paths, model.size, args.resize),
         *codes(ends),
         steps=args.steps,
-        names=[_short(path.name, 24) for path in paths],
+        names=[path.name for path in paths],
         references=_references(args, model, ends),
-        title=_short(f"from {ends[0].name} to {ends[1].name}", 16 * args.steps),
+        title="from one style (0) to another (1)",
     )
     return len(paths) * args.steps, draw
 
@@ -229,15 +236,11 @@ def _edit(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) ->
         raise AnifastError(f"--strength {args.strength}: a number above 0")
     styles = _gathered(args, model, args.style or (), None)
     if len(styles) != 1:
-        raise AnifastError(
-            f"--style {args.style[0]}: holds {len(styles)} styles, and one is needed; name it by its number, as in "
-            f"{args.style[0]}#3"
-        )
+        raise AnifastError(f"--style {args.style[0]}: holds {len(styles)} styles, and one is needed; name {_ONE}")
     most = len(model.directions(args.to))
     if args.directions > most:
         raise AnifastError(f"--directions {args.directions}: this model has {most}")
     sheets.check_room(model, args.directions, args.steps + 1)
-    along = ", ".join(f"{x:+.3g}" if x else "0" for x in sheets.strengths(args.strength, args.steps))
     draw = partial(
         sheets.edits,
         model,
@@ -246,15 +249,19 @@ def _edit(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) ->
         directions=args.directions,
         strength=args.strength,
         steps=args.steps,
-        title=_short(f"{_short(styles[0].name, 24)}, moved by {along}", 16 * args.steps),
+        title="a style, moved along directions",
     )
     return args.directions * args.steps, draw
 
 
-def _gathered(args: argparse.Namespace, model: Translator, sources: Sequence[str], count: int | None) -> list[Style]:
+def _gathered(
+    args: argparse.Namespace, model: Translator, sources: Sequence[str], count: int | None, option: str = "--style"
+) -> list[Style]:
     from anifast.systems.gnr.styles import gather
 
-    return gather(model, sources, to=args.to, count=count, seed=args.seed, how=args.resize, batch=args.batch)
+    return gather(
+        model, sources, to=args.to, count=count, seed=args.seed, how=args.resize, batch=args.batch, option=option
+    )
 
 
 def _references(args: argparse.Namespace, model: Translator, styles: Sequence[Style]) -> Tensor | None:
@@ -269,8 +276,3 @@ def _references(args: argparse.Namespace, model: Translator, styles: Sequence[St
     return torch.cat(
         [white if s.picture is None else load_pictures([s.picture], model.size, args.resize) for s in styles]
     )
-
-
-def _short(name: str, most: int) -> str:
-    """A name that fits beside or above pictures."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}...{name[-(most // 2 - 2) :]}"

@@ -26,6 +26,8 @@ DESCRIPTION = """Train GANs N' Roses between photos in trainA (content) and anim
 The run folder gets checkpoint.pt, samples/, losses.png, metrics.jsonl and log.txt."""
 DATA = "folder with trainA and trainB; testA and testB, if there, are shown on the sample sheets"
 
+#: How a run that has ended is made longer.
+LONGER = "a larger --steps (and --images, if that was given)"
 SIZES = (64, 128, 256, 512)
 #: Width of w and of the layers of the mapping network.
 STYLE_DIM = 512
@@ -44,7 +46,7 @@ class Config:
     latent_dim: int = option(8, "numbers of a style code; above 8 styles may swallow content", low=1)
     n_mlp: int = option(5, "layers of the mapping network", low=1)
     n_res: int = option(1, "residual blocks behind the halvings, and styled ones before the decoder", low=1)
-    lr_mlp: float = option(0.01, "factor of the mapping network's learning rate", low=0)
+    lr_mlp: float = option(0.01, "factor of the mapping network's learning rate", low=1e-6)
     channel_multiplier: float = option(
         1.0, "factor on the channels of all maps; 0.5 for small GPUs, 0.125 for CPUs", low=1 / 64, high=4
     )
@@ -57,13 +59,13 @@ class Config:
 
     start_from: str | None = option(
         None,
-        "run, checkpoint or authors' file with the networks to start with; weights only, optimisers begin anew",
+        "run, checkpoint or authors' file with the networks to start with; optimisers and averages begin anew",
         none="new ones",
     )
 
     lambda_adv: float = option(1.0, "weight of the generators' adversarial loss (mean of three heads)", low=0)
     lambda_latent: float = option(
-        2.0, "weight of the adversarial loss on style codes, against N(0, 1); 0: no discriminator for them", low=0
+        2.0, "weight of the adversarial loss on style codes, against N(0, 1), times lambda_adv; 0: none", low=0
     )
     lambda_style: float = option(50.0, "weight of style consistency: one person's poses have one style", low=0)
     style_consistency: str = option(
@@ -121,7 +123,7 @@ class Config:
     precision: str = option("fp32", "fp32, or bf16 convolutions under fp32 weights", choices=("fp32", "bf16"))
     checkpointing: bool = option(
         False,
-        "keep block borders only and compute the rest again in backward: a third more time, a third of the memory",
+        "keep block borders only and compute the rest again in backward: more time, less than half of the maps",
     )
     log_every: int = option(70, "pictures between two lines of metrics.jsonl", low=1, on_resume=True)
     sheet_every: int = option(7000, "pictures between two sample sheets", low=1, on_resume=True)
@@ -150,8 +152,14 @@ class Config:
                 f"settings size and num_down: {self.size} pixels can be halved {most} times down to a content of "
                 f"4 x 4, not {self.num_down} times; take --num-down {most}"
             )
-        if self.base_channels < 4:
-            raise AnifastError(f"setting channel_multiplier: {self.channel_multiplier} leaves fewer than 4 channels")
+        fewest = max(4, self.size // 32)
+        if self.base_channels < fewest:
+            raise AnifastError(
+                f"setting channel_multiplier: {self.channel_multiplier:g} leaves too few channels at {self.size} "
+                f"pixels; take at least {fewest / 512:g}"
+            )
+        if self.lpips_weights is not None and self.lpips_net in ("none", "random"):
+            raise AnifastError(f"setting lpips_weights: lpips_net {self.lpips_net} takes no file")
 
     @property
     def base_channels(self) -> int:

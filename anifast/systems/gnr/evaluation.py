@@ -69,7 +69,7 @@ class Settings:
     styles: int = option(10, "styles of each picture for FID, KID and LPIPS diversity; 1: no diversity", low=1)
     style: str = option(
         "random",
-        "styles from N(0, 1), or of random test pictures of the other domain",
+        "styles from N(0, 1), or of random test pictures of the painted domain",
         choices=("random", "reference"),
     )
     lpips: str = option("auto", "network of the LPIPS diversity", choices=LPIPS_NETS)
@@ -131,7 +131,7 @@ def evaluate(model: Translator, data: Path, options: Options) -> Report:
 
     Raises:
         DataError: a folder is missing or holds no picture that can be read.
-        CheckpointError: reference styles were asked for and the file lacks the encoder that reads them.
+        CheckpointError: the file lacks the generator that was asked for, or the encoder that reads reference styles.
         AnifastError: a setting that cannot be, the model gives NaN, or the memory does not suffice.
     """
     own: Settings = options.own or Settings()
@@ -180,8 +180,7 @@ def _sets(way: _Way, options: Options) -> list[str]:
 def _check(model: Translator, data: Path, ways: list[_Way], options: Options, own: Settings) -> None:
     """That the model and the folders have what is asked for."""
     for way in ways:
-        if way.to not in model.held:
-            raise AnifastError(f"to: {way.to!r} is not one of {', '.join(sorted(model.held))} that this model has")
+        model.require(way.to)
         if own.style == "reference":
             model.require_styles(way.to)
     folders = {"testA", "testB"}
@@ -485,6 +484,15 @@ def _tell(
         report.above.append("styles: of random test pictures of the painted domain")
     else:
         report.above.append("styles: from N(0, 1)")
+    measured = dict.fromkeys(
+        (found["contents"], found["styles"])
+        for way in ways
+        for name in _sets(way, options)
+        if (found := way.facts.get(name, {}).get("dfid"))
+    )
+    if measured:
+        of = " or ".join(f"{contents} pictures of the FID of each in {styles} styles" for contents, styles in measured)
+        report.above.append(f"DFID: mean over {of}")
     if any("stability" in way.facts for way in ways):
         report.above.append(
             f"var of poses: variance of a picture's style code over {AUGMENTATIONS} augmentations, to be seen beside "
@@ -527,21 +535,28 @@ def _compare(way: _Way, data: str, distance: str | None, options: Options, repor
     extractor = options.extractor
     other = extractor is not None and not (extractor.name == "inception" and extractor.weights.startswith(FID_WEIGHTS))
     marks = ("*" if other else "", "*" if other else "", "*" if distance not in (None, STANDARD) else "")
-    for name in _sets(way, options):
-        found = way.facts.get(name, {})
-        ours = (
-            found["dfid"]["mean"] if "dfid" in found else None,
-            found.get("fid"),
-            way.facts["lpips"]["mean"] if "lpips" in way.facts else None,
-        )
+    diversity = way.facts["lpips"]["mean"] if "lpips" in way.facts else None
+    for name in _sets(way, options) if extractor is not None else [None]:  # LPIPS alone compares with no set
+        found = {} if name is None else way.facts[name]
+        dfid = found.get("dfid")
+        ours = (dfid["mean"] if dfid else None, found.get("fid"), diversity)
+        if ours == (None, None, None):
+            continue
+        label = f"this model, {'' if name is None else f'{name}, '}n = {way.painted}"
+        label += f" (DFID {dfid['contents']} x {dfid['styles']})" if dfid else ""
         cells = [
             _cell(value, digits) + (mark if value is not None else "")
             for value, digits, mark in zip(ours, (1, 1, 3), marks, strict=True)
         ]
-        rows.append((f"this model, {name}, n = {way.painted}", cells))
+        rows.append((label, cells))
     report.below += ["", *table(f"published for {data}, A -> B", columns, rows)]
-    if any(marks):
+    ours_are = [cell for _, cells in rows[len(PUBLISHED[data]) :] for cell in cells]
+    if any(cell.endswith("*") for cell in ours_are):
         report.below.append("* taken with another network than the published figures: not to be compared with them")
+    if ours_are:
+        by = [] if extractor is None else [f"FID and DFID by {extractor.about}"]
+        by += [] if diversity is None else [f"LPIPS is the {distance}"]
+        report.below.append(f"this model: {'; '.join(by)}")
     report.below.append(
         "published: arXiv 2106.06561 (Papers With Code); its numbers of pictures and DFID's protocol are not known"
     )

@@ -18,7 +18,8 @@ from anifast.systems.gnr.styles import Painter, gather
 
 #: Domain that is painted -> the generator that does it; its encoder reads the other domain.
 _PAINTS = {"B": "G_A2B", "A": "G_B2A"}
-_OTHER = {"A": "B", "B": "A"}
+#: Domain -> the other one.
+OTHER = {"A": "B", "B": "A"}
 #: Random styles whose mean in w truncation goes towards.
 _MEAN_OF = 1000
 
@@ -93,7 +94,7 @@ class Translator:
         """
         if not self.both:
             raise CheckpointError(
-                f"styles of pictures of {to} are read by the encoder of {_PAINTS[_OTHER[to]]}, and this file holds one "
+                f"styles of pictures of {to} are read by the encoder of {_PAINTS[OTHER[to]]}, and this file holds one "
                 "generator only; paint in random styles or saved codes, or take a file with both generators"
             )
 
@@ -169,7 +170,7 @@ class Translator:
         """
         self._check_images(images, to)
         self.require_styles(to)
-        net = self._generator(_OTHER[to])
+        net = self._generator(OTHER[to])
         if not len(images):
             return torch.empty(0, self.latent_dim, device=images.device)
         with autocast(self.device, self.precision):
@@ -227,7 +228,7 @@ class Translator:
 
     @torch.no_grad()
     def paint(self, content: Tensor, w: Tensor, to: str = "B") -> Tensor:
-        """Paint each content in one style: the decoder, its result cut to [-1, 1].
+        """Paint each content in one style: the decoder, its result cut to [-1, 1]; infinities become NaN.
 
         Args:
             content: from `contents`, [N, C, side, side].
@@ -276,6 +277,29 @@ class Translator:
             yield self._painted(net, content[part // len(w)], [row[style] for row in rows])
 
     @torch.no_grad()
+    def paintings(self, images: Tensor, w: Tensor, to: str = "B", batch: int = 16) -> Iterator[Tensor]:
+        """Paint every image in every style; `batch` images are encoded at once, each once, and as many are painted.
+
+        Args:
+            images: N,3,size,size in [-1, 1], float, any N, on any device.
+            w: from `latents`, [S, 512], any S.
+            to: the domain wanted, "A" or "B".
+            batch: pictures at once.
+
+        Yields:
+            Up to batch,3,size,size as of `paint`: the first image in all styles, then the second, ...
+
+        Raises:
+            ValueError: wrong shape, type or target, or a batch below 1.
+            CheckpointError: the file has no generator of this direction.
+        """
+        if batch < 1:
+            raise ValueError(f"batch: {batch} is below 1")
+        self._check_images(images, to)
+        for part in images.split(batch) if len(images) else ():
+            yield from self.paint_all(self.contents(part, to), w, to, batch)
+
+    @torch.no_grad()
     def grid(self, images: Tensor, styles: Tensor, to: str = "B", truncation: float = 1.0, batch: int = 16) -> Tensor:
         """Paint every image in every style. Each image is encoded once.
 
@@ -293,16 +317,13 @@ class Translator:
             ValueError: wrong shape, type, target, truncation or batch.
             CheckpointError: the file has no generator of this direction.
         """
-        if batch < 1:
-            raise ValueError(f"batch: {batch} is below 1")
         self._check_images(images, to)
         w = self.latents(styles, to, truncation)
         out = images.new_empty(len(images) * len(w), *images.shape[1:])
         done = 0
-        for part in images.split(batch) if len(images) else ():
-            for painted in self.paint_all(self.contents(part, to), w, to, batch):
-                out[done : done + len(painted)] = painted
-                done += len(painted)
+        for painted in self.paintings(images, w, to, batch):
+            out[done : done + len(painted)] = painted
+            done += len(painted)
         return out.unflatten(0, (len(images), len(w)))
 
     @torch.no_grad()
@@ -394,8 +415,9 @@ class Translator:
 
     def _painted(self, net: Generator, content: Tensor, rows: list[Tensor]) -> Tensor:
         with autocast(self.device, self.precision):
-            result = net.paint(content, rows)
-        return result.float().clamp(-1.0, 1.0).contiguous()
+            result = net.paint(content, rows).float()
+        # cut to 1 an infinity would look like a colour
+        return result.masked_fill(result.isinf(), math.nan).clamp(-1.0, 1.0).contiguous()
 
     def _check_target(self, to: str) -> None:
         if to not in self.targets:

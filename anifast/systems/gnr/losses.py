@@ -11,6 +11,11 @@ from torch import Tensor
 from anifast.nn.regularizers import r1_penalty
 
 
+def _full(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def adversarial(logits: Sequence[Tensor], real: bool) -> Tensor:
     """Non-saturating loss, -log of the probability that the pictures are real (or not): a sum over heads.
 
@@ -20,7 +25,7 @@ def adversarial(logits: Sequence[Tensor], real: bool) -> Tensor:
         logits: of the heads, any shapes.
         real: what the pictures shall count as.
     """
-    return torch.stack([F.softplus(-x.float() if real else x.float()).mean() for x in logits]).sum()
+    return torch.stack([F.softplus(-_full(x) if real else _full(x)).mean() for x in logits]).sum()
 
 
 def gradient_penalty(logits: Sequence[Tensor], inputs: Tensor, reduction: str = "mean") -> Tensor:
@@ -32,7 +37,7 @@ def gradient_penalty(logits: Sequence[Tensor], inputs: Tensor, reduction: str = 
         reduction: what a head's gradient is taken of: the "mean" of its logits over batch and positions, as the authors
             do (N^2 and positions^2 times weaker), or the "sum".
     """
-    scores = [x.float().mean() if reduction == "mean" else x.float().sum() for x in logits]
+    scores = [_full(x).mean() if reduction == "mean" else _full(x).sum() for x in logits]
     return torch.stack([r1_penalty(score, inputs) for score in scores]).sum()
 
 
@@ -44,7 +49,7 @@ def style_consistency(codes: Tensor, kind: str = "variance") -> Tensor:
         kind: "variance": the sum over D of the biased variance over the batch; "cosine": the sum of 1 - cos over all
             N^2 pairs.
     """
-    codes = codes.float()
+    codes = _full(codes)
     if kind == "variance":
         return codes.var(0, correction=0).sum()
     unit = F.normalize(codes, dim=1)
@@ -53,4 +58,4 @@ def style_consistency(codes: Tensor, kind: str = "variance") -> Tensor:
 
 def distance(x: Tensor, y: Tensor, kind: str) -> Tensor:
     """Mean over all elements of the squared ("mse") or absolute ("l1") difference."""
-    return F.mse_loss(x.float(), y.float()) if kind == "mse" else F.l1_loss(x.float(), y.float())
+    return F.mse_loss(_full(x), _full(y)) if kind == "mse" else F.l1_loss(_full(x), _full(y))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from anifast.data.folders import pixel_limit
-from anifast.engine.sheets import Block, sheet
+from anifast.data.folders import pixel_limit, to_uint8
+from anifast.engine.sheets import Block, readable, sheet, shortened
 from anifast.errors import AnifastError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Is told how many pictures were painted just now.
 OnPainted = Callable[[int], None]
+#: Width in pixels that the name of a row may take.
+_LABEL = 160
 
 
 def grid(
@@ -28,6 +30,7 @@ def grid(
     to: str = "B",
     truncation: float = 1.0,
     names: Sequence[str] = (),
+    heads: Sequence[str] = (),
     references: Tensor | None = None,
     title: str = "",
     batch: int = 8,
@@ -42,6 +45,7 @@ def grid(
         to: the domain that is painted.
         truncation: see `Translator.latents`.
         names: of the rows.
+        heads: names of the styles, above their columns.
         references: S,3,size,size, pictures that the styles are of, for a first row; white for a style without one.
         title: above the columns of styles.
         batch: pictures at once.
@@ -53,7 +57,7 @@ def grid(
     """
     check_room(model, len(images) + (references is not None), 1 + len(styles))
     w = model.latents(styles, to, truncation)
-    return _strips(model, images, w, to, names, references, title, batch, on_painted)
+    return _strips(model, images, w, to, names, _labels(heads, "style"), references, title, batch, on_painted)
 
 
 def interpolation(
@@ -72,6 +76,8 @@ def interpolation(
     on_painted: OnPainted | None = None,
 ) -> Image.Image:
     """A strip for each picture from one style to another, in even steps in w, behind the picture itself.
+
+    Above the columns stands how far they have gone, from 0 to 1.
 
     Args:
         model: paints.
@@ -99,7 +105,8 @@ def interpolation(
     if references is not None:
         between = _nothing(references).expand(steps - 2, -1, -1, -1).to(references)
         references = torch.cat([references[:1], between, references[1:]])
-    return _strips(model, images, w, to, names, references, title, batch, on_painted)
+    heads = [f"{k / (steps - 1):.3g}" for k in range(steps)]
+    return _strips(model, images, w, to, names, heads, references, title, batch, on_painted)
 
 
 def edits(
@@ -119,7 +126,7 @@ def edits(
     """A sheet of one picture in styles around a given one: a row for each of `Translator.directions`.
 
     Columns go from -strength to +strength times the direction, a unit vector in w, in even steps; with an odd number
-    of them the style itself is in the middle.
+    of them the style itself is in the middle. How far they go stands above them.
 
     Args:
         model: paints.
@@ -145,10 +152,11 @@ def edits(
     w = model.latents(style, to, truncation)
     offsets = torch.tensor(strengths(strength, steps), device=w.device)
     around = (w + offsets[None, :, None] * axes[:, None]).flatten(0, 1)
-    painted = _painted(model, image, around, to, batch, on_painted)
+    (painted,) = _painted(model, image, around, to, batch, on_painted)
     names = [f"direction {n}" for n in range(directions)]
     shown = [image, *[_nothing(image)] * (directions - 1)]
-    return _sheet(model, names, shown, list(painted.split(steps)), title)
+    heads = [f"{x:+.3g}" if x else "0" for x in strengths(strength, steps)]
+    return _sheet(model, names, shown, painted.split(steps), title, heads)
 
 
 def strengths(strength: float, steps: int) -> list[float]:
@@ -186,43 +194,58 @@ def _strips(
     w: Tensor,
     to: str,
     names: Sequence[str],
+    heads: Sequence[str],
     references: Tensor | None,
     title: str,
     batch: int,
     on_painted: OnPainted | None,
 ) -> Image.Image:
     """A row for each picture in all of w, under a row of references if there are some."""
-    labels = list(names) or [f"{n}" for n in range(len(images))]
+    labels = _labels(names, "picture") or [f"{n}" for n in range(len(images))]
     shown = list(images.split(1))
-    painted = [_painted(model, image, w, to, batch, on_painted) for image in shown]
+    painted = list(_painted(model, images, w, to, batch, on_painted))
     if references is not None:
         labels, shown, painted = ["styles of", *labels], [_nothing(images), *shown], [references, *painted]
-    return _sheet(model, labels, shown, painted, title)
+    return _sheet(model, labels, shown, painted, title, heads)
+
+
+def _labels(names: Sequence[str], kind: str) -> list[str]:
+    """Names as they fit beside pictures; those in letters that the font lacks become numbers."""
+    return [shortened(name, _LABEL) if readable(name) else f"{kind} {n}" for n, name in enumerate(names)]
 
 
 def _sheet(
-    model: Translator, labels: Sequence[str], shown: Sequence[Tensor], painted: Sequence[Tensor], title: str
+    model: Translator,
+    labels: Sequence[str],
+    shown: Sequence[Tensor],
+    painted: Sequence[Tensor],
+    title: str,
+    heads: Sequence[str],
 ) -> Image.Image:
-    """Pictures with their labels in the first column, and under the title what stands in the same row as each."""
+    """Pictures with their labels in the first column, and under title and heads what stands in the row of each."""
     left = Block("", list(zip(labels, shown, strict=True)))
-    return sheet([left, Block(title, [(" ", row) for row in painted])], tile=_tile(model))
+    return sheet([left, Block(title, [("", row) for row in painted], heads)], tile=_tile(model))
 
 
-def _painted(model: Translator, image: Tensor, w: Tensor, to: str, batch: int, on_painted: OnPainted | None) -> Tensor:
-    """One picture in styles w [S, 512] as S,3,size,size on the CPU.
+def _painted(
+    model: Translator, images: Tensor, w: Tensor, to: str, batch: int, on_painted: OnPainted | None
+) -> tuple[Tensor, ...]:
+    """Every picture in styles w [S, 512], for each picture uint8 S,3,size,size on the CPU.
+
+    They are kept as the sheet has them, and no more than a batch is ever there as the model paints it.
 
     Raises:
         AnifastError: a painting is not finite.
     """
-
-    def parts() -> Iterator[Tensor]:
-        for part in model.paint_all(model.contents(image, to), w, to, batch):
-            if not torch.isfinite(part).all():
-                raise AnifastError(
-                    "a painting is not finite (NaN); the model's weights may be damaged, or try --precision fp32"
-                )
-            if on_painted is not None:
-                on_painted(len(part))
-            yield part.cpu()
-
-    return torch.cat(list(parts()))
+    found = torch.empty(len(images) * len(w), *images.shape[1:], dtype=torch.uint8)
+    done = 0
+    for part in model.paintings(images, w, to, batch):
+        if not torch.isfinite(part).all():
+            raise AnifastError(
+                "a painting is not finite (NaN); the model's weights may be damaged, or try --precision fp32"
+            )
+        found[done : done + len(part)] = to_uint8(part).cpu()
+        done += len(part)
+        if on_painted is not None:
+            on_painted(len(part))
+    return found.split(len(w))

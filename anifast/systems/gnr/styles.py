@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from anifast.data.folders import printable, read_image, resize, to_float, to_tensor
+from anifast.data.folders import printable, read_image, resize, scan, to_float, to_tensor
 from anifast.engine.precision import enough_memory
 from anifast.errors import AnifastError, CheckpointError, DataError
 from anifast.files import write_text
@@ -123,21 +125,24 @@ def gather(
     seed: int | None = None,
     how: str = "crop",
     batch: int = 8,
+    option: str = "--style",
 ) -> list[Style]:
     """The style codes of several sources, in their order.
 
     Args:
         model: reads the styles of pictures.
         sources: "random" (also the default): `count` random styles, those that follow where it comes again; a file of
-            style codes, or one of them as FILE.json#3; a picture of the domain `to`, of any size.
+            style codes, or one of them as FILE.json#3; a picture of the domain `to`, of any size, or a folder of such,
+            which is searched as that of contents is (what it holds of no use is warned of).
         to: the domain that is painted with them.
         count: how many are random; None: 1.
         seed: of random styles, 0 or larger; None: 0.
         how: pictures that are not square become so by "crop" or "stretch".
         batch: pictures to read at once.
+        option: that gives the sources, for messages.
 
     Raises:
-        AnifastError: a number that cannot be, or a count without "random".
+        AnifastError: a number that cannot be, or a count or seed without "random".
         DataError: a picture or file that cannot be read, or codes that do not fit the model.
         CheckpointError: the model lacks the encoder that reads styles of pictures.
     """
@@ -146,11 +151,12 @@ def gather(
     if seed is not None and not 0 <= seed < 2**63:
         raise AnifastError(f"--seed {seed}: a whole number from 0 to {2**63 - 1}")
     texts = [str(source) for source in sources] or [RANDOM]
-    if count is not None and RANDOM not in texts:
-        raise AnifastError(
-            f"--styles {count}: is the number of random styles, and --style asks for none; leave it out, or add "
-            f"{RANDOM} to --style"
-        )
+    for name, value, meaning in (("--styles", count, "number"), ("--seed", seed, "seed")):
+        if value is not None and RANDOM not in texts:
+            raise AnifastError(
+                f"{name} {value}: is the {meaning} of random styles, and {option} asks for none; leave it out, or add "
+                f"{RANDOM} to {option}"
+            )
     count, seed = count or 1, seed or 0
     drawn = enumerate(model.random_styles(count * texts.count(RANDOM), seed).tolist())
     found: list[Style | Path] = []
@@ -160,12 +166,27 @@ def gather(
         elif match := _SAVED.fullmatch(text):
             found += _saved(match["path"], match["number"], to, model.latent_dim)
         else:
-            found.append(Path(text))
+            inside, rejected = pictures_in(Path(text))
+            for path, why in rejected.items():
+                warnings.warn(f"left out: {path}: {why}", stacklevel=2)
+            found += inside
     pictures = [path for path in found if isinstance(path, Path)]
     if pictures:
         model.require_styles(to)
     read = _read(model, pictures, to, how, batch)
     return [next(read) if isinstance(style, Path) else style for style in found]
+
+
+def pictures_in(source: Path) -> tuple[list[Path], dict[str, str]]:
+    """The pictures under a folder, or the file that `source` is; and path -> reason for what looked like pictures.
+
+    Raises:
+        DataError: a folder that cannot be read, or that holds no picture.
+    """
+    if not source.is_dir():
+        return [source], {}
+    folder = scan(source)
+    return folder.paths, {printable(folder.root / name): why for name, why in folder.rejected.items()}
 
 
 def _saved(path: str, number: str | None, to: str, latent_dim: int) -> list[Style]:
@@ -243,19 +264,36 @@ class Painter:
         return tuple(f"-s{number:0{width}d}" for number in range(len(self.styles)))
 
     @property
+    def pictures(self) -> list[Path]:
+        """Those that styles were read from."""
+        return [style.picture for style in self.styles if style.picture is not None]
+
+    @property
     def about(self) -> str:
         """A few words for the first line of a command."""
         return "1 style" if len(self.styles) == 1 else f"{len(self.styles)} styles"
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         """N,3,size,size in [-1, 1] -> the first in all styles, then the second, ..., `batch` pictures at once."""
-        return self.model.paint_all(self.model.contents(images, self.to), self._w, self.to, self.batch)
+        return self.model.paintings(images, self._w, self.to, self.batch)
 
     def save(self, folder: Path) -> Path:
-        """Write the style codes beside the results; the file.
+        """Keep the style codes beside the results: as styles.json, or as styles-2.json, -3, ... beside other codes.
+
+        So the codes of earlier results are never lost. A file that holds these codes already is left as it is.
+
+        Returns:
+            The file.
 
         Raises:
             AnifastError: the file cannot be written.
         """
-        save(folder / NAME, self.styles, self.to)
-        return folder / NAME
+        path, number = folder / NAME, 1
+        while path.exists():
+            with suppress(DataError):  # it is something else, or of the other domain
+                if [style.code for style in load(path, to=self.to)] == [style.code for style in self.styles]:
+                    return path
+            number += 1
+            path = folder / f"{Path(NAME).stem}-{number}.json"
+        save(path, self.styles, self.to)
+        return path

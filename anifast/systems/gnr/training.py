@@ -29,7 +29,7 @@ from anifast.systems.gnr import checkpoints
 from anifast.systems.gnr.augmentation import augment
 from anifast.systems.gnr.config import Config
 from anifast.systems.gnr.losses import adversarial, distance, gradient_penalty, style_consistency
-from anifast.systems.gnr.networks import Generator, networks, recompute
+from anifast.systems.gnr.networks import Generator, lay_out, networks, recompute
 
 #: The loss figure: all weighted.
 PANELS = (
@@ -46,6 +46,8 @@ PANELS = (
 SHOWN = {"cpu": 6, "cuda": 16}
 #: Fewest pictures per domain and step of each of several processes, whose losses compare their own ones only.
 LEAST = 4
+#: Of a discriminator; also without the diversity head each of the others counts as one of them.
+HEADS = 3
 _DOMAINS = "ab"
 
 
@@ -90,9 +92,11 @@ class Pictures(TwoDomains):
         super().__init__(root, config.size, config.size, how="crop")
         for name, packed in (("trainA", self.a), ("trainB", self.b)):
             if len(packed) < config.batch:
+                held = "1 picture" if len(packed) == 1 else f"{len(packed)} pictures"
+                smaller = f", or take --batch {len(packed)}" if len(packed) > 1 else " (at least 2)"
                 raise DataError(
-                    f"{root / name}: {len(packed)} pictures that can be read, and a batch has {config.batch} different "
-                    f"ones; add pictures, or take a smaller --batch (at least 2)"
+                    f"{root / name}: {held} that can be read, and a batch has {config.batch} different ones; add "
+                    f"pictures{smaller}"
                 )
         self._config, self._device = config, device
         self._samplers = [
@@ -184,15 +188,19 @@ class GNR:
         shown: tuple[Tensor, Tensor] | None = None,
         team: Team | None = None,
     ) -> None:
-        self.config, self.device, self._shown = config, device, shown
+        self.config, self.device, self.shown = config, device, shown
         self.team = team or alone(device)
         self.panels = PANELS
         self.watched = None
+        # Matrix units take channels_last as it is; on CPUs contiguous maps were faster.
+        self._layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.nets = networks(config)
         if config.start_from is not None:
             _take_over(self.nets, config, config.start_from)
         for net in self.nets.values():
             net.to(device)
+            if self._layout == torch.channels_last:
+                lay_out(net)
         recompute(list(self.nets.values()), config.checkpointing)
         self.lpips = perceptual(config, device)
         # Without published heads a distance is a sum over layers of 2 - 2 cos: a mean of 1 - cos is in LPIPS's range.
@@ -245,7 +253,8 @@ class GNR:
     def begin(self, batch: Batch, images: int) -> None:
         """Take the next batch, set the learning rate of its step and draw its styles."""
         c = self.config
-        self.batch, self.steps = batch, images // c.batch
+        self.batch = Batch(*(pictures.contiguous(memory_format=self._layout) for pictures in batch))
+        self.steps = images // c.batch
         lr = c.lr * 0.5 ** (self.steps // c.halve_every if c.halve_every else 0)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
@@ -281,6 +290,7 @@ class GNR:
         pick_b: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Encode all pictures, choose styles and paint; kept for the phases that judge it."""
+        self._painted = None  # a step that was skipped has left its graph
         content_a, code_a, own_b, real_code_a = self._encoded("G_A2B", a, aug_b, aug_a)
         content_b, code_b, own_a, real_code_b = self._encoded("G_B2A", b, aug_a, aug_b)
         style_b = z_b if self.config.styles == "random" else torch.cat([z_b, real_code_b])[pick_b]  # type: ignore[list-item]
@@ -349,7 +359,7 @@ class GNR:
             net = self.nets[f"D_{side.upper()}"]
             real = real.detach().requires_grad_()
             with without_autocast(real):
-                logits = self._heads(net(real))
+                logits = self._heads(net.forward(real))  # what torch.compile makes has no gradients of second order
                 penalties.append(gradient_penalty(logits, real, c.r1_reduction))
             parts[f"d_{side}"] = adversarial(logits, True) + adversarial(self._heads(net(fake)), False)
         if latent:
@@ -357,7 +367,7 @@ class GNR:
             for z, code in zip(latent[:2], latent[2:], strict=True):
                 z = z.detach().requires_grad_()
                 with without_autocast(z):
-                    logits = [d(z)]
+                    logits = [d.forward(z)]
                     penalties.append(gradient_penalty(logits, z, c.r1_reduction))
                 parts["d_latent"] = parts["d_latent"] + adversarial(logits, True) + adversarial([d(code)], False)
         parts["r1"] = torch.stack(penalties).sum() * (c.r1 / 2 * c.r1_every)
@@ -386,7 +396,7 @@ class GNR:
         )
         for side, fake in (("a", made.fake_a), ("b", made.fake_b)):
             logits = self._heads(self.nets[f"D_{side.upper()}"](fake))
-            parts[f"g_adv_{side}"] = adversarial(logits, True) * (c.lambda_adv / len(logits))
+            parts[f"g_adv_{side}"] = adversarial(logits, True) * (c.lambda_adv / HEADS)
         if c.lambda_latent:
             codes = [self.nets["D_L"](code) for code in (made.real_code_a, made.real_code_b)]
             parts["g_latent"] = adversarial(codes, True) * (c.lambda_adv * c.lambda_latent)
@@ -429,14 +439,15 @@ class GNR:
         return f"G {means['generators']:.2f} (cycle {cycle:.2f})  D {judges:.2f}"
 
     @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")  # for these shapes compiling would begin anew
     def sheet(self) -> Image.Image:
         """Both directions: repainted in their own domain, in styles of real pictures and in random ones, and back.
 
         Neighbours share their random styles, so that one style can be seen on two contents.
         """
-        if self._shown is None:
+        if self.shown is None:
             raise ValueError("no pictures were given for the sample sheet")
-        a, b = (images.to(self.device) for images in self._shown)
+        a, b = (images.to(self.device) for images in self.shown)
         nets: Mapping[str, Any] = self.nets if self.ema is None else self.ema.nets
         blocks = []
         for there, back, real, others, arrow in (
@@ -466,7 +477,7 @@ class GNR:
                 rows.append(("random style 1,\nnot averaged", _each(live.decode, latest, one)[0]))
             blocks.append(Block(arrow, rows))
         caption = f"averaged weights, decay {self.config.ema:g} a step" if self.ema else ""
-        return sheet(blocks, caption=caption, tile=min(self.config.size, 128), beside=len(a) + len(b) <= 16)
+        return sheet(blocks, caption=caption, tile=128 if self.config.size > 128 else 0, beside=len(a) + len(b) <= 16)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks and optimisers."""
@@ -506,11 +517,17 @@ def memory_estimate(config: Config, nets: Mapping[str, nn.Module], processes: in
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     averaged = sizes["G_A2B"] + sizes["G_B2A"] if config.ema else 0
     weights = (16 * sum(sizes.values()) + 4 * averaged) / 2**30
+    half = config.precision == "bf16"
     share, side = config.batch / processes, config.size / 256
     maps = share * side * config.channel_multiplier * (0.38 if config.checkpointing else 0.9)
     if config.lpips_net in ("vgg", "random") and config.lambda_lpips:
         maps += share * side**2 * 0.3
-    return weights + maps * (0.5 if config.precision == "bf16" else 1.0)
+    if half:
+        maps /= 2
+    if config.r1:  # both discriminators' graphs of second order at once, in float32 and whole
+        penalised = (1.1 if config.checkpointing else 1.4) if half else (1.2 if config.checkpointing else 1.7)
+        maps = max(maps, share * side * config.channel_multiplier * penalised)
+    return weights + maps
 
 
 def _memory(system: GNR) -> str:
@@ -538,8 +555,8 @@ def perceptual(config: Config, device: torch.device) -> LPIPS | None:
         return LPIPS(config.lpips_net, backbone_weights=config.lpips_weights).to(device)
     except AnifastError as error:
         raise AnifastError(
-            f"{error}\nOr choose another network of the perceptual loss: --lpips-net squeezenet1_0, random (needs no "
-            "file) or none"
+            f"{str(error).rstrip('.')}. Or choose another network of the perceptual loss: --lpips-net squeezenet1_0, "
+            "random (needs no file) or none"
         ) from error
 
 
@@ -565,8 +582,9 @@ def assemble(config: Config, root: Path, device: torch.device, team: Team | None
     Raises:
         AnifastError: the folder cannot be used, or the batch cannot be shared out.
     """
+    system = GNR(config, device, team=team)  # first: what it misses is told before pictures are read
     data = Pictures(root, config, device, team)
-    system = GNR(config, device, data.samples(SHOWN[device.type]), team)
+    system.shown = data.samples(SHOWN[device.type])
     total = config.steps * config.batch
     plan = Plan(
         total=total if config.images is None else min(config.images, total),
@@ -614,8 +632,7 @@ def summary(system: GNR, data: Pictures, plan: Plan) -> list[str]:
 
 
 def _each(call: Any, *batched: Tensor, batch: int = 4) -> tuple[Tensor, ...]:
-    """`call` on all rows, a few at a time; not as torch.compile has it, which would begin anew for these shapes."""
-    call = call.forward if isinstance(call, nn.Module) else call
+    """`call` on all rows, a few at a time."""
     found = [call(*parts) for parts in zip(*(x.split(batch) for x in batched), strict=True)]
     rows = [part if isinstance(part, tuple) else (part,) for part in found]
     return tuple(torch.cat(column) for column in zip(*rows, strict=True))

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -82,6 +82,8 @@ Styling = Callable[[Sequence[int], Sequence[float]], "Tensor"]
 def smooth_noise(frames: int, styles: int, latent_dim: int, sigma: float, seed: int = 0) -> Tensor:
     """Style codes that drift: noise, smoothed by a Gaussian along time, which is a ring; its RMS is 1.
 
+    What is kept is the result alone, 4 bytes a number; it is smoothed in float64, one style after the other.
+
     Args:
         frames: at least 1.
         styles: how many drift side by side.
@@ -94,11 +96,15 @@ def smooth_noise(frames: int, styles: int, latent_dim: int, sigma: float, seed: 
     """
     import torch
 
-    noise = torch.randn(frames, styles, latent_dim, generator=torch.Generator().manual_seed(seed))
+    codes = torch.randn(frames, styles, latent_dim, generator=torch.Generator().manual_seed(seed))
     # The Gaussian's own transform: exact on a ring of any length, and no kernel has to be cut off.
     transfer = torch.exp(-2 * (math.pi * sigma * torch.fft.rfftfreq(frames, dtype=torch.float64)) ** 2)
-    smooth = torch.fft.irfft(torch.fft.rfft(noise.double(), dim=0) * transfer[:, None, None], n=frames, dim=0)
-    return (smooth / smooth.square().mean().sqrt()).float()
+    squares = torch.zeros((), dtype=torch.float64)
+    for style in codes.unbind(1):
+        smooth = torch.fft.irfft(torch.fft.rfft(style.double(), dim=0) * transfer[:, None], n=frames, dim=0)
+        squares += smooth.square().sum()
+        style.copy_(smooth)
+    return codes.mul_(float((codes.numel() / squares).sqrt()))
 
 
 def fixed(model: Model, styles: Tensor, to: str = "B", truncation: float = 1.0) -> Styling:
@@ -312,7 +318,9 @@ def translate_video(
     to: str = "B",
     batch: int = 8,
 ) -> Outcome:
-    """Paint a video and write the result, whole or not at all; memory does not depend on its length.
+    """Paint a video and write the result, whole or not at all.
+
+    Memory does not depend on its length, but for some bytes a frame in blend (the codes of `smooth_noise`).
 
     Args:
         model: paints.
@@ -384,21 +392,26 @@ def translate_video(
 
 
 def _box(text: str) -> Box | None:
-    """X,Y,SIDE, or none."""
+    """X,Y,SIDE, or none; nothing where the word behind --box begins with -, which is taken for another option."""
     if text == "none":
         return None
     try:
         x, y, side = (int(word) for word in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected X,Y,SIDE in whole pixels, as in 120,40,256, or none"
+            f"{text!r}: expected X,Y,SIDE in whole pixels from 0, as in 120,40,256, or none"
         ) from None
     return Box(x, y, side)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `anifast gnr video`."""
-    parser.description = "Paint the face of a video frame by frame. The sound, the frame rate and the timing are kept."
+    parser.description = (
+        "Paint the face of a video frame by frame. The result shows the painted box only, at the model's size (with "
+        "--grid a sheet of such pictures), and not the frame around it. The sound, the frame rate and the timing are "
+        "kept. Frames that are too damaged to be read are left out; the video is written all the same, and the exit "
+        "code is 1."
+    )
     parser.add_argument("model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's file")
     parser.add_argument("input", type=Path, metavar="IN", help="a video of any kind that FFmpeg reads")
     parser.add_argument("out", type=Path, metavar="OUT", help="the result: .mp4, .m4v, .mov, .mkv (H.264), .webm (VP9)")
@@ -424,6 +437,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--box",
         type=_box,
+        nargs="?",  # so that _box and not argparse tells what --box -1,0,50 is
+        const="",
         default=argparse.SUPPRESS,
         metavar="X,Y,SIDE",
         help="the square that is painted: left, top, side in pixels of the upright frame; none: the largest in the "
@@ -436,6 +451,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=("A", "B"), default="B", help="the domain wanted [B]")
     parser.add_argument(
         "--truncation", type=float, metavar="PSI", help="1: styles as they are, 0: the mean style, between: tamer [1]"
+    )
+    parser.add_argument(
+        "--resize",
+        choices=("crop", "stretch"),
+        default="crop",
+        help="pictures of --style that are not square: largest centred square, or squeezed [crop]",
     )
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures to paint at once [8]")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to compute in [fp32]")
@@ -462,18 +483,25 @@ def _check(args: argparse.Namespace) -> None:
         raise AnifastError("--style: --mode blend drifts through random styles; leave it out, or take fixed or eig")
 
 
-def _check_out(args: argparse.Namespace) -> None:
+def check_out(out: Path, inputs: Iterable[str | Path], flag: str = "") -> None:
+    """That a result can be written to a file; its suffix is not looked at.
+
+    Args:
+        out: the file.
+        inputs: files that it must not overwrite.
+        flag: the option that names it and a blank, for messages; none for an argument by its place.
+
+    Raises:
+        AnifastError: it is a folder, an input, or cannot be written there.
+    """
     from anifast.data.folders import printable
-    from anifast.data.video import check_suffix
     from anifast.engine.translate import check_writable
 
-    check_suffix(args.out)
-    if args.out.is_dir():
-        raise AnifastError(f"{printable(args.out)}: is a folder; name the file")
-    sources = [args.input, args.model, *(args.style or ())]
-    if os.path.realpath(args.out) in map(os.path.realpath, sources):
-        raise AnifastError(f"{printable(args.out)}: the result would overwrite an input; give it another name")
-    check_writable(args.out.parent)
+    if out.is_dir():
+        raise AnifastError(f"{flag}{printable(out)}: is a folder; name the file")
+    if os.path.realpath(out) in map(os.path.realpath, inputs):
+        raise AnifastError(f"{flag}{printable(out)}: the result would overwrite an input; give it another name")
+    check_writable(out.parent)
 
 
 def _find_box(args: argparse.Namespace, info: VideoInfo) -> tuple[FaceBox, str]:
@@ -504,7 +532,11 @@ def _find_box(args: argparse.Namespace, info: VideoInfo) -> tuple[FaceBox, str]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run `anifast gnr video`; the exit code."""
+    """Run `anifast gnr video`; the exit code.
+
+    Raises:
+        AnifastError: the video cannot be painted; or, once the result is written, that frames are missing in it.
+    """
     _check(args)
     from anifast.data import video
     from anifast.data.folders import printable
@@ -514,14 +546,17 @@ def main(args: argparse.Namespace) -> int:
     from anifast.systems.gnr.styles import check_truncation, codes, gather
 
     truncation = check_truncation(args.truncation)
-    _check_out(args)
+    video.check_suffix(args.out)
+    check_out(args.out, [args.input, args.model, *(args.style or ())])
     info = video.probe(args.input)
     where, told = _find_box(args, info)
     model = load_model(args.model, args.device, args.precision)
     count = GRID_STYLES if args.grid and args.styles is None and not args.style else args.styles
     with state.about(args.model):
         model.require(args.to)
-        styles = gather(model, args.style or (), to=args.to, count=count, seed=args.seed, batch=args.batch)
+        styles = gather(
+            model, args.style or (), to=args.to, count=count, seed=args.seed, how=args.resize, batch=args.batch
+        )
     if len(styles) > 1 and not args.grid:
         raise AnifastError(f"{len(styles)} styles and one picture a frame: add --grid, or ask for one style")
     sheet = Sheet(len(styles), args.grid, model.size)
@@ -545,14 +580,13 @@ def main(args: argparse.Namespace) -> int:
     outcome = translate_video(
         model, info, args.out, styling, where, styles=len(styles), grid=args.grid, to=args.to, batch=args.batch
     )
-    if outcome.damaged:
-        print(
-            f"anifast: warning: {printable(args.input)}: damaged pieces that could not be decoded: {outcome.damaged}; "
-            "their frames are left out",
-            file=sys.stderr,
-        )
     moved = [f"the box moved {where.moves}x"] if args.redetect is not None else []
     extra = "".join(f"; {note}" for note in [*outcome.notes, *moved])
     speed = outcome.frames / max(outcome.seconds, 1e-9)
     print(f"{outcome.frames} frames in {outcome.seconds:.1f} s, {speed:.1f} frames/s{extra} -> {args.out}")
+    if outcome.damaged:
+        raise AnifastError(
+            f"{printable(args.input)}: damaged pieces that could not be decoded: {outcome.damaged}; their frames are "
+            f"left out of {printable(args.out)}, which is whole otherwise"
+        )
     return 0

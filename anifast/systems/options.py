@@ -1,0 +1,40 @@
+"""Options that several commands share, so that each has one name, one default and one help text."""
+
+from __future__ import annotations
+
+import argparse
+
+#: What a style can be given as, for help texts.
+STYLE_SOURCES = (
+    "a picture of the wanted domain, of any size, whose style is read, or a folder of such; a file of saved codes "
+    "(styles.json) or one of them (styles.json#3); or random"
+)
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add --to."""
+    parser.add_argument("--to", choices=("A", "B"), default="B", help="the domain wanted [B]")
+
+
+def add_resize(parser: argparse.ArgumentParser) -> None:
+    """Add --resize."""
+    parser.add_argument(
+        "--resize",
+        choices=("crop", "stretch"),
+        default="crop",
+        help="pictures that are not square: largest centred square, or squeezed [crop]",
+    )
+
+
+def add_truncation(parser: argparse._ActionsContainer) -> None:
+    """Add --truncation to a parser or a group of one; it is None where it is left out."""
+    parser.add_argument(
+        "--truncation", type=float, metavar="PSI", help="1: styles as they are, 0: the mean style, between: tamer [1]"
+    )
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """Add --batch, --precision and --device."""
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at once [8]")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to compute in [fp32]")
+    parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
