@@ -559,7 +559,7 @@ def test_options_that_cannot_be(
         (("--mode", "beat"), "'beat'"),
         (("--box", "1,2"), "expected X,Y,SIDE"),
         (("--box", "face"), "expected X,Y,SIDE"),
-        (("--box", "-1,0,50"), "argument --box: '': expected X,Y,SIDE in whole pixels from 0"),
+        (("--box", "-1,0,50"), "argument --box: expected X,Y,SIDE in whole pixels from 0"),
         (("--to", "C"), "'C'"),
         (("--colour", "red"), "--colour"),
     ],

@@ -334,7 +334,7 @@ def test_published_figures_stand_beside_ours(model: Path, data: Path, tmp_path: 
     assert lines[start + 5].split()[-3:] == ours
     assert lines[start + 6].startswith("* taken with another network")
     by = (facts["features"]["about"], facts["lpips"]["name"])
-    assert lines[start + 7] == "this model: FID and DFID by {}; LPIPS is the {}".format(*by)
+    assert lines[start + 7] == "this model: FID and DFID by {}; diversity by {}".format(*by)
     assert facts["published"]["data"] == "selfie2anime" and len(facts["published"]["rows"]) == 4
     assert facts["published"]["rows"][0] == {"method": "GNR", "dfid": 35.6, "fid": 34.4, "lpips": 0.505}
 
@@ -348,7 +348,7 @@ def test_published_figures_stand_beside_ours(model: Path, data: Path, tmp_path: 
     facts = facts_of(model, "--data", data, *quick, out=tmp_path / "e.json")
     said = capsys.readouterr().out
     ours = [line.split("  ")[0] for line in said.splitlines() if line.startswith("this model")]
-    assert ours == ["this model, n = 2", f"this model: LPIPS is the {facts['lpips']['name']}"]
+    assert ours == ["this model, n = 2", f"this model: diversity by {facts['lpips']['name']}"]
     facts = facts_of(model, "--data", data, *quick, "--published", "none", out=tmp_path / "e.json")
     assert facts["published"] is None and "published for" not in capsys.readouterr().out
     facts = facts_of(model, "--data", data, *quick, "--to", "A", out=tmp_path / "e.json")
@@ -366,7 +366,7 @@ def test_figures_of_the_published_networks_have_no_mark(data: Path, monkeypatch:
     options = Options(Inception(), 8, None, ("train",), 50, None, Settings(styles=2, dfid_contents=1, dfid_styles=2))
     lines = evaluation.evaluate(Painter(False), data, options).lines()  # type: ignore[arg-type]
     assert any(line.startswith("this model, trainB, n = 6 (DFID 1 x 2)") for line in lines)
-    assert "this model: FID and DFID by means; LPIPS is the LPIPS (alex)" in lines
+    assert "this model: FID and DFID by means; diversity by LPIPS (alex)" in lines
     assert not any("*" in line for line in lines)
 
 

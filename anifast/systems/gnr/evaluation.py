@@ -555,7 +555,7 @@ def _compare(way: _Way, data: str, distance: str | None, options: Options, repor
         report.below.append("* taken with another network than the published figures: not to be compared with them")
     if ours_are:
         by = [] if extractor is None else [f"FID and DFID by {extractor.about}"]
-        by += [] if diversity is None else [f"LPIPS is the {distance}"]
+        by += [] if diversity is None else [f"diversity by {distance}"]
         report.below.append(f"this model: {'; '.join(by)}")
     report.below.append(
         "published: arXiv 2106.06561 (Papers With Code); its numbers of pictures and DFID's protocol are not known"

@@ -399,7 +399,7 @@ def _box(text: str) -> Box | None:
         x, y, side = (int(word) for word in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected X,Y,SIDE in whole pixels from 0, as in 120,40,256, or none"
+            f"{f'{text!r}: ' if text else ''}expected X,Y,SIDE in whole pixels from 0, as in 120,40,256, or none"
         ) from None
     return Box(x, y, side)
 
