@@ -16,13 +16,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=("A", "B"), default="B", help="the domain wanted [B]")
 
 
-def add_resize(parser: argparse.ArgumentParser) -> None:
-    """Add --resize."""
+def add_resize(parser: argparse.ArgumentParser, which: str = "pictures") -> None:
+    """Add --resize, of `which` pictures."""
     parser.add_argument(
         "--resize",
         choices=("crop", "stretch"),
         default="crop",
-        help="pictures that are not square: largest centred square, or squeezed [crop]",
+        help=f"{which} that are not square: largest centred square, or squeezed [crop]",
     )
 
 

@@ -470,7 +470,7 @@ def test_sheets_from_python_are_those_of_the_commands(run: Path, photos: Path, t
     [
         (("grid", "{run}", "{photo}", "--out", "{tmp}/x.jpg"), "{tmp}/x.jpg: the sheet is a PNG"),
         (("grid", "{run}", "{photo}", "--out", "{tmp}/folder.png"), "is a folder"),
-        (("grid", "{run}", "{mine}", "--out", "{mine}"), "{mine}: the sheet would overwrite an input"),
+        (("grid", "{run}", "{mine}", "--out", "{mine}"), "{mine}: the result would overwrite an input"),
         (("grid", "{run}", "{photo}", "--out", "{mine}", "--style", "{mine}"), "would overwrite an input"),
         (("interpolate", "{run}", "{photo}", "--out", "{mine}", "--between", "{mine}", "random"), "overwrite"),
         (("grid", "{run}", "{tmp}/no.png", "--out", "{tmp}/x.png"), "{tmp}/no.png: no such file"),

@@ -12,7 +12,6 @@ Pictures have any size; those of a folder are found recursively. `anifast gnr VE
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -174,12 +173,11 @@ def _pictures(inputs: Iterable[Path]) -> tuple[list[Path], dict[str, str]]:
 
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
     """Refuse a sheet that is no PNG, that is a folder or that would overwrite an input."""
+    from anifast.systems.gnr.video import check_out
+
     if out.suffix.lower() != ".png":
         raise AnifastError(f"--out {out}: the sheet is a PNG; give it a name that ends with .png")
-    if out.is_dir():
-        raise AnifastError(f"--out {out}: is a folder; name the file")
-    if os.path.realpath(out) in map(os.path.realpath, inputs):
-        raise AnifastError(f"--out {out}: the sheet would overwrite an input; choose another name")
+    check_out(out, inputs, "--out ")
 
 
 def _grid(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) -> tuple[int, Draw]:

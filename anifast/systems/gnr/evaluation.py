@@ -37,14 +37,13 @@ from anifast.metrics.sets import FeatureSet, folder_features
 from anifast.nn.perceptual import LPIPS
 from anifast.progress import Progress, duration
 from anifast.systems.gnr.augmentation import augment
-from anifast.systems.gnr.inference import Translator
+from anifast.systems.gnr.inference import OTHER, Translator
 
 #: The real pictures that translations are compared with unless told otherwise.
 AGAINST = "train"
 #: Augmentations of a picture for style stability.
 AUGMENTATIONS = 7
 
-_OTHER = {"A": "B", "B": "A"}
 #: Papers With Code's rows of arXiv 2106.06561, photo -> anime and cat -> dog: (method, DFID, FID, LPIPS).
 PUBLISHED: dict[str, tuple[tuple[str, float, float, float | None], ...]] = {
     "selfie2anime": (
@@ -104,7 +103,7 @@ class _Way:
 
     @property
     def source(self) -> str:
-        return _OTHER[self.to]
+        return OTHER[self.to]
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from anifast.data.faces import Box, FaceDetector, around, middle
 from anifast.errors import AnifastError, DataError
+from anifast.systems import options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -426,8 +427,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--style",
         nargs="+",
         metavar="STYLE",
-        help="not with blend: a picture of the wanted domain whose style is read; a file of saved codes (styles.json) "
-        "or one of them (styles.json#3); or random [random]",
+        help=f"not with blend: {options.STYLE_SOURCES} [random]",
     )
     parser.add_argument(
         "--styles", type=int, metavar="N", help=f"how many random styles, several with --grid [1; {GRID_STYLES}]"
@@ -448,19 +448,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--redetect", type=float, metavar="SECONDS", help="look for the face again so often and follow it [never]"
     )
     parser.add_argument("--beat", type=float, metavar="SECONDS", help="between two jumps of eig [0.5]")
-    parser.add_argument("--to", choices=("A", "B"), default="B", help="the domain wanted [B]")
-    parser.add_argument(
-        "--truncation", type=float, metavar="PSI", help="1: styles as they are, 0: the mean style, between: tamer [1]"
-    )
-    parser.add_argument(
-        "--resize",
-        choices=("crop", "stretch"),
-        default="crop",
-        help="pictures of --style that are not square: largest centred square, or squeezed [crop]",
-    )
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures to paint at once [8]")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to compute in [fp32]")
-    parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+    options.add_to(parser)
+    options.add_truncation(parser)
+    options.add_resize(parser, "pictures of --style")
+    options.add_computing(parser)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -484,7 +475,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def check_out(out: Path, inputs: Iterable[str | Path], flag: str = "") -> None:
-    """That a result can be written to a file; its suffix is not looked at.
+    """That a result is written to a file of its own; its suffix is not looked at.
 
     Args:
         out: the file.
@@ -492,16 +483,14 @@ def check_out(out: Path, inputs: Iterable[str | Path], flag: str = "") -> None:
         flag: the option that names it and a blank, for messages; none for an argument by its place.
 
     Raises:
-        AnifastError: it is a folder, an input, or cannot be written there.
+        AnifastError: it is a folder or an input.
     """
     from anifast.data.folders import printable
-    from anifast.engine.translate import check_writable
 
     if out.is_dir():
         raise AnifastError(f"{flag}{printable(out)}: is a folder; name the file")
     if os.path.realpath(out) in map(os.path.realpath, inputs):
         raise AnifastError(f"{flag}{printable(out)}: the result would overwrite an input; give it another name")
-    check_writable(out.parent)
 
 
 def _find_box(args: argparse.Namespace, info: VideoInfo) -> tuple[FaceBox, str]:
@@ -541,6 +530,7 @@ def main(args: argparse.Namespace) -> int:
     from anifast.data import video
     from anifast.data.folders import printable
     from anifast.engine import precision, state
+    from anifast.engine.translate import check_writable
     from anifast.progress import duration
     from anifast.systems.gnr.cli import load_model
     from anifast.systems.gnr.styles import check_truncation, codes, gather
@@ -548,6 +538,7 @@ def main(args: argparse.Namespace) -> int:
     truncation = check_truncation(args.truncation)
     video.check_suffix(args.out)
     check_out(args.out, [args.input, args.model, *(args.style or ())])
+    check_writable(args.out.parent)
     info = video.probe(args.input)
     where, told = _find_box(args, info)
     model = load_model(args.model, args.device, args.precision)
