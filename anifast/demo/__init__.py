@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import anifast
-from anifast.demo import cyclegan, gnr, shared
+from anifast.demo import cyclegan, gnr
 from anifast.engine import lock, precision
 from anifast.errors import AnifastError
 from anifast.files import write_text
@@ -51,7 +51,6 @@ def main(args: argparse.Namespace) -> int:
             if results is None:
                 return 130
             look_at += results
-        print(precision.describe(device, shared.numbers(device)))
         print(f"{duration(time.perf_counter() - started)} in all; look at")
         for name, what in look_at:
             print(f"  {out / name}  {what}")

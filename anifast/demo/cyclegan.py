@@ -13,7 +13,7 @@ import torch
 import anifast
 from anifast.demo import shared
 from anifast.demo.shared import DOMAINS, SIZE, l1, patch_distance
-from anifast.engine import translate
+from anifast.engine import precision, translate
 from anifast.engine.loop import run_step
 from anifast.engine.sheets import Block, sheet
 from anifast.files import atomic_path
@@ -61,7 +61,8 @@ def run(out: Path, device: torch.device, images: int | None) -> list[tuple[str, 
     for side, domain in DOMAINS.items():
         shared.drawn(out / "faces" / f"train{side}", domain, train)
 
-    values = {**SETTINGS, "precision": shared.numbers(device)}
+    fast = device.type == "cuda" or precision.matrix_unit()
+    values = {**SETTINGS, "precision": "bf16" if fast else "fp32"}
     total = images or min(IMAGES, _affordable(values, device))
     epochs = math.ceil(total / train)
     values |= {"epochs": epochs - epochs // 2, "decay_epochs": epochs // 2, "images": total, "minutes": shared.MINUTES}
@@ -103,7 +104,8 @@ def run(out: Path, device: torch.device, images: int | None) -> list[tuple[str, 
         sheet(blocks).save(temporary)
     shutil.copyfile(out / "run" / "losses.png", out / "losses.png")
     print(f"CycleGAN: {shared.HELD} held-out faces per direction, before -> after training (lower is better)")
-    print("\n".join(lines), flush=True)
+    print("\n".join(lines))
+    print(precision.describe(device, values["precision"]), flush=True)
     return [
         ("sheet.png", "held-out faces both ways, before and after"),
         ("losses.png", "the losses"),

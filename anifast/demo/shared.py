@@ -12,7 +12,6 @@ from torch import Tensor
 
 from anifast.data import portraits
 from anifast.data.folders import save_png, to_float, to_tensor
-from anifast.engine import precision
 from anifast.progress import Progress
 
 SIZE = 64
@@ -26,11 +25,6 @@ DOMAINS = {"A": "photo", "B": "drawn"}
 OTHER = {"photo": "drawn", "drawn": "photo"}
 #: The number of the first face that is held out: no other has it.
 HELD_FROM = 10**6
-
-
-def numbers(device: torch.device) -> str:
-    """The precision that is fast on a device."""
-    return "bf16" if device.type == "cuda" or precision.matrix_unit() else "fp32"
 
 
 def enough(images: int | None) -> int:
