@@ -377,6 +377,7 @@ def _neural_style(args: argparse.Namespace) -> int:
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where everything goes [demo]")
+    parser.add_argument("--only", choices=("cyclegan", "gnr"), help="one part alone; what is there of the other stays")
     parser.add_argument("--images", type=int, metavar="N", help="training pictures; fewer for a quick look")
     parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
 
@@ -408,7 +409,7 @@ COMMANDS = {
     "neural-style": Command(
         "give a picture the style of another by optimisation", _neural_style_options, _neural_style
     ),
-    "demo": Command("draw faces, train a small CycleGAN on them, translate new ones", _demo_options, _demo),
+    "demo": Command("draw faces, train two small systems on them, translate new ones", _demo_options, _demo),
     "portraits": Command("write procedural faces in the layouts of the systems", *_elsewhere("anifast.data.portraits")),
     "convert": Command(
         "write a model for an author's code, or one of theirs for anifast", *_elsewhere("anifast.systems.convert")

@@ -36,8 +36,7 @@ def main(args: argparse.Namespace) -> int:
     device = precision.pick_device(args.device)
     if out.exists() and not out.is_dir():
         raise AnifastError(f"{out}: is a file; choose another --out")
-    only: str | None = getattr(args, "only", None)
-    chosen = {name: part for name, part in PARTS.items() if only in (None, name)}
+    chosen = {name: part for name, part in PARTS.items() if args.only in (None, name)}
     with lock.hold(out):  # to the end: a second demo would empty the folder of the first
         _claim(out)
         for part in chosen.values():
