@@ -216,3 +216,22 @@ def test_a_skipped_step_while_warming_up_does_not_part_the_phases() -> None:
         if graphs._recorded:
             break
     assert recorded == ["", "", "", "", "discriminators,generators,translations"]
+
+
+@pytest.mark.heavy
+def test_compiled_gnr_trains_with_its_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.compile makes has no gradients of second order, so the penalised pass goes without it."""
+    monkeypatch.setattr(acceleration, "COMPILER", "aot_eager")
+    config = tiny_config(size=64, num_down=3)
+    plain, compiled = GNR(config, CPU), GNR(config, CPU)
+    acceleration.compile_nets(list(compiled.nets.values()), CPU)
+    source = torch.Generator().manual_seed(5)
+    for step in (0, 1):
+        batch = Batch(*(torch.rand(2, 3, 64, 64, generator=source) * 2 - 1 for _ in range(4)))
+        found = []
+        for model in (plain, compiled):
+            model.begin(batch, 2 * step)
+            found.append(run_step(model.phases, step, CPU))
+        assert found[0].keys() == found[1].keys() and ("r1" in found[0]) == (step == 0)
+        for name in found[0] if step == 0 else ():  # behind Adam's first step rounding is a step of its own
+            torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-3, atol=1e-4)
