@@ -287,10 +287,10 @@ class Loop:
             CheckpointError: it does not fit the system, or parts of it are missing.
             DataError: the data are other ones.
         """
-        if "images" not in state:
+        if "images" not in state and "optim" not in state:
             raise CheckpointError(
-                "this file holds networks alone, without optimisers and data, so no run goes on from it; begin one "
-                "with its weights by --start-from"
+                "this file cannot be resumed: it holds networks alone, without optimisers and data; begin a run with "
+                "its weights by --start-from"
             )
         try:
             self.images = self._saved = int(state["images"])
