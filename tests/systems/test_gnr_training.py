@@ -799,6 +799,16 @@ def take(model: GNR, batch: Batch, index: int) -> None:
     model._draws = {name: x.double() if x.is_floating_point() else x for name, x in model._draws.items()}
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the processes have it, so that sums are added up in the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_average_the_gradients_of_their_own_batches(faces: Path, tmp_path: Path) -> None:
     """Statistics over a batch (diversity heads, consistency) are those of each process's own pictures."""
     program = (
