@@ -7,6 +7,7 @@ processes of a run go through this loop side by side; the first one alone writes
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import statistics
@@ -145,6 +146,13 @@ class Plan:
     bad_steps: int = 10
     compile: bool = False
     cuda_graphs: bool = False
+
+    @classmethod
+    def of(cls, config: Any, total: int) -> Plan:
+        """The plan in a system's settings, which have fields of these names, for a run of `total` images at most."""
+        same = (field.name for field in dataclasses.fields(cls) if field.name != "total")
+        images = total if config.images is None else min(config.images, total)
+        return cls(total=images, **{name: getattr(config, name) for name in same})
 
 
 class NotFinite(FloatingPointError):
@@ -336,12 +344,13 @@ class Loop:
 
         In a row of steps that were not finite the last good checkpoint stays as it is.
         """
-        seen: set[nn.Module] = set()
-        for phase in self.system.phases:
-            for net in phase.nets if phase.optimizer is not None else ():
-                if net not in seen and not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
-                    raise FloatingPointError(f"weights trained in phase {phase.name} are not finite")
-                seen.add(net)
+        phases = [
+            phase for phase in reversed(self.system.phases) if phase.optimizer is not None
+        ]  # the first one's name
+        trained = {net: phase.name for phase in phases for net in phase.nets}
+        for net, name in trained.items():
+            if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
+                raise FloatingPointError(f"weights trained in phase {name} are not finite")
         if self.in_a_row:
             self.log.say(f"image {self.images}: not saved, the last steps were not finite; {self._kept()}")
             return

@@ -6,12 +6,14 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from anifast.errors import AnifastError, CheckpointError
 from anifast.files import atomic_path, remove_temporaries
@@ -66,6 +68,21 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds a {type(found).__name__}, not the dict of a checkpoint")
     return found
+
+
+def restore(nets: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> None:
+    """Put the parts `nets` and `optim` of a checkpoint into networks and optimisers of the same names.
+
+    Raises:
+        CheckpointError: it does not fit them.
+    """
+    try:
+        for name, net in nets.items():
+            net.load_state_dict(state["nets"][name])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(state["optim"][name])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint does not fit these networks: {str(error).splitlines()[0]}") from error
 
 
 def numbered(folder: Path) -> dict[int, Path]:

@@ -21,7 +21,7 @@ from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
 from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
-from anifast.engine.state import about
+from anifast.engine.state import about, restore
 from anifast.errors import CheckpointError
 from anifast.systems.cyclegan import checkpoints
 from anifast.systems.cyclegan.config import Config
@@ -300,15 +300,7 @@ class CycleGAN:
         Raises:
             CheckpointError: it does not fit these networks.
         """
-        try:
-            for name, net in self.nets.items():
-                net.load_state_dict(state["nets"][name])
-            for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(state["optim"][name])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the checkpoint does not fit these networks: {str(error).splitlines()[0]}"
-            ) from error
+        restore(self.nets, self.optimizers, state)
         for side, pool in self.pools.items():
             pool.load_state_dict(state["pools"][side], self.device)
         version, words, gauss = state["pool_rng"]
@@ -329,20 +321,7 @@ def assemble(
     data = Pictures(root, config, device, team)
     system = CycleGAN(config, device, data.epoch_length, data.shown(), team)
     total = (config.epochs + config.decay_epochs) * data.epoch_length
-    plan = Plan(
-        total=total if config.images is None else min(config.images, total),
-        batch=config.batch,
-        log_every=config.log_every,
-        sheet_every=config.sheet_every,
-        save_every=config.save_every,
-        precision=config.precision,
-        minutes=config.minutes,
-        keep=config.keep,
-        bad_steps=config.bad_steps,
-        compile=config.compile,
-        cuda_graphs=config.cuda_graphs,
-    )
-    return system, data, plan
+    return system, data, Plan.of(config, total)
 
 
 def summary(system: CycleGAN, data: Pictures, plan: Plan) -> list[str]:

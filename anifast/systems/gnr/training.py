@@ -21,7 +21,7 @@ from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
 from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
-from anifast.engine.state import about
+from anifast.engine.state import about, restore
 from anifast.errors import AnifastError, CheckpointError, DataError
 from anifast.nn.perceptual import LPIPS
 from anifast.nn.stylegan2_layers import without_autocast
@@ -492,15 +492,7 @@ class GNR:
         Raises:
             CheckpointError: it does not fit these networks.
         """
-        try:
-            for name, net in self.nets.items():
-                net.load_state_dict(state["nets"][name])
-            for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(state["optim"][name])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the checkpoint does not fit these networks: {str(error).splitlines()[0]}"
-            ) from error
+        restore(self.nets, self.optimizers, state)
 
 
 def _adam(nets: list[nn.Module], lr: float, beta2: float) -> torch.optim.Adam:
@@ -586,20 +578,7 @@ def assemble(config: Config, root: Path, device: torch.device, team: Team | None
     data = Pictures(root, config, device, team)
     system.shown = data.samples(SHOWN[device.type])
     total = config.steps * config.batch
-    plan = Plan(
-        total=total if config.images is None else min(config.images, total),
-        batch=config.batch,
-        log_every=config.log_every,
-        sheet_every=config.sheet_every,
-        save_every=config.save_every,
-        precision=config.precision,
-        minutes=config.minutes,
-        keep=config.keep,
-        bad_steps=config.bad_steps,
-        compile=config.compile,
-        cuda_graphs=config.cuda_graphs,
-    )
-    return system, data, plan
+    return system, data, Plan.of(config, total)
 
 
 def summary(system: GNR, data: Pictures, plan: Plan) -> list[str]:
