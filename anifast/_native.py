@@ -64,3 +64,14 @@ def unavailable(device: str) -> str | None:
             else f"there are no compiled kernels for device type {device!r}"
         )
     return None
+
+
+def lacking(op: str, device: str) -> str | None:
+    """The reason why an extension that loads has no kernels of `op` for tensors on `device`, or None.
+
+    One that was built in a source tree before the op came to it.
+    """
+    sources = build_info.get("sources")
+    if sources is None or f"csrc/{device}/{op}.cpp" in sources:
+        return None
+    return f"the extension was built before {op} was written; build it again"

@@ -98,7 +98,7 @@ def why_not(op: str, backend: str, device: str) -> str:
             _reasons[key] = f"{op} has no {backend} kernels"
         elif backend == "native":
             missing = "" if is_written(op, backend, device) else f"{op} has no native kernels for {device} yet"
-            _reasons[key] = missing or _native.unavailable(device) or ""
+            _reasons[key] = missing or _native.unavailable(device) or _native.lacking(op, device) or ""
         elif backend == "triton":
             _reasons[key] = _triton_missing(device)
         else:

@@ -47,6 +47,38 @@ def option(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Steering:
+    """Settings of every system's runs, which steer them: how long, how precise, how often something is written.
+
+    A system's `Config` is a dataclass on top of this one. It may give a field another default by naming it again.
+    """
+
+    seed: int = option(0, "seed of weights, data order and whatever else is drawn", low=0, high=2**63 - 1)
+    images: int | None = option(
+        None, "end after this many pictures per domain, wherever the steps stand", low=1, on_resume=True
+    )
+    minutes: float | None = option(
+        None, "end after this many minutes, wherever the images stand", low=0, on_resume=True
+    )
+    precision: str = option("fp32", "fp32, or bf16 convolutions under fp32 weights", choices=("fp32", "bf16"))
+    log_every: int = option(50, "pictures between two lines of metrics.jsonl", low=1, on_resume=True)
+    sheet_every: int = option(2000, "pictures between two sample sheets", low=1, on_resume=True)
+    save_every: int = option(5000, "pictures between two checkpoints", low=1, on_resume=True)
+    keep: int = option(1, "checkpoints to keep; more than 1: also as checkpoint-PICTURES.pt", low=1, on_resume=True)
+    bad_steps: int = option(
+        10, "steps in a row with a loss or gradient that is not finite, which end the run", low=1, on_resume=True
+    )
+    compile: bool = option(False, "torch.compile the networks; slow first steps", on_resume=True)
+    cuda_graphs: bool = option(
+        False, "record the phases of a step as CUDA graphs, for small networks on a GPU (untested)", on_resume=True
+    )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return dataclasses.asdict(self)
+
+
 def _types(config: type) -> dict[str, tuple[type, bool]]:
     """Field name -> (type, may be None)."""
     found = {}
@@ -65,9 +97,12 @@ def add_options(parser: argparse.ArgumentParser, config: type, presets: Mapping[
     parser.add_argument(
         "--preset", choices=list(presets), default=None, help=f"named settings, default {next(iter(presets))}. {words}"
     )
-    group = parser.add_argument_group("settings (each overrides the preset; the defaults shown are the first preset's)")
+    own = parser.add_argument_group("settings (each overrides the preset; the defaults shown are the first preset's)")
+    steering = parser.add_argument_group("settings of all systems' runs")
     types = _types(config)
+    shared = {field.name for field in dataclasses.fields(Steering)}
     for field in dataclasses.fields(config):
+        group = steering if field.name in shared else own
         flag = "--" + field.name.replace("_", "-")
         kind, _ = types[field.name]
         shown = field.metadata["none"] if field.default is None else field.default

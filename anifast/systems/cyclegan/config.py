@@ -7,10 +7,10 @@ epochs; 3,400 + 3,400 pictures took its authors' code about 36 hours on one RTX 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from anifast.engine.config import from_preset, option
+from anifast.engine.config import Steering, from_preset, option
 from anifast.errors import AnifastError
 
 ABOUT = "two unpaired image folders, both directions at once (selfie <-> anime)"
@@ -31,7 +31,7 @@ SMALLEST = 32
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Steering):
     """All settings of a run; see the help texts."""
 
     size: int = option(256, "side of the training pictures in pixels, a multiple of 4", low=SMALLEST)
@@ -93,26 +93,6 @@ class Config:
     ema: int = option(
         0, "average the generators' weights for sheets and translate, half-life in pictures; 0: no average", low=0
     )
-    seed: int = option(0, "seed of weights, data order, augmentation and pools", low=0, high=2**63 - 1)
-
-    images: int | None = option(
-        None, "end after this many pictures per domain, wherever the epochs stand", low=1, on_resume=True
-    )
-    minutes: float | None = option(
-        None, "end after this many minutes, wherever the images stand", low=0, on_resume=True
-    )
-    precision: str = option("fp32", "fp32, or bf16 convolutions under fp32 weights", choices=("fp32", "bf16"))
-    log_every: int = option(50, "pictures between two lines of metrics.jsonl", low=1, on_resume=True)
-    sheet_every: int = option(2000, "pictures between two sample sheets", low=1, on_resume=True)
-    save_every: int = option(5000, "pictures between two checkpoints", low=1, on_resume=True)
-    keep: int = option(1, "checkpoints to keep; more than 1: also as checkpoint-PICTURES.pt", low=1, on_resume=True)
-    bad_steps: int = option(
-        10, "steps in a row with a loss or gradient that is not finite, which end the run", low=1, on_resume=True
-    )
-    compile: bool = option(False, "torch.compile the networks; slow first steps", on_resume=True)
-    cuda_graphs: bool = option(
-        False, "record the phases of a step as CUDA graphs, for small networks on a GPU (untested)", on_resume=True
-    )
 
     def __post_init__(self) -> None:
         """Check what concerns several fields at once."""
@@ -134,10 +114,6 @@ class Config:
     def loaded(self) -> int:
         """The side to which training pictures are resized, aspect ignored."""
         return (self.load_size or round(self.size * 286 / 256)) if self.crop else self.size
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return asdict(self)
 
 
 #: Named settings; "about" is for the help text. The first is the default.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from anifast.engine.config import from_preset, option
+from anifast.engine.config import Steering, from_preset, option
 from anifast.errors import AnifastError
 
 ABOUT = "two unpaired image folders, many styles for each picture (photo <-> anime)"
@@ -34,7 +34,7 @@ STYLE_DIM = 512
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Steering):
     """All settings of a run; see the help texts."""
 
     size: int = option(256, "side of the pictures in pixels: 64, 128, 256 or 512", low=64, high=512)
@@ -111,16 +111,8 @@ class Config:
     lr: float = option(2e-3, "learning rate of Adam", low=0)
     halve_every: int = option(100_000, "steps to half the learning rate; 0: it is constant", low=0)
     ema: float = option(0.999, "decay of the generators' averages in a step; 0: no average", low=0, high=0.999999)
-    seed: int = option(0, "seed of weights, data order, augmentation and styles", low=0, high=2**63 - 1)
 
     steps: int = option(300_000, "steps of the whole run", low=1, on_resume=True)
-    images: int | None = option(
-        None, "end after this many pictures per domain, wherever the steps stand", low=1, on_resume=True
-    )
-    minutes: float | None = option(
-        None, "end after this many minutes, wherever the images stand", low=0, on_resume=True
-    )
-    precision: str = option("fp32", "fp32, or bf16 convolutions under fp32 weights", choices=("fp32", "bf16"))
     checkpointing: bool = option(
         False,
         "keep block borders only and compute the rest again in backward: more time, less than half of the maps",
@@ -128,14 +120,6 @@ class Config:
     log_every: int = option(70, "pictures between two lines of metrics.jsonl", low=1, on_resume=True)
     sheet_every: int = option(7000, "pictures between two sample sheets", low=1, on_resume=True)
     save_every: int = option(14000, "pictures between two checkpoints", low=1, on_resume=True)
-    keep: int = option(1, "checkpoints to keep; more than 1: also as checkpoint-PICTURES.pt", low=1, on_resume=True)
-    bad_steps: int = option(
-        10, "steps in a row with a loss or gradient that is not finite, which end the run", low=1, on_resume=True
-    )
-    compile: bool = option(False, "torch.compile the networks; slow first steps", on_resume=True)
-    cuda_graphs: bool = option(
-        False, "record the phases of a step as CUDA graphs, for small networks on a GPU (untested)", on_resume=True
-    )
 
     def __post_init__(self) -> None:
         """Check what concerns several fields at once."""
@@ -170,10 +154,6 @@ class Config:
     def loaded(self) -> int:
         """The side of the augmentation's enlarged pictures, out of which it cuts."""
         return round(self.size * 286 / 256)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return asdict(self)
 
 
 _NEW: dict[str, Any] = {
