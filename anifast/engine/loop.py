@@ -37,6 +37,27 @@ from anifast.files import atomic_path
 from anifast.progress import Nowhere, Progress
 
 
+class Joint:
+    """Several optimisers that step together.
+
+    Args:
+        optimizers: they.
+    """
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self.optimizers = optimizers
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Of all."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """Of all."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
 @dataclass
 class Phase:
     """One part of a step.
@@ -54,16 +75,19 @@ class Phase:
         interval: the phase runs in every so manieth step.
         between: the phase runs in all steps but those instead.
         gain: factor on the loss.
+        ready: asked when its turn has come, behind the phases before it; False leaves it out of this step. It answers
+            the same in all processes. None: always.
     """
 
     name: str
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
-    optimizer: torch.optim.Optimizer | None
+    optimizer: torch.optim.Optimizer | Joint | None
     nets: Sequence[nn.Module]
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
     interval: int = 1
     between: bool = False
     gain: float = 1.0
+    ready: Callable[[], bool] | None = None
 
     def due(self, index: int) -> bool:
         """Whether it is a part of step number `index`."""
@@ -195,7 +219,10 @@ def run_step(
     scalars: dict[str, Tensor] = {}
     due = [phase for phase in phases if phase.due(index)]
     nets = dict.fromkeys(net for phase in phases for net in phase.nets)
-    for place, phase in enumerate(due):
+    done: list[Phase] = []
+    for phase in due:
+        if phase.ready is not None and not phase.ready():
+            continue
         for net in nets:
             net.requires_grad_(net in phase.nets)
         work = partial(_forward_backward, phase, device, precision)
@@ -212,10 +239,10 @@ def run_step(
             wrong = f"a gradient of phase {phase.name} is not finite"
             if not bool(torch.isfinite(loss)):
                 wrong = f"the loss of phase {phase.name} is {loss.item()}"
-            done = [other for other in due[:place] if other.optimizer is not None]
             raise NotFinite(wrong, phase, done, phase is due[-1])
         if phase.optimizer is not None:
             phase.optimizer.step()
+            done.append(phase)
         scalars.update(values)
     if graphs:
         graphs.finished += 1

@@ -1,6 +1,7 @@
-"""Plain 3x3 convolutions by the Winograd kernels that modulated_conv2d has for CPUs, where these are faster.
+"""Plain convolutions by the Winograd kernels that modulated_conv2d has for CPUs, where these are faster.
 
-With stride 1 forward and backward, with stride 2 the gradient by what is convolved.
+3x3 with stride 1 forward and backward, with stride 2 the gradient by what is convolved. 6x6 with stride 2, and its
+transposed, are 3x3 with stride 1 on maps whose 2x2 pixels are channels (Shi et al. 2016 rearrange them so).
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
         x: N,C,H,W.
         weight: O,C,3,3 of a convolution with stride 1 and one zero on each side.
     """
+    return _is_faster(x, weight, x.shape[1], x.shape[2], x.shape[3], weight.shape[0])
+
+
+def _is_faster(x: Tensor, weight: Tensor, channels: int, rows: int, columns: int, out: int) -> bool:
+    """The same of a 3x3 convolution of x's images with these numbers, which x and weight are rearranged to."""
     if x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
-    images, channels, rows, columns = x.shape
+    images = x.shape[0]
     if images * ((rows + 3) // 4) * ((columns + 3) // 4) < _FEWEST_TILES:
         return False
-    if images * rows * columns * channels * weight.shape[0] < _FEWEST_PRODUCTS:
+    if images * rows * columns * channels * out < _FEWEST_PRODUCTS:
         return False
     try:
         return backends.choose("modulated_conv2d", "cpu") == "native"
@@ -54,6 +60,34 @@ def convolve(x: Tensor, weight: Tensor, **epilogue: Any) -> Tensor:
         epilogue: keywords of modulated_conv2d: weight_gain, bias, act, slope, gain, clamp.
     """
     return modulated_conv2d(x, weight, x.new_ones(x.shape[0], x.shape[1]), demodulate=False, **epilogue)
+
+
+def is_faster_six(x: Tensor, weight: Tensor) -> bool:
+    """Whether `convolve_six` can do this convolution here, and faster than PyTorch's."""
+    rows, columns = x.shape[2:]
+    return not (rows % 2 or columns % 2) and _is_faster(
+        x, weight, 4 * x.shape[1], rows // 2, columns // 2, weight.shape[0]
+    )
+
+
+def is_faster_six_transposed(x: Tensor, weight: Tensor) -> bool:
+    """Whether `convolve_six_transposed` can do this here, and faster than PyTorch's."""
+    return _is_faster(x, weight, x.shape[1], x.shape[2], x.shape[3], 4 * weight.shape[1])
+
+
+def convolve_six(x: Tensor, weight: Tensor) -> Tensor:
+    """N,C,H,W -> N,O,H/2,W/2: conv2d(x, weight, stride=2, padding=2); H and W even, weight O,C,6,6."""
+    out, channels = weight.shape[:2]
+    small = weight.view(out, channels, 3, 2, 3, 2).permute(0, 1, 3, 5, 2, 4).reshape(out, 4 * channels, 3, 3)
+    return convolve(F.pixel_unshuffle(x, 2), small, act=False, gain=1.0)
+
+
+def convolve_six_transposed(x: Tensor, weight: Tensor) -> Tensor:
+    """N,C,H,W -> N,O,2H,2W: conv_transpose2d(x, weight, stride=2, padding=2); weight C,O,6,6."""
+    channels, out = weight.shape[:2]
+    # Row 2p + r of the output is a sum over d = -1, 0, 1 of row p + d of the input by row 2 - 2d + r of the weight.
+    small = weight.view(channels, out, 3, 2, 3, 2).flip(2, 4).permute(1, 3, 5, 0, 2, 4)
+    return F.pixel_shuffle(convolve(x, small.reshape(4 * out, channels, 3, 3), act=False, gain=1.0), 2)
 
 
 #: Positions of the output, in the whole batch, from which `halve` is faster than PyTorch's own gradient, as measured.

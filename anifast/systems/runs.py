@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from anifast.engine import config as settings
 from anifast.engine import distributed, lock, precision, state
 from anifast.engine.distributed import Team
 from anifast.engine.log import Metrics, RunLog
-from anifast.engine.loop import Loop
+from anifast.engine.loop import Loop, Plan
 from anifast.engine.plots import plot_losses
 from anifast.errors import AnifastError
 from anifast.files import atomic_path, write_text
@@ -62,23 +64,31 @@ def train(
         return _train(team, system, Path(data), Path(out), preset, dict(values or {}), resume)
 
 
+def _newest(config_module: Any, out: Path) -> Path:
+    """The folder with the checkpoint to go on from: that of the last stage that has one, where a system has stages."""
+    stages = [out / name for name in getattr(config_module, "STAGES", ()) if (out / name / state.NAME).exists()]
+    return stages[-1] if stages else out
+
+
 def _settings(
     system: str, out: Path, preset: str | None, values: dict[str, Any], resume: bool
 ) -> tuple[Any, dict[str, Any] | None]:
     """The config of a run and, if it is resumed, its checkpoint."""
     config_module = systems.module(system, "config")
+    newest = _newest(config_module, out)
     if resume:
         if preset is not None:
             raise AnifastError("a resumed run keeps its settings; leave --preset out")
-        found = state.load(out)
-        if systems.recognise(found, out) != system:
-            raise AnifastError(f"{out} holds a run of {systems.recognise(found, out)}, not of {system}")
-        with state.about(out):
+        found = state.load(newest)
+        if systems.recognise(found, newest) != system:
+            raise AnifastError(f"{out} holds a run of {systems.recognise(found, newest)}, not of {system}")
+        with state.about(newest):
             old = systems.module(system, "checkpoints").config_of(found)
         return settings.build(type(old), {**old.as_dict(), **settings.changed(old, values)}), found
     config = config_module.make(preset, values)
     held = [name for name in _MARKS if (out / name).exists()]
-    if state.NAME in held:
+    if (newest / state.NAME).exists():
+        held = held or [newest.name]
         raise AnifastError(
             f"{out} already holds a run ({', '.join(held)}): go on with it by --resume, or choose another --out"
         )
@@ -90,29 +100,92 @@ def _settings(
     return config, None
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What the training of a run, or of a stage of it, is told.
+
+    Attributes:
+        system: its name.
+        config: all settings.
+        data: the data folder.
+        out: the folder of the run or stage.
+        named: where the settings come from, for the log.
+        stage: its name, or "".
+    """
+
+    system: str
+    config: Any
+    data: Path
+    out: Path
+    named: str
+    stage: str = ""
+
+
 def _train(
     team: Team, system: str, data: Path, out: Path, preset: str | None, values: dict[str, Any], resume: bool
 ) -> bool:
     """`train` in a folder that is held."""
     config, found = team.together(lambda: _settings(system, out, preset, values, resume))
     team.check_same(config.as_dict(), "its settings")
+    presets = systems.module(system, "config").PRESETS
+    job = _Job(system, config, data, out, "resumed" if resume else f"preset {preset or next(iter(presets))}")
+    training = systems.module(system, "training")
+    if hasattr(systems.module(system, "config"), "STAGES"):
+        return _train_stages(team, job)
+    return _train_one(team, job, partial(training.assemble, config, data, team.device, team), found)
+
+
+def _train_stages(team: Team, job: _Job) -> bool:
+    """The stages of a run, one after the other; those that are done already are left out."""
+    module = systems.module(job.system, "stages")
+    stages = team.together(lambda: module.stages(job.config, job.data, job.out, team.device, team))
+    left = False
+    for stage in stages:
+        if team.together(stage.done):
+            continue
+        left = True
+        if stage.assemble is None:
+            team.lead(lambda: job.out.mkdir(parents=True, exist_ok=True))
+            team.lead(stage.work)
+            continue
+        folder = job.out / stage.name
+        found = team.together(lambda: state.load(folder) if (folder / state.NAME).exists() else None)  # noqa: B023
+        team.lead(lambda: write_text(job.out / "config.json", _as_json(job)))
+        if not _train_one(team, dataclasses.replace(job, out=folder, stage=stage.name), stage.assemble, found):
+            return False
+    if not left:
+        longer = systems.module(job.system, "config").LONGER
+        raise team.told(AnifastError(f"{job.out}: nothing is left to train; {longer} goes on"))
+    return True
+
+
+def _as_json(job: _Job) -> str:
+    about = {"system": job.system, **({"stage": job.stage} if job.stage else {}), **job.config.as_dict()}
+    return json.dumps(about, indent=1) + "\n"
+
+
+def _train_one(
+    team: Team, job: _Job, assemble: Callable[[], tuple[Any, Any, Plan]], found: dict[str, Any] | None
+) -> bool:
+    """A run, or one stage of it, from its checkpoint `found` or from the beginning."""
+    config, out, resumed = job.config, job.out, found is not None
+    training = systems.module(job.system, "training")
     if found is None:
         torch.manual_seed(config.seed)  # torch seeds itself by chance
-    training = systems.module(system, "training")
-    model, batches, plan = team.in_turn(lambda: training.assemble(config, data, team.device, team))
+    model, batches, plan = team.in_turn(assemble)
     team.check_same(batches.state_dict(), "its pictures")
     if found is not None and int(found.get("images", 0)) >= plan.total:
         raise team.told(
             AnifastError(
                 f"{out}: nothing is left to train, the run has seen {found['images']} of {plan.total} images; "
-                f"{systems.module(system, 'config').LONGER} goes on"
+                f"{systems.module(job.system, 'config').LONGER} goes on"
             )
         )
     # A backend that was asked for and is not there ends the run here.
     ops = team.together(lambda: backends.lines(team.device.type))
     log = team.together(lambda: RunLog(out if team.first else None))
     try:
-        header = systems.module(system, "checkpoints").header(config)
+        header = systems.module(job.system, "checkpoints").header(config)
         loop = team.together(lambda: Loop(model, batches, plan, out, team.device, log, header, team))
         if found is not None:
             with state.about(out):
@@ -121,10 +194,8 @@ def _train(
 
         def introduce() -> None:
             state.remove_leftovers(out)
-            write_text(out / "config.json", json.dumps({"system": system, **config.as_dict()}, indent=1) + "\n")
-            presets = systems.module(system, "config").PRESETS
-            named = "resumed" if resume else f"preset {preset or next(iter(presets))}"
-            log.say(f"anifast {anifast.__version__}  train {system}  {named}  {data} -> {out}")
+            write_text(out / "config.json", _as_json(job))
+            log.say(f"anifast {anifast.__version__}  train {job.system}  {job.named}  {job.data} -> {out}")
             log.say(precision.describe(team.device, config.precision))
             if team.world > 1:
                 log.say(f"{team.world} processes, {team.portion(plan.batch)} of a batch's {plan.batch} images each")
@@ -137,7 +208,7 @@ def _train(
                 log.say(f"{len(skipped)} pictures cannot be used and are skipped:")
                 for name, reason in skipped.items():
                     log.say(f"  {name}: {reason}")
-            if resume:
+            if resumed:
                 log.say(f"resumed at image {loop.images}")
 
         team.lead(introduce)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anifast.nn import winograd
 from anifast.nn.stylegan2_layers import without_autocast
+from anifast.ops.gated_residual import gated_residual
 from anifast.systems.disentangle.config import Config
 
 #: Mean and standard deviation of PReLU with slope 0.25 on N(0, 1): E = 0.75 / sqrt(2 pi), E[x^2] = (1 + 1/16) / 2.
@@ -21,6 +24,8 @@ MEAN = 0.75 / math.sqrt(2 * math.pi)
 STD = math.sqrt(0.53125 - MEAN**2)
 #: softplus(_ONE) is 1.
 _ONE = math.log(math.e - 1)
+#: Of a convolution by an op that could do more.
+_PLAIN: dict[str, Any] = {"act": False, "gain": 1.0}
 
 
 def unit_norm(layer: nn.Module) -> nn.Module:
@@ -49,24 +54,17 @@ class Activation(nn.Module):
         if kind == "cprelu":
             self.weight = nn.Parameter(torch.full((features,), 0.25))
 
+    def constants(self, like: Tensor) -> dict[str, Any]:
+        """What the op gated_residual takes of it: slope, mean and deviation."""
+        if self.kind == "relu":
+            return {"slope": like.new_zeros(like.shape[1])}
+        return {"slope": self.weight, "mean": MEAN, "std": STD}
+
     def forward(self, x: Tensor) -> Tensor:
         """N,C,... -> the same shape."""
         if self.kind == "relu":
             return F.relu(x)
         return (F.prelu(x, self.weight.to(x.dtype)) - MEAN) / STD
-
-
-def gated(
-    x: Tensor, shortcut: Tensor, gate: Tensor, shortcut_gate: Tensor, act: nn.Module | None, up: int = 1, crop: int = 0
-) -> Tensor:
-    """shortcut_gate * shortcut + gate * act(x), the shortcut doubled (nearest) and cut on each side where `up` is 2."""
-    if up == 2:
-        shortcut = F.interpolate(shortcut, scale_factor=2.0, mode="nearest")
-        if crop:
-            shortcut = shortcut[:, :, crop:-crop, crop:-crop]
-    shape = (1, -1) + (1,) * (x.ndim - 2)
-    y = x if act is None else act(x)
-    return shortcut * shortcut_gate.to(x.dtype).view(shape) + y * gate.to(x.dtype).view(shape)
 
 
 class BatchRegularization(nn.Module):
@@ -111,6 +109,17 @@ class Block(nn.Module):
         self.shortcut_ratio = nn.Parameter(torch.full((features,), (1 - ratio) ** 0.5))
         self.batch_reg = BatchRegularization(features) if regularised else None
 
+    def gated(self, x: Tensor, shortcut: Tensor, up: int = 1, crop: int = 0) -> Tensor:
+        """g_s * shortcut + g_r * act(x + bias), with bias and activation of `residue`; `up` and `crop` as in the op."""
+        layer, *act = self.residue  # type: ignore[misc]
+        how: dict[str, Any] = {"slope": None}
+        if act:
+            assert isinstance(act[0], Activation)
+            how = act[0].constants(x)
+        return gated_residual(
+            x, shortcut, self.residue_ratio, self.shortcut_ratio, bias=layer.bias, up=up, crop=crop, **how
+        )
+
 
 class ResidueBlock(Block):
     """g_s * shortcut(x) + g_r * act(conv(x)).
@@ -153,11 +162,29 @@ class ResidueBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         """N,before,H,W -> N,features, and H and W by the stride."""
         shortcut = F.avg_pool2d(x, 2, 2, self.pad) if self.stride == 2 else x
-        act = self.residue[1] if len(self.residue) > 1 else None
-        up = 2 if self.stride == -2 else 1
-        return gated(
-            self.residue[0](x), self.shortcut(shortcut), self.residue_ratio, self.shortcut_ratio, act, up, self.pad
-        )
+        if self.stride == -2:
+            return self.gated(self.convolved(x), self.shortcut(shortcut), 2, self.pad)
+        return self.gated(self.convolved(x), self.shortcut(shortcut))
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """The convolution without its bias."""
+        weight = self.residue[0].weight
+        assert isinstance(weight, Tensor)
+        if self.stride == 1:
+            return (
+                winograd.convolve(x, weight, **_PLAIN)
+                if winograd.is_faster(x, weight)
+                else F.conv2d(x, weight, padding=1)
+            )
+        if self.stride == 2:
+            padded = F.pad(x, (self.pad,) * 4) if self.pad else x
+            if winograd.is_faster_six(padded, weight):
+                return winograd.convolve_six(padded, weight)
+            return F.conv2d(x, weight, None, 2, 2 + self.pad)
+        if not winograd.is_faster_six_transposed(x, weight):
+            return F.conv_transpose2d(x, weight, None, 2, 2 + self.pad)
+        y = winograd.convolve_six_transposed(x, weight)
+        return y[:, :, self.pad : -self.pad, self.pad : -self.pad] if self.pad else y
 
 
 class BusBlock(Block):
@@ -232,12 +259,13 @@ class SpatialTransform(nn.Module):
         super().__init__()
         self.penalty: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """N,C+2,H,W -> N,C,H,W."""
+    def forward(self, x: Tensor, penalised: int | None = None) -> Tensor:
+        """N,C+2,H,W -> N,C,H,W; `penalised`: how many of the first rows the penalty sees, None: all."""
         with without_autocast(x):
             value, offset = x[:, :-2].float() if x.dtype != torch.float64 else x[:, :-2], x[:, -2:]
             offset = offset.to(value.dtype)
-            self.penalty = _folds(offset[:, :1]) + _folds(offset[:, 1:].transpose(2, 3))
+            first = offset[:penalised]
+            self.penalty = _folds(first[:, :1]) + _folds(first[:, 1:].transpose(2, 3))
             height, width = x.shape[2:]
             columns = torch.linspace(-1, 1, width, dtype=value.dtype, device=x.device)
             rows = torch.linspace(-1, 1, height, dtype=value.dtype, device=x.device)[:, None]
@@ -267,7 +295,7 @@ class LinearResidueBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """N,features -> the same shape."""
-        return gated(self.residue[0](x), x, self.residue_ratio, self.shortcut_ratio, self.residue[1])
+        return self.gated(F.linear(x, self.residue[0].weight), x)  # type: ignore[arg-type]
 
 
 def paddings(size: int, levels: int) -> tuple[list[int], int]:
@@ -499,11 +527,17 @@ class Generator(nn.Module):
                 blocks.append(SpatialTransform())
             self.levels.append(nn.Sequential(*blocks))
 
-    def forward(self, code: Tensor) -> Tensor:
-        """Codes N,content + style -> pictures N,channels,size,size in (-1, 1)."""
+    def forward(self, code: Tensor, penalised: int | None = None) -> Tensor:
+        """Codes N,content + style -> pictures N,channels,size,size in (-1, 1).
+
+        Args:
+            code: content, then style.
+            penalised: how many of the first rows `warp_penalty` sees; None: all.
+        """
         x = self.fc(code).unflatten(1, (-1, self.side, self.side))
         for level in self.levels:
-            x = level(x)
+            for block in level:  # type: ignore[attr-defined]
+                x = block(x, penalised) if isinstance(block, SpatialTransform) else block(x)
         return torch.tanh(x)
 
     def warp_penalty(self) -> Tensor | None:

@@ -1,0 +1,262 @@
+"""The stages of a run of the disentangling network: what each needs of those before, and whether it is done."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anifast import systems
+from anifast.data.labelled import Labelled, load_artists, load_digits_by
+from anifast.engine import state as checkpoint
+from anifast.engine.distributed import Team
+from anifast.engine.loop import Plan
+from anifast.engine.state import about
+from anifast.errors import AnifastError, CheckpointError, DataError
+from anifast.systems.disentangle import checkpoints, codes
+from anifast.systems.disentangle.config import STAGES, Config
+from anifast.systems.disentangle.networks import Classifier, Discriminator, Encoder
+from anifast.systems.disentangle.training import Pictures, Pretraining, Stage1, Stage2, Trained
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run, which has a folder of its name.
+
+    Attributes:
+        name: "stage1", "encode", "classifier" or "stage2".
+        done: whether nothing is left of it.
+        assemble: what the training loop needs; None: the stage is no training.
+        work: the stage instead.
+    """
+
+    name: str
+    done: Callable[[], bool]
+    assemble: Callable[[], tuple[Trained, Pictures, Plan]] | None = None
+    work: Callable[[], None] | None = None
+
+
+class Run:
+    """The stages of a run and what they take from one another.
+
+    Args:
+        config: all settings.
+        data: the data folder.
+        out: the run folder.
+        device: where everything lives.
+        team: the processes that share the work; None: one.
+    """
+
+    def __init__(self, config: Config, data: Path, out: Path, device: torch.device, team: Team | None = None) -> None:
+        self.config, self.data, self.out, self.device, self.team = config, data, out, device, team
+
+    @cached_property
+    def pictures(self) -> Labelled:
+        """All pictures.
+
+        Raises:
+            DataError: the folder cannot be used.
+        """
+        c = self.config
+        if c.dataset == "digits":
+            found = load_digits_by(self.data, c.label)
+        else:
+            found = load_artists(
+                self.data,
+                c.size,
+                crop_size=c.crop_size,
+                channels=c.channels,
+                min_images=c.min_images,
+                weight_maps=c.weight_maps,
+            )
+        found.to(self.device)
+        return found
+
+    def stages(self) -> list[Stage]:
+        """Those that the settings ask for, in order.
+
+        Raises:
+            AnifastError: one that is asked for alone misses what comes before it.
+        """
+        c = self.config
+        names = [name for name in STAGES if c.stage in ("all", name)]
+        if c.stage == "all":
+            left_out = {
+                "stage1": c.start_from is not None,
+                "classifier": c.style_size == 0 or c.classifier_iterations == 0 or c.stage2_iterations == 0,
+                "stage2": c.style_size == 0 or c.stage2_iterations == 0,
+            }
+            names = [name for name in names if not left_out.get(name)]
+        elif c.stage == "stage1" and c.start_from is not None:
+            raise AnifastError(
+                "settings stage and start_from: stage 1 is taken over, so there is nothing to train in it"
+            )
+        makers = {
+            "stage1": self._stage1,
+            "encode": self._encode,
+            "classifier": self._classifier,
+            "stage2": self._stage2,
+        }
+        return [makers[name]() for name in names]
+
+    def _plan(self, batch: int, iterations: int) -> Plan:
+        return dataclasses.replace(Plan.of(self.config, batch * iterations), batch=batch)
+
+    def _images(self, stage: str) -> int | None:
+        """Pictures that a stage has seen, or None where it has not begun."""
+        folder = self.out / stage
+        if not (folder / checkpoint.NAME).exists():
+            return None
+        return int(checkpoint.load(folder).get("images", 0))
+
+    def _reached(self, stage: str, plan: Plan) -> bool:
+        seen_by_it = self._images(stage)
+        return seen_by_it is not None and seen_by_it >= plan.total
+
+    def _stage1(self) -> Stage:
+        plan = self._plan(self.config.batch, self.config.iterations)
+
+        def done() -> bool:
+            later = [name for name in ("stage2", codes.NAME) if (self.out / name).exists()]
+            if later and self._images("stage1") is not None:
+                if self.config.stage == "stage1" and not self._reached("stage1", plan):
+                    raise AnifastError(
+                        f"{self.out}: stage 1 cannot go on, as {' and '.join(later)} stand on it as it is; remove "
+                        "them, or go on in another folder by --start-from"
+                    )
+                return True
+            return self._reached("stage1", plan)
+
+        def assemble() -> tuple[Trained, Pictures, Plan]:
+            c = self.config
+            return (
+                Stage1(c, self.pictures, self.device, self.team),
+                Pictures(self.pictures, c.batch, c.seed, self.device, self.team),
+                plan,
+            )
+
+        return Stage("stage1", done, assemble)
+
+    def first(self) -> dict[str, dict[str, Tensor]]:
+        """The weights that stage 1 has ended with: E, G and S, from this run or the one it starts from.
+
+        Raises:
+            CheckpointError: there are none, or they are of other networks or artists.
+        """
+        source = self.config.start_from
+        if source is None and not (self.out / "stage1" / checkpoint.NAME).exists():
+            raise CheckpointError(
+                f"{self.out}: this stage needs stage 1, which has not begun; run --stage stage1 before"
+            )
+        place = Path(source) if source is not None else self.out / "stage1"
+        with about(place):
+            state = systems.read(place)
+            if not checkpoints.recognises(state):
+                raise CheckpointError("no disentangling network is in it")
+            found = checkpoints.contents(state)
+            wanted = ("E", "G", "S") if self.config.style_size != 0 else ("E", "G")
+            missing = [name for name in wanted if name not in found.nets]
+            if missing:
+                raise CheckpointError(f"{', '.join(missing)} of stage 1 are not in it")
+            theirs, ours = checkpoints.architecture(found.config), checkpoints.architecture(self.config)
+            other = [f"--{key.replace('_', '-')} {theirs[key]}" for key in ours if theirs[key] != ours[key]]
+            if other:
+                raise CheckpointError(f"its networks are not those of this run; they need {' '.join(other)}")
+            if found.origin == "anifast" and list(found.classes or ()) != list(self.pictures.classes):
+                raise CheckpointError(
+                    f"it knows other artists than this data folder has ({len(found.classes or ())} and "
+                    f"{len(self.pictures.classes)})"
+                )
+            if "S" in found.nets and len(found.nets["S"]["mean"]) != len(self.pictures.classes):
+                raise CheckpointError(
+                    f"its styles are of {len(found.nets['S']['mean'])} artists, and the data folder has "
+                    f"{len(self.pictures.classes)}"
+                )
+        return {name: found.nets[name] for name in wanted}
+
+    def _encoder(self) -> Encoder:
+        encoder = Encoder(self.config)
+        encoder.load_state_dict(self.first()["E"])
+        return encoder.to(self.device).requires_grad_(False)
+
+    def _encode(self) -> Stage:
+        path = self.out / codes.NAME
+
+        def done() -> bool:
+            if not path.exists():
+                return False
+            if (self.out / "stage2" / checkpoint.NAME).exists() and self.config.stage != "encode":
+                return True
+            try:
+                codes.check(codes.read(path), path, self._encoder(), self.pictures)
+            except (CheckpointError, DataError):
+                return False
+            return True
+
+        def work() -> None:
+            found = codes.encode(
+                self._encoder(), self.pictures, self.device, 8 * self.config.batch, self.config.precision
+            )
+            checkpoint.save(path, found)
+
+        return Stage("encode", done, work=work)
+
+    def _classifier(self) -> Stage:
+        c = self.config
+        plan = self._plan(c.classifier_batch, c.classifier_iterations)
+
+        def done() -> bool:
+            return self._reached("classifier", plan) or (self.out / "stage2" / checkpoint.NAME).exists()
+
+        def assemble() -> tuple[Trained, Pictures, Plan]:
+            return (
+                Pretraining(c, self.pictures, self.device, self.team),
+                Pictures(self.pictures, c.classifier_batch, c.seed, self.device, self.team),
+                plan,
+            )
+
+        return Stage("classifier", done, assemble)
+
+    def _stage2(self) -> Stage:
+        c = self.config
+        plan = self._plan(c.stage2_batch, c.stage2_iterations)
+
+        def assemble() -> tuple[Trained, Pictures, Plan]:
+            path = self.out / codes.NAME
+            if not path.exists():
+                raise CheckpointError(f"{path}: stage 2 needs the codes of all pictures; make them by --stage encode")
+            stored = codes.read(path)
+            codes.check(stored, path, self._encoder(), self.pictures)
+            system = Stage2(c, self.pictures, self.device, self.team, stored["statistics"])
+            for name, weights in self.first().items():
+                system.nets[name].load_state_dict(weights)
+            pretrained = self.out / "classifier"
+            if (pretrained / checkpoint.NAME).exists():
+                with about(pretrained):
+                    found = checkpoints.contents(checkpoint.load(pretrained))
+                    try:
+                        system.nets["C2"].load_state_dict(found.nets["C2"])
+                    except (KeyError, RuntimeError) as error:
+                        raise CheckpointError(f"its classifier is another: {str(error).splitlines()[0]}") from error
+                classifier, discriminator = system.nets["C2"], system.nets["D"]
+                assert isinstance(classifier, Classifier) and isinstance(discriminator, Discriminator)
+                discriminator.take_trunk(classifier)
+            elif c.classifier_iterations > 0:
+                raise CheckpointError(
+                    f"{self.out}: stage 2 begins with the pre-trained classifier; run --stage classifier before, or "
+                    "give --classifier-iterations 0 for a new one"
+                )
+            data = Pictures(self.pictures, c.stage2_batch, c.seed, self.device, self.team, stored)
+            return system, data, plan
+
+        return Stage("stage2", lambda: self._reached("stage2", plan), assemble)
+
+
+def stages(config: Config, data: Path, out: Path, device: torch.device, team: Team | None = None) -> list[Stage]:
+    """The stages of a run, which `runs.train` goes through."""
+    return Run(config, data, out, device, team).stages()
