@@ -1,7 +1,21 @@
-"""How good generated pictures are (FID and KID over pluggable features), and how diverse (LPIPS diversity, DFID)."""
+"""How good generated pictures are (FID and KID over pluggable features), how diverse (LPIPS diversity, DFID), and what
+codes tell about factors (average distance, naive Bayes, linear probes).
+"""
 
 from __future__ import annotations
 
+from anifast.metrics.disentanglement import (
+    Bayes,
+    Decoded,
+    Scores,
+    average_distance,
+    bayes_tables,
+    decode,
+    generated_table,
+    naive_bayes,
+    orderings,
+    score_codes,
+)
 from anifast.metrics.diversity import (
     DFID,
     Diversity,
@@ -21,21 +35,31 @@ __all__ = [
     "DFID",
     "EXTRACTORS",
     "KID",
+    "Bayes",
+    "Decoded",
     "Diversity",
     "Extractor",
     "FeatureSet",
     "NetworkExtractor",
+    "Scores",
     "Stability",
     "Statistics",
+    "average_distance",
+    "bayes_tables",
+    "decode",
     "dfid",
     "extractor",
     "fid",
     "folder_features",
     "frechet_distance",
+    "generated_table",
     "kid",
     "load_lpips",
     "lpips_diversity",
     "mmd",
+    "naive_bayes",
+    "orderings",
     "pairwise_lpips",
+    "score_codes",
     "style_stability",
 ]
