@@ -186,12 +186,24 @@ def load_digits(folder: str | os.PathLike[str], split: str = "train") -> Digits:
     )
 
 
+def has_split(folder: str | os.PathLike[str], split: str) -> bool:
+    """Whether a folder has the images of a split, raw or packed."""
+    return _present(Path(folder), str(_FILES[split][0])) is not None
+
+
 def _find(folder: Path, name: str) -> Path:
+    path = _present(folder, name)
+    if path is None:
+        raise DataError(f"{folder}: {name} is missing; expected it raw or as .gz or .xz")
+    return path
+
+
+def _present(folder: Path, name: str) -> Path | None:
     for suffix in ("", ".gz", ".xz"):
         path = folder / (name + suffix)
         if path.is_file():
             return path
-    raise DataError(f"{folder}: {name} is missing; expected it raw or as .gz or .xz")
+    return None
 
 
 def _read(path: Path, dtype: np.dtype[np.generic], shape: tuple[int | None, ...]) -> npt.NDArray[np.generic]:

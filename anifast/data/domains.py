@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from anifast.data.folders import to_float, walk
-from anifast.data.packed import PackedImages, pack
+from anifast.data.packed import names_digest, pack, pixels_digest, spread
 from anifast.errors import DataError
-
-#: Pictures per domain that a resumed run looks at to know its data again: some MB, read once.
-SAMPLED = 64
 
 
 class TwoDomains:
@@ -50,8 +46,8 @@ class TwoDomains:
             else:
                 held = pack(root / f"train{letter}", size, how=how) if loaded != size else train
             self._shown.append(held)
-        self._names = [_names(packed) for packed in (self.a, self.b)]
-        self._pixels = [_pixels(packed) for packed in (self.a, self.b)]
+        self._names = [names_digest(packed.paths) for packed in (self.a, self.b)]
+        self._pixels = [pixels_digest(packed.images) for packed in (self.a, self.b)]
 
     def skipped(self) -> dict[str, str]:
         """Path under the data folder -> reason, of the training pictures that could not be used."""
@@ -60,7 +56,7 @@ class TwoDomains:
 
     def samples(self, count: int) -> tuple[Tensor, Tensor]:
         """Up to `count` pictures of A and of B for the sample sheets, always the same, n,3,size,size in [-1, 1]."""
-        a, b = (to_float(packed.batch(_spread(len(packed), count))) for packed in self._shown)
+        a, b = (to_float(packed.batch(spread(len(packed), count))) for packed in self._shown)
         return a, b
 
     def digests(self) -> dict[str, Any]:
@@ -83,25 +79,3 @@ class TwoDomains:
                         f"{name} holds other pictures{how} than when this run began, so it cannot go on as if nothing "
                         "had happened. Put the old pictures back, or start a new run"
                     )
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` positions, evenly over 0..count-1."""
-    wanted = min(count, wanted)
-    return [i * count // wanted for i in range(wanted)]
-
-
-def _names(packed: PackedImages) -> str:
-    """Digest of the pictures' names."""
-    return hashlib.sha256("\n".join(packed.paths).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _pixels(packed: PackedImages) -> str:
-    """Digest of the pixels of up to `SAMPLED` pictures, and of how many there are.
-
-    Of the pixels and not of the files' times, so that a copy of a folder is the same data.
-    """
-    digest = hashlib.sha256(str(packed.images.shape).encode())
-    for i in _spread(len(packed), SAMPLED):
-        digest.update(packed.images[i].tobytes())
-    return digest.hexdigest()[:16]

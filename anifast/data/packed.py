@@ -40,8 +40,11 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = "anifast.packed/1"
+FORMAT = "anifast.packed/2"
 """Version of the cache; a pack of another version is made again."""
+
+SAMPLED = 64
+"""Pictures that `pixels_digest` looks at: some MB, read once."""
 
 _HEADER_BYTES = 128
 # The ends of the names that `cache_name` gives to files: those of packs, and statistics of features.
@@ -78,6 +81,33 @@ class PackedImages:
         return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
 
 
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` positions, evenly over 0..count-1."""
+    wanted = min(count, wanted)
+    return [i * count // wanted for i in range(wanted)]
+
+
+def names_digest(names: Sequence[str]) -> str:
+    """Digest of pictures' names and their order."""
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def pixels_digest(images: NDArray[np.uint8], rows: Sequence[int] | NDArray[np.int64] | None = None) -> str:
+    """Digest of the pixels of up to `SAMPLED` pictures of N,H,W,C, and of how many there are.
+
+    Of the pixels and not of the files' times, so that a copy of a folder is the same data.
+
+    Args:
+        images: the pictures, as in `PackedImages`.
+        rows: the positions of those that count; None: all.
+    """
+    chosen = range(len(images)) if rows is None else rows
+    digest = hashlib.sha256(str((len(chosen), *images.shape[1:])).encode())
+    for i in spread(len(chosen), SAMPLED):
+        digest.update(images[chosen[i]].tobytes())
+    return digest.hexdigest()[:16]
+
+
 def cache_folder() -> Path:
     """Where packs are kept unless told otherwise: ANIFAST_CACHE, or ~/.cache/anifast.
 
@@ -93,6 +123,7 @@ def pack(
     *,
     how: str = "stretch",
     mode: str = "RGB",
+    crop_size: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: bool = True,
@@ -101,21 +132,23 @@ def pack(
 
     Any change of a file's name, size, time or permissions, of the settings or of the format makes the pack anew in
     place of the old one. Several processes may ask at once: one packs, the others wait for it. Pictures that cannot
-    be read are skipped and named in `skipped`.
+    be read, and in mode RGBA those of which nothing is visible, are skipped and named in `skipped`.
 
     Args:
         root: the folder, searched as `scan` does.
         size: the side of a square, or (height, width).
         how: `stretch` or `crop`, see `resize`.
         mode: RGB, RGBA or L, see `read_image`.
+        crop_size: side of the centred square that is cut from each picture first, see `resize`.
         cache_dir: where the pack is kept; `cache_folder()` by default. If nothing can be written there, a temporary
             file serves this process alone, with a RuntimeWarning.
         workers: decoding threads; by default one for each CPU this process may use.
         progress: draw a bar while decoding.
 
     Raises:
-        DataError: the folder is missing or empty, none of its pictures can be read, or the disk has no room.
-        ValueError: size, how, mode or workers out of range.
+        DataError: the folder is missing or empty, none of its pictures can be used, crop_size is beyond the limit for
+            pictures, or the disk has no room.
+        ValueError: size, how, mode, crop_size or workers out of range.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
@@ -124,15 +157,24 @@ def pack(
         raise ValueError(f"how is {how!r}; expected one of {', '.join(RESIZES)}")
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
+    if crop_size < 0:
+        raise ValueError(f"crop_size is {crop_size}; expected at least 0")
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; expected at least 1")
+    max_pixels = pixel_limit()
+    if crop_size**2 > max_pixels:
+        raise DataError(
+            f"crop_size {crop_size}: a square of that side has more than the limit of {max_pixels} pixels. Take a "
+            "smaller one, or raise the limit with ANIFAST_MAX_PIXELS"
+        )
     job = _Job(
         root=Path(os.path.expanduser(os.fspath(root))).absolute(),
         height=height,
         width=width,
         how=how,
         mode=mode,
-        max_pixels=pixel_limit(),
+        crop_size=crop_size,
+        max_pixels=max_pixels,
         workers=workers or _cpus(),
         progress=progress,
     )
@@ -170,6 +212,7 @@ class _Job:
     width: int
     how: str
     mode: str
+    crop_size: int
     max_pixels: int
     workers: int
     progress: bool
@@ -181,7 +224,8 @@ class _Job:
 
     def key(self) -> str:
         """Name of the pack."""
-        return cache_name(self.root, self.height, self.width, f"{self.how} {self.mode} ")
+        cut = f"{self.crop_size} " if self.crop_size else ""
+        return cache_name(self.root, self.height, self.width, f"{self.how} {self.mode} {cut}")
 
     def fingerprint(self) -> str:
         """Digest of all that decides the pixels."""
@@ -287,6 +331,7 @@ def _pack_cached(job: _Job, sidecar: Path, fingerprint: str) -> PackedImages:
         "root": os.fspath(job.root),
         "how": job.how,
         "mode": job.mode,
+        "crop_size": job.crop_size,
         "file": pixels.name,
         "shape": [len(paths), job.height, job.width, MODES[job.mode]],
         "paths": paths,
@@ -362,7 +407,10 @@ def _write(job: _Job, handle: IO[bytes], folder: Path, way_out: str) -> tuple[li
 def _decode(job: _Job, path: Path) -> bytes:
     """One picture's pixels, H,W,C."""
     image = read_image(path, job.mode, max_pixels=job.max_pixels)
-    return resize(image, (job.height, job.width), job.how).tobytes()
+    image = resize(image, (job.height, job.width), job.how, crop_size=job.crop_size)
+    if job.mode == "RGBA" and image.getchannel("A").getbbox() is None:
+        raise ImageError(f"{printable(path)}: every pixel is transparent")
+    return image.tobytes()
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

@@ -509,6 +509,56 @@ def test_resize_refuses(tmp_path: Path) -> None:
         resize(noise(4, 4), 2, "squash")
     with pytest.raises(ValueError, match="size is 0"):
         resize(noise(4, 4), 0)
+    with pytest.raises(ValueError, match="crop_size is -1; expected at least 0"):
+        resize(noise(4, 4), 2, crop_size=-1)
+
+
+@pytest.mark.parametrize("how", folders.RESIZES)
+@pytest.mark.parametrize("size", [11, 24, 50])
+def test_colours_of_transparent_pixels_do_not_bleed_in(size: int, how: str) -> None:
+    """One colour is that colour at whatever alpha it comes out, up to the rounding of float32 and to 8 bits."""
+    values = np.zeros((40, 60, 4), np.uint8)
+    values[...] = (0, 255, 0, 0)
+    values[np.add.outer(np.arange(40), np.arange(60) // 3) > 30] = (200, 100, 50, 255)
+    values[20:, 30:, 3] //= 3
+    scaled = np.asarray(resize(Image.fromarray(values), size, how))
+    seen = scaled[..., 3] > 0
+    assert len(np.unique(scaled[..., 3])) > 10 and 0 < seen.sum() < seen.size
+    assert (scaled[seen][:, :3] == (200, 100, 50)).all() and (scaled[~seen] == 0).all()
+
+
+@pytest.mark.parametrize("how", folders.RESIZES)
+def test_alpha_is_scaled_like_a_grey_picture(how: str) -> None:
+    image = noise(40, 60, 4)
+    grey = np.asarray(resize(image.getchannel("A"), 17, how)).astype(int)
+    # Pillow rounds twice in 8 bits; weights of the second pass add up to less than 1.4 in size.
+    assert np.abs(np.asarray(resize(image, 17, how))[..., 3] - grey).max() <= 2
+    image.putalpha(255)
+    assert same(resize(image, 17, how).convert("RGB"), resize(image.convert("RGB"), 17, how))
+
+
+def test_a_picture_of_the_right_size_keeps_its_pixels() -> None:
+    """Also what is transparent."""
+    image = noise(12, 12, 4)
+    assert same(resize(image, 12, "crop"), image) and same(resize(image, 12), image)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_crop_size_cuts_the_middle_first(channels: int) -> None:
+    image = noise(40, 61, channels)
+    cut = image.crop((20, 10, 40, 30))
+    for how in folders.RESIZES:
+        assert same(resize(image, 20, how, crop_size=20), cut)
+        assert same(resize(image, 9, how, crop_size=20), resize(cut, 9, how))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_what_does_not_fill_the_square_is_not_stretched(channels: int) -> None:
+    image = noise(10, 31, channels)
+    made = np.asarray(resize(image, 20, "crop", crop_size=20))
+    assert np.array_equal(made[5:15], np.asarray(image)[:, 5:25])
+    outside = np.concatenate([made[:5], made[15:]])
+    assert (outside == (0 if channels == 4 else 255)).all()  # transparent, or white
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

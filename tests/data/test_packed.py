@@ -168,12 +168,15 @@ def test_names_that_are_no_utf8(folder: Path, cache: Path, no_decoding: Callable
 
 
 def test_one_pack_for_each_setting(folder: Path, cache: Path, no_decoding: Callable[[], None]) -> None:
-    settings = list(itertools.product((SIZE, 7), ("stretch", "crop"), ("RGB", "L")))
-    for size, how, mode in settings:
-        pack(folder, size, how=how, mode=mode, cache_dir=cache)
+    settings = list(itertools.product((SIZE, 7), ("stretch", "crop"), ("RGB", "L"), (0, 5)))
+    for size, how, mode, cut in settings:
+        pack(folder, size, how=how, mode=mode, crop_size=cut, cache_dir=cache)
     no_decoding()
-    for size, how, mode in settings:
-        assert pack(folder, size, how=how, mode=mode, cache_dir=cache).images.shape == (12, size, size, len(mode))
+    for size, how, mode, cut in settings:
+        made = pack(folder, size, how=how, mode=mode, crop_size=cut, cache_dir=cache)
+        assert made.images.shape == (12, size, size, len(mode))
+        image = resize(read_image(folder / made.paths[0], mode), size, how, crop_size=cut)
+        assert np.array_equal(made.images[0], np.asarray(image).reshape(made.images[0].shape))
 
 
 def touch(root: Path) -> None:
@@ -224,6 +227,24 @@ def test_bad_pictures_are_skipped_by_name(folder: Path, cache: Path, no_decoding
     assert pack(folder, SIZE, cache_dir=cache).skipped == made.skipped
 
 
+def test_pictures_without_a_visible_pixel_are_skipped(
+    folder: Path, cache: Path, no_decoding: Callable[[], None]
+) -> None:
+    Image.new("RGBA", (9, 9), (200, 0, 0, 0)).save(folder / "a/clear.png")
+    assert "a/clear.png" in pack(folder, SIZE, cache_dir=cache).paths  # white, if alpha is not asked for
+    made = pack(folder, SIZE, mode="RGBA", cache_dir=cache)
+    assert len(made) == 12 and made.skipped == {"a/clear.png": "every pixel is transparent"}
+    no_decoding()
+    assert pack(folder, SIZE, mode="RGBA", cache_dir=cache).skipped == made.skipped
+
+
+def test_a_crop_beyond_the_limit_for_pictures(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANIFAST_MAX_PIXELS", "2500")
+    assert len(pack(folder, SIZE, crop_size=50, cache_dir=cache)) == 12
+    with pytest.raises(DataError, match=r"crop_size 51: a square of that side .* limit of 2500 pixels"):
+        pack(folder, SIZE, crop_size=51, cache_dir=cache)
+
+
 def test_no_picture_can_be_read(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "bad").mkdir()
     for name in ("x.png", "y.png"):
@@ -259,6 +280,7 @@ def test_missing_and_empty_folder(tmp_path: Path, cache: Path) -> None:
         ({"size": 0}, "size is 0"),
         ({"how": "squash"}, "how is 'squash'; expected one of stretch, crop"),
         ({"mode": "CMYK"}, "mode is 'CMYK'; expected one of L, RGB, RGBA"),
+        ({"crop_size": -1}, "crop_size is -1; expected at least 0"),
         ({"workers": 0}, "workers is 0"),
     ],
 )

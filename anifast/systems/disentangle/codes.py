@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anifast.data.labelled import Labelled
 from anifast.engine import state
 from anifast.engine.precision import autocast
-from anifast.errors import CheckpointError, DataError
+from anifast.errors import CheckpointError
 from anifast.progress import Progress
 from anifast.systems.disentangle.augmentation import prepare
 from anifast.systems.disentangle.networks import Encoder, StyleBank
@@ -21,23 +22,6 @@ FORMAT = "anifast.disentangle.codes/1"
 #: The file in a run folder.
 NAME = "codes.pt"
 _PARTS = {"mean": 1, "std": 1, "eigenvalues": 1, "eigenvectors": 2, "weight": 1}
-
-
-class Pictures(Protocol):
-    """What is encoded."""
-
-    names: list[str]
-    classes: list[str]
-    labels: Tensor
-
-    def __len__(self) -> int:
-        """Their number."""
-
-    def batch(self, indices: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images uint8 n,C,H,W, labels [n], weight maps."""
-
-    def digests(self) -> dict[str, Any]:
-        """By what they are known again."""
 
 
 def statistics(mean: Tensor, std: Tensor) -> dict[str, Tensor]:
@@ -110,7 +94,7 @@ def digest(net: nn.Module) -> str:
 
 @torch.no_grad()
 def encode(
-    encoder: Encoder, pictures: Pictures, device: torch.device, batch: int = 64, precision: str = "fp32"
+    encoder: Encoder, pictures: Labelled, device: torch.device, batch: int = 64, precision: str = "fp32"
 ) -> dict[str, Any]:
     """The codes of all pictures in their order, and their statistics: what `codes.pt` holds.
 
@@ -167,7 +151,7 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def check(found: Mapping[str, Any], path: Path, encoder: nn.Module, pictures: Pictures) -> None:
+def check(found: Mapping[str, Any], path: Path, encoder: nn.Module, pictures: Labelled) -> None:
     """Look whether codes are those of these pictures by this encoder.
 
     Raises:
@@ -176,8 +160,5 @@ def check(found: Mapping[str, Any], path: Path, encoder: nn.Module, pictures: Pi
     """
     if found["encoder"] != digest(encoder):
         raise CheckpointError(f"{path}: the codes are of another encoder; make them anew by --stage encode")
-    if found["data"] != pictures.digests() or len(found["mean"]) != len(pictures):
-        raise DataError(
-            f"{path}: the codes are of other pictures than those there now ({len(found['mean'])} then, "
-            f"{len(pictures)} now). Put the old pictures back, or make the codes anew by --stage encode"
-        )
+    since, way_out = f"the codes of {path} were made", "Put the old ones back, or make the codes anew by --stage encode"
+    pictures.check(found["data"], since=since, way_out=way_out)

@@ -73,6 +73,7 @@ class Run:
                 channels=c.channels,
                 min_images=c.min_images,
                 weight_maps=c.weight_maps,
+                min_classes=1 if c.style_size == 0 else 2,
             )
         found.to(self.device)
         return found

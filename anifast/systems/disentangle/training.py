@@ -702,16 +702,13 @@ def _spread(pictures: Labelled, wanted: int) -> Tensor:
 
 def summary(system: Trained, data: Pictures, plan: Plan) -> list[str]:
     """What is trained on what, for the first lines of a stage."""
-    c, classes = system.config, len(system.classes)
+    c = system.config
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in system.nets.items()}
-    named = (
-        "writers" if c.dataset == "digits" and c.label == "writer" else "digits" if c.dataset == "digits" else "artists"
-    )
     content, style = system.keeps
     dropout = f", nested dropout {content:.4g} and {style:.4g}" if c.nested else ""
     lines = [
         f"{system.stage}: networks " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + " parameters",
-        f"data: {data.pictures.about}; {len(data.pictures)} pictures of side {c.size} by {classes} {named}",
+        f"data: {data.pictures.about}, side {c.size}",
         f"codes: content {c.content_size}, style {system.style}{dropout}",
         f"{plan.total // plan.batch} steps of {plan.batch} pictures",
     ]
