@@ -99,7 +99,7 @@ def unaligned_memory_agrees(cases: ModuleType, case: Any, backend: str) -> None:
     """Tensors that begin beside a multiple of 16 bytes give the same."""
     tensors = cases.make(case, torch.float32, "cuda")
     expected = cases.results(case, tensors, backend)
-    for key in {"x", "noise", "residual", "add", "grad", "a", "b", "0", "1"} & set(tensors):
+    for key in {"x", "noise", "residual", "shortcut", "add", "grad", "a", "b", "0", "1"} & set(tensors):
         value = tensors[key].detach()
         storage = torch.empty(value.numel() + 1, dtype=value.dtype, device="cuda")
         moved = storage[1:].as_strided(value.shape, value.stride(), 1).copy_(value)

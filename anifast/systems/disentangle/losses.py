@@ -60,11 +60,10 @@ def nlu(logits: Tensor, labels: Tensor, form: str = "stable") -> Tensor:
             by 1; "eps": -log(1 - p + 1e-6), as the authors compute it, whose gradient vanishes there.
     """
     logits = _full(logits)
-    own = F.one_hot(labels, logits.shape[1]).bool()
     if form == "eps":
-        p = logits.softmax(1)[own]
+        p = logits.softmax(1).gather(1, labels[:, None])[:, 0]
         return -(1 - p + 1e-6).log()
-    return logits.logsumexp(1) - logits.masked_fill(own, -torch.inf).logsumexp(1)
+    return logits.logsumexp(1) - logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
 
 
 def push(logits: Tensor, labels: Tensor, kind: str, frequency: Tensor | None) -> Tensor:
