@@ -71,7 +71,7 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
         "inputs", type=Path, nargs="+", metavar="INPUT", help="folders (searched recursively) and files"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the PNGs go, names kept")
-    options.add_to(parser)
+    options.add_to(parser, default=None)
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--size", type=int, metavar="N", help="side of the results, a multiple of 4 [the model's own]")
     sizes.add_argument("--keep-size", action="store_true", help="keep each picture's own size")
@@ -79,15 +79,22 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
     options.add_computing(parser)
     styles = parser.add_argument_group(
         "styles",
-        "For models that paint in styles (GANs N' Roses). A style is one drawing style for all pictures: with several, "
-        "NAME-s00.png is in the first, NAME-s01.png in the second. Their codes are kept as styles.json in --out "
-        "(styles-2.json where other codes stand there).",
+        "For models that paint in styles (GANs N' Roses, disentangling networks). A style is one drawing style for all "
+        "pictures: with several, NAME-s00.png is in the first, NAME-s01.png in the second; those of artists are called "
+        "NAME-ARTIST.png. Codes of styles that no name stands for are kept as styles.json in --out (styles-2.json "
+        "where other codes stand there).",
+    )
+    styles.add_argument(
+        "--artist",
+        nargs="+",
+        metavar="STYLE",
+        help=f"disentangling networks: {options.ARTIST_SOURCES}; INPUTs stand before it",
     )
     styles.add_argument(
         "--style",
         nargs="+",
         metavar="STYLE",
-        help=f"{options.STYLE_SOURCES}; INPUTs stand before it [random]",
+        help=f"GANs N' Roses: {options.STYLE_SOURCES}; INPUTs stand before it [random]",
     )
     styles.add_argument("--styles", type=int, metavar="N", help="how many random styles, one result each [1]")
     styles.add_argument("--seed", type=int, metavar="N", help="of random styles [0]")
@@ -95,7 +102,7 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
 
 
 #: Options of `anifast translate` that not every system has; a model names its own in `options`.
-_OF_SOME = ("style", "styles", "seed", "truncation")
+_OF_SOME = ("artist", "style", "styles", "seed", "truncation")
 
 
 def _options_of(args: argparse.Namespace, model: Any) -> dict[str, Any] | None:
@@ -108,10 +115,18 @@ def _options_of(args: argparse.Namespace, model: Any) -> dict[str, Any] | None:
     given = {name: getattr(args, name) for name in _OF_SOME if getattr(args, name) is not None}
     refused = [f"--{name}" for name in given if name not in own]
     if refused:
+        it = "it" if len(refused) == 1 else "them"
+        if own:
+            raise AnifastError(
+                f"{', '.join(refused)}: {args.model} holds a model of another kind, whose styles are chosen by "
+                f"{', '.join(f'--{name}' for name in own)}; leave {it} out"
+            )
         raise AnifastError(
             f"{', '.join(refused)}: {args.model} holds a model that translates a picture in one way and has no styles "
-            f"to choose from; leave {'it' if len(refused) == 1 else 'them'} out"
+            f"to choose from; leave {it} out"
         )
+    if args.to is not None and not model.targets:
+        raise AnifastError(f"--to {args.to}: {args.model} holds a model without domains to choose from; leave it out")
     if model.multiple == model.size and (args.keep_size or args.size not in (None, model.size)):
         raise AnifastError(
             f"{'--keep-size' if args.keep_size else f'--size {args.size}'}: the encoder of {args.model} is made for "
@@ -135,21 +150,25 @@ def _translate(args: argparse.Namespace) -> int:
     jobs, rejected = translate.collect(args.inputs, args.out)
     model = anifast.load(args.model, args.device, precision=args.precision)
     given = _options_of(args, model)
+    to = args.to or next(iter(model.targets), None)
     with state.about(args.model):
-        model.require(args.to)
-        painter = None if given is None else model.painter(args.to, how=args.resize, batch=args.batch, **given)
+        if to is not None:
+            model.require(to)
+        painter = None if given is None else model.painter(to, how=args.resize, batch=args.batch, **given)
     if painter is not None:
         jobs = translate.several(jobs, painter.labels, painter.pictures)
     translate.check_writable(args.out)
     if painter is not None:
         codes, usual = painter.save(args.out), args.out / "styles.json"
-        if codes != usual:
+        if codes not in (None, usual):
             print(f"{usual} holds other styles and is kept; those painted now are in {codes}")
-    about = (f", {painter.about}" if painter else "") + (", averaged weights" if model.averaged else "")
-    print(f"{counted(len(jobs))} -> {args.to}{about}, {precision.describe(model.device, args.precision)}")
+    about = [to, painter and painter.about, "averaged weights" if model.averaged else None]
+    told = ", ".join(filter(None, about))
+    print(f"{counted(len(jobs))} -> {told}, {precision.describe(model.device, args.precision)}")
     outcome = translate.translate_files(
-        painter or (lambda images: model.translate(images, to=args.to)),
+        painter or (lambda images: model.translate(images, to=to)),
         jobs,
+        read=getattr(painter, "read", None),
         size=0 if args.keep_size else args.size or model.size,
         how=args.resize,
         multiple=model.multiple,
@@ -404,6 +423,9 @@ COMMANDS = {
     "train": Command("train a system on a folder of pictures", _train_options, _train),
     "translate": Command("translate pictures with a trained model", _translate_options, _translate),
     "gnr": Command("sheets, styles and videos with a GANs N' Roses", *_elsewhere("anifast.systems.gnr.cli")),
+    "disentangle": Command(
+        "artists, sheets, styles and codes of a disentangling network", *_elsewhere("anifast.systems.disentangle.cli")
+    ),
     "plot": Command("draw the losses of runs, several in one figure", _plot_options, _plot),
     "eval": Command("FID, KID, diversity and more of a trained model", _eval_options, _eval),
     "neural-style": Command(

@@ -19,7 +19,7 @@ class Block:
     """A part of a sheet: rows of pictures under one title.
 
     Attributes:
-        title: above the block.
+        title: above the block; without one no room is kept where blocks stand below each other.
         rows: label and images N,3,H,W of each row: floats in [-1, 1], or uint8. Without any label no room is kept.
         heads: above the columns, from the left; shortened to the width of a picture.
     """
@@ -78,11 +78,12 @@ def sheet(blocks: Sequence[Block], *, caption: str = "", tile: int = 0, beside: 
         lines = [line for label, _ in block.rows for line in label.splitlines()]
         margin = int(max(probe.textlength(line, font=text) for line in lines)) + 18 if lines else 0
         columns = max(len(rows) for _, rows in block.rows)
-        head = title + (20 if (any(headed) if beside else block.heads) else 0)
+        titled = title if beside or block.title else 0
+        head = titled + (20 if (any(headed) if beside else block.heads) else 0)
         width = max(columns * (side + gap), int(np.ceil(probe.textlength(block.title, font=font(15)))))
         part = Image.new("RGB", (margin + width, head + len(block.rows) * (side + gap)), PAPER)
         draw = ImageDraw.Draw(part)
-        draw.text((margin, title - 8), block.title, fill=INK, font=font(15), anchor="ls")
+        draw.text((margin, titled - 8), block.title, fill=INK, font=font(15), anchor="ls")
         for c, name in enumerate(block.heads):
             middle = margin + c * (side + gap) + side / 2
             draw.text((middle, head - 7), shortened(name, side - 6), fill=GREY, font=text, anchor="ms")

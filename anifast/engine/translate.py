@@ -186,6 +186,7 @@ def translate_files(
     translate: Callable[[Tensor], Tensor | Iterable[Tensor]],
     jobs: Sequence[Job],
     *,
+    read: Callable[[Path], Tensor] | None = None,
     size: int = 0,
     how: str = "crop",
     multiple: int = 1,
@@ -198,10 +199,11 @@ def translate_files(
     So is one whose result is not finite.
 
     Args:
-        translate: N,3,H,W in [-1, 1] -> the results, each of the same height and width: one tensor of all, or several
-            that are asked for one after the other, so that no more of them than one are in the memory. First come
-            those of the first picture, as many as its job has targets, then those of the second.
+        translate: N,3,H,W in [-1, 1], or what `read` gives -> the results, each of the same height and width: one
+            tensor of all, or several that are asked for one after the other, so that no more of them than one are in
+            the memory. First come those of the first picture, as many as its job has targets, then those of the second.
         jobs: from `collect` or `several`.
+        read: gives a picture as C,H,W in place of how it is read otherwise, of the size that its results have.
         size: side to which each picture is brought; 0 keeps its own size: reflected on the right and at the bottom up
             to a multiple of `multiple`, and cut back.
         how: "crop" (largest centred square) or "stretch".
@@ -219,8 +221,14 @@ def translate_files(
     with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool, Progress(total, label) as bar:
         writing: deque[tuple[Path, Future[None]]] = deque()
 
-        def read(job: Job) -> Future[tuple[Tensor, tuple[int, int]]]:
-            return pool.submit(_prepare, job.source, size, how, multiple)
+        def prepared(path: Path) -> tuple[Tensor, tuple[int, int]]:
+            if read is None:
+                return _prepare(path, size, how, multiple)
+            pixels = read(path)
+            return pixels, (pixels.shape[-2], pixels.shape[-1])
+
+        def reading(job: Job) -> Future[tuple[Tensor, tuple[int, int]]]:
+            return pool.submit(prepared, job.source)
 
         def written(leave: int) -> None:
             while len(writing) > leave:
@@ -238,7 +246,7 @@ def translate_files(
         started = time.perf_counter()
         try:
             with enough_memory(batch, f" of side {size}" if size else "", smaller):
-                for group in _batches(jobs, read, batch, 2 * batch + workers, unreadable):
+                for group in _batches(jobs, reading, batch, 2 * batch + workers, unreadable):
                     places = [(job, target, shape) for job, _, shape in group for target in job.targets]
                     results = _each(translate(torch.stack([pixels for _, pixels, _ in group])))
                     for (job, target, (height, width)), (result, finite) in zip(places, results, strict=True):

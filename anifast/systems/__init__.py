@@ -10,7 +10,11 @@ from typing import Any
 from anifast.errors import AnifastError, CheckpointError
 
 #: Name on the command line -> package.
-SYSTEMS = {"cyclegan": "anifast.systems.cyclegan", "gnr": "anifast.systems.gnr"}
+SYSTEMS = {
+    "cyclegan": "anifast.systems.cyclegan",
+    "gnr": "anifast.systems.gnr",
+    "disentangle": "anifast.systems.disentangle",
+}
 
 
 def module(system: str, part: str) -> ModuleType:

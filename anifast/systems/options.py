@@ -10,10 +10,16 @@ STYLE_SOURCES = (
     "(styles.json) or one of them (styles.json#3); or random"
 )
 
+#: What a style is given as where styles are artists', for help texts.
+ARTIST_SOURCES = (
+    "the name of an artist, or several with commas between them; neutral; random; a file of styles (styles.json) or "
+    "one of them (styles.json#3)"
+)
 
-def add_to(parser: argparse.ArgumentParser) -> None:
-    """Add --to."""
-    parser.add_argument("--to", choices=("A", "B"), default="B", help="the domain wanted [B]")
+
+def add_to(parser: argparse.ArgumentParser, default: str | None = "B") -> None:
+    """Add --to, whose default may be told apart from its being given: None."""
+    parser.add_argument("--to", choices=("A", "B"), default=default, help="the domain wanted [B]")
 
 
 def add_resize(parser: argparse.ArgumentParser, which: str = "pictures") -> None:
