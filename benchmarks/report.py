@@ -214,13 +214,13 @@ def system_section(result: dict[str, Any], link: str) -> str:
             rival = row["ms"][name][0]
             notes = [f"aim {_times(row['aim'])}x"] if "aim" in row and place == 0 else []
             notes += [f"bound {rival / row['convolutions_ms']:.2f}x"] if several else []
-            against += [f"{rival:.0f} ms", f"{rival / ours:.2f}x" + (f" ({', '.join(notes)})" if notes else "")]
+            against += [_ms(rival), f"{rival / ours:.2f}x" + (f" ({', '.join(notes)})" if notes else "")]
         lines.append(
             [
                 f"{row['work']}, {row['size']} px, {row['images']} at once",
                 row["precision"],
-                f"{ours:.0f} ms",
-                f"{row['images'] * 1e3 / ours:.3g}",
+                _ms(ours),
+                _rate(row["images"] * 1e3 / ours),
                 *against,
                 _of_ours(row["convolutions_ms"], ours),
                 *(_beside(row, name, list(rivals)) for name in more),
@@ -245,7 +245,15 @@ def _times(aim: float) -> str:
 
 
 def _of_ours(bound: float, ours: float) -> str:
-    return f"{bound:.{0 if bound >= 10 else 2}f} ms ({bound / ours * 100:.0f} %)"
+    return f"{_ms(bound)} ({bound / ours * 100:.0f} %)"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.{0 if value >= 10 else 2}f} ms"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _beside(row: dict[str, Any], name: str, rivals: list[str]) -> str:

@@ -220,6 +220,73 @@ INSTANCE_NORM: tuple[InstanceNorm, ...] = tuple(_cyclegan())
 
 
 @dataclass(frozen=True)
+class GatedResidual:
+    """One use of the sum of a gated residual block.
+
+    Attributes:
+        name: system, preset, batch, channels and side in pixels; unique.
+        shape: N,C,H,W of the sum.
+        where: the blocks that it stands for.
+        up: 2 where the shortcut is doubled.
+        crop: pixels cut off on each side of the doubled one.
+        act: a centred PReLU; none is in G's last block.
+        quick: part of the small selection that stands for the rest.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int]
+    where: str
+    up: int = 1
+    crop: int = 0
+    act: bool = True
+    quick: bool = False
+
+    @property
+    def form(self) -> str:
+        """ "up" with a doubled shortcut, else "same"."""
+        return "up" if self.up == 2 else "same"
+
+    @property
+    def shortcut_shape(self) -> tuple[int, int, int, int]:
+        """N,C,H,W of the shortcut."""
+        images, channels, *sides = self.shape
+        rows, columns = (side // self.up + (self.crop if self.up == 2 else 0) for side in sides)
+        return images, channels, rows, columns
+
+
+def _disentangle() -> list[GatedResidual]:
+    """The disentangling networks on digits of 28 px, batch 64 (G also 128), and on faces of 256 px, batch 8."""
+    found = []
+    for batch in (64, 128):
+        name = f"disentangle.digits.b{batch}"
+        found += [
+            GatedResidual(
+                f"{name}.{channels}x{side}", (batch, channels, side, side), "halving and plain blocks",
+                quick=side == 14 and batch == 64,
+            )
+            for channels, side in ((64, 14), (128, 8), (256, 4))
+        ]  # fmt: skip
+    found += [
+        GatedResidual("disentangle.digits.g.128x8", (128, 128, 8, 8), "G up 1", up=2),
+        GatedResidual("disentangle.digits.g.64x14", (128, 64, 14, 14), "G up 2", up=2, crop=1, quick=True),
+        GatedResidual("disentangle.digits.g.1x28", (128, 1, 28, 28), "G up 3", up=2, act=False),
+    ]
+    for channels, side in ((32, 128), (64, 64), (128, 32), (256, 16), (512, 8), (1024, 4)):
+        shape = (8, channels, side, side)
+        found.append(
+            GatedResidual(f"disentangle.faces.{channels}x{side}", shape, "halving and plain blocks", quick=side == 32)
+        )
+        if side > 4:
+            found.append(GatedResidual(f"disentangle.faces.g.{channels}x{side}", shape, "G up", up=2))
+    found.append(GatedResidual("disentangle.faces.g.3x256", (8, 3, 256, 256), "G's last up", up=2, act=False))
+    return found
+
+
+#: gated_residual in all systems.
+GATED_RESIDUAL: tuple[GatedResidual, ...] = tuple(_disentangle())
+
+
+@dataclass(frozen=True)
 class Upfirdn2d:
     """One use of upfirdn2d, under the kernel (1, 3, 3, 1) along both axes.
 

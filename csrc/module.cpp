@@ -7,6 +7,7 @@
 #include <torch/version.h>
 
 #include "autograd/bias_lrelu.h"
+#include "autograd/gated_residual.h"
 #include "autograd/gradients.h"
 #include "autograd/upfirdn2d.h"
 #include "common/vec.h"
@@ -51,6 +52,9 @@ PYBIND11_MODULE(_C, module) {
     module.def("bias_lrelu_if_plain", torch::wrap_pybind_function_no_gil(&anifast::bias_lrelu_if_plain),
                "bias_lrelu(x, bias, dim, noise, strength, slope, gain, clamp, residual, residual_gain), or None where "
                "an argument needs a cast or is wrong.");
+    module.def("gated_residual_if_plain", torch::wrap_pybind_function_no_gil(&anifast::gated_residual_if_plain),
+               "gated_residual(x, shortcut, gate, shortcut_gate, slope, bias, mean, std, up, crop), or None where an "
+               "argument needs a cast or is wrong.");
     module.def(
         "upfirdn2d_if_plain", torch::wrap_pybind_function_no_gil(&anifast::upfirdn2d_if_plain),
         "upfirdn2d(x, kernel, up, down, padding, flip, gain, add, scale, bias, noise, noise_strength, act, slope, "

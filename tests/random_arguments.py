@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import bias_lrelu_cases
+import gated_residual_cases
 import gram_cases
 import lpips_layer_cases
 import modulated_conv2d_cases
@@ -185,6 +186,35 @@ def lpips_layer_case(draw: Any, largest: int = 40) -> lpips_layer_cases.Case:
     )
 
 
+@st.composite
+def gated_residual_case(draw: Any, largest: int = 40) -> gated_residual_cases.Case:
+    """A valid call of gated_residual, on matrices, wide maps or with many channels."""
+    up = draw(st.sampled_from([1, 2]))
+    crop = draw(st.integers(0, 3)) if up == 2 else 0
+    wide = draw(st.booleans())
+    side, channels = (largest, 6) if wide else (5, 3 * largest)
+    shape = (draw(st.sampled_from([1, 1, 2, 3, 9, 0])), draw(st.integers(1, channels)))
+    if up == 2 or draw(st.sampled_from([True, True, True, False])):
+        shape += (up * draw(st.integers(0, side)), up * draw(st.integers(1, side)))
+    names = gated_residual_cases.NAMES
+    centred = draw(st.booleans())
+    return gated_residual_cases.Case(
+        "random",
+        shape,
+        channels_last=draw(st.booleans()),
+        shortcut_other_layout=draw(st.sampled_from([False, False, True])),
+        slope=draw(st.sampled_from(["", "each", "each", "zeros"])),
+        bias=draw(st.booleans()),
+        mean=gated_residual_cases.MEAN if centred else 0.0,
+        std=gated_residual_cases.STD if centred else 1.0,
+        up=up,
+        crop=crop,
+        zeros=draw(st.sampled_from([False, False, True])),
+        float32_parameters=draw(st.booleans()),
+        wants=draw(st.sampled_from([names, names, names[:2], names[:1], names[1:3], names[2:]])),
+    )
+
+
 @dataclass(frozen=True)
 class Fault:
     """What makes a valid call invalid: other fields of its case, or a tensor in the place of a valid one."""
@@ -311,6 +341,30 @@ FAULTS: dict[str, dict[str, Callable[[Any, dict[str, Any]], tuple[Any, dict[str,
         "dim far before": Fault(fields=lambda case: {"dim": -len(case.shape) - 1}),
         "a negative clamp": Fault(fields=lambda case: {"clamp": -0.5}),
     },
+    "gated_residual": {
+        **{
+            f"{name} {how}": Fault(tensor=name, wrong=wrong)
+            for name in ("shortcut", "gate", "shortcut_gate", "slope", "bias")
+            for how, wrong in _WRONG.items()
+        },
+        "x a list": Fault(tensor="x", wrong=_WRONG["a list"]),
+        "x integers": Fault(tensor="x", wrong=_WRONG["integers"]),
+        "x of one axis more": Fault(tensor="x", wrong=lambda x: x[None]),
+        "x of another size": Fault(tensor="x", wrong=lambda x: x.new_zeros(x.shape[0] + 1, *x.shape[1:])),
+        "a shortcut of another type": Fault(tensor="shortcut", wrong=_of_another_type),
+        "no gate": Fault(tensor="gate", wrong=lambda x: None),
+        "a gate that is a number": Fault(tensor="gate", wrong=lambda x: 1.0),
+        "a slope that is a number": Fault(tensor="slope", wrong=lambda x: 0.2),
+        "up 3": Fault(fields=lambda case: {"up": 3}),
+        "up of text": Fault(fields=lambda case: {"up": "2"}),
+        "another up": Fault(fields=lambda case: {"up": 3 - case.up, "crop": case.up - 1}),
+        "a negative crop": Fault(fields=lambda case: {"crop": -1}),
+        "a huge crop": Fault(fields=lambda case: {"crop": 1 << 62}),
+        "a crop of nothing": Fault(fields=lambda case: {"crop": None}),
+        "std 0": Fault(fields=lambda case: {"std": 0.0}),
+        "a std that is no number": Fault(fields=lambda case: {"std": float("nan")}),
+        "a mean of text": Fault(fields=lambda case: {"mean": "0"}),
+    },
     "gram": {
         "a map that is a list": Fault(tensor="0", wrong=_WRONG["a list"]),
         "a map of integers": Fault(tensor="0", wrong=_WRONG["integers"]),
@@ -368,6 +422,7 @@ def check(op: str, case: Any, dtype: torch.dtype, backend: str, device: str = "c
 CASES = {
     "upfirdn2d": upfirdn2d_case,
     "bias_lrelu": bias_lrelu_case,
+    "gated_residual": gated_residual_case,
     "gram": gram_case,
     "lpips_layer": lpips_layer_case,
 }
@@ -375,6 +430,7 @@ MODULES: dict[str, Any] = {
     "upfirdn2d": upfirdn2d_cases,
     "bias_lrelu": bias_lrelu_cases,
     "modulated_conv2d": modulated_conv2d_cases,
+    "gated_residual": gated_residual_cases,
     "gram": gram_cases,
     "lpips_layer": lpips_layer_cases,
 }

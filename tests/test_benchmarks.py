@@ -30,6 +30,9 @@ from anifast.nn.perceptual import NETS, STYLE_LAYERS
 from anifast.nn.stylegan2 import Generator
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.networks import build_discriminator, build_generator
+from anifast.systems.disentangle import config as disentangle_config
+from anifast.systems.disentangle import networks as disentangle_networks
+from anifast.systems.disentangle import training as disentangle_training
 from anifast.systems.gnr import config as gnr_config
 from anifast.systems.gnr import networks as gnr_networks
 from anifast.systems.gnr.training import GNR, Batch
@@ -51,7 +54,15 @@ from benchmarks.shapes import (  # noqa: E402
     ModulatedConv2d,
     stylegan2_layers,
 )
-from benchmarks.systems import _authors_gnr, bench_cyclegan, bench_gnr, bench_lpips, bench_stylegan2  # noqa: E402
+from benchmarks.systems import (  # noqa: E402
+    _authors_disentangle,
+    _authors_gnr,
+    bench_cyclegan,
+    bench_disentangle,
+    bench_gnr,
+    bench_lpips,
+    bench_stylegan2,
+)
 
 
 class Scale(OpBench):
@@ -1269,6 +1280,397 @@ def test_recorded_iterations_are_ours_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(bench_gnr, "Sides", lambda *_: sides)
     rows = bench_gnr.measure(sides.config, torch.device("cpu"), 0.0, (1,))
     assert [row["work"] for row in rows if "peak" in row] == [bench_gnr.TRANSLATE]
+
+
+#: What bench_disentangle needs of the authors' repository: the eager step under their names, with what they log.
+AUTHORS_OF_DISENTANGLE = {
+    "modules/__init__.py": """
+import torch
+from torch import nn
+
+class Regularization(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.pre_mean = nn.Parameter(torch.zeros(features))
+        self.register_buffer("real_w", torch.ones(()))
+
+    def forward(self, x):
+        return x
+""",
+    "models/__init__.py": """
+import modules
+from torch import nn
+from anifast.systems.disentangle.config import make
+from benchmarks.systems import _eager_disentangle as eager
+
+def config(size, features, blocks, content=4):
+    assert set(blocks[:-1]) == {"cc"} and blocks[-1] == "f" and len(blocks) == len(features)
+    words = ",".join(map(str, features[:-1]))
+    return make("paper", {"size": size, "features": words, "fc": features[-1], "content_size": content})
+
+class Encoder(eager.Encoder):
+    def __init__(self, width, height, features, blocks, adain_features, adain_blocks, content):
+        super().__init__(config(width, features, blocks, content))
+
+class TwoPartNestedDropoutGenerator(eager.Generator):
+    def __init__(self, width, height, features, blocks, adain_features, adain_blocks, content, style):
+        super().__init__(config(width, features, blocks), content + style)
+
+class ClassifierOrDiscriminator(eager.Trunk):
+    def __init__(self, width, height, features, blocks, adain_features, adain_blocks, classes=-1):
+        super().__init__(config(width, features, blocks))
+        self.fc = nn.Sequential(self.fc[0], modules.Regularization(features[-1]), self.fc[1])
+        if classes > 0:
+            self.cla = nn.Linear(features[-1], classes)
+        else:
+            self.dis = nn.Linear(features[-1], 1)
+
+    def forward(self, x):
+        h = self.features(x)
+        return self.cla(h) if hasattr(self, "cla") else self.dis(h).squeeze(1)
+
+class NormalizedStyleBank(eager.StyleBank):
+    def __init__(self, classes, size, frequency):
+        super().__init__(frequency, size)
+""",
+    "utils.py": """
+import torch
+import torchvision
+
+def one_hot(labels, classes):
+    return torch.eye(classes)[labels]
+
+def gaussian_noise(rows, size):
+    return torch.randn(rows, size)
+
+def sample_noise(std):
+    return gaussian_noise(*std)
+
+def generate_aug_params(rows):
+    return torch.rand(rows, 4)
+""",
+    "datasets.py": """
+import torchvision
+
+class ImageFolder(torchvision.datasets.DatasetFolder):
+    pass
+""",
+    "trainers/__init__.py": """
+import dataclasses
+import torch
+import torchvision.transforms as T
+from anifast.systems.disentangle.config import make
+from benchmarks.systems import _eager_disentangle as eager
+from datasets import ImageFolder
+
+NAMES = {"enc": "E", "gen": "G", "sty": "S", "dis": "D"}
+
+class Trainer:
+    def __init__(self, options):
+        raise AssertionError("reads data and writes folders")
+
+    def eager(self, cla, frequency):
+        one = object.__new__(eager.Eager)
+        one.config = dataclasses.replace(
+            make("paper"), adv_cap=True, nlu_form="eps", warm_up=self.lr_ramp, lambda_kl_style=self.sty_weight,
+            **({"lambda_c1": self.cla_weight, "lambda_kl_content": self.con_weight} if cla == "C1" else {}),
+        )
+        names = {**NAMES, "cla": cla}
+        one.device, one.precision, one.dtype, one.frequency = self.device, "fp32", torch.float32, frequency
+        one.nets = {own: getattr(self, name) for name, own in names.items() if hasattr(self, name)}
+        one.optimizers = {
+            own: getattr(self, name + "_optim") for name, own in names.items() if hasattr(self, name + "_optim")
+        }
+        one.rates = {name: self.sty_lr if name == "S" else self.lr for name in one.optimizers}
+        one.steps = self.state.iter - 1
+        one.keep_content, one.keep_style = self.con_drop_prob, self.sty_drop_prob
+        return one
+
+    def tell(self, losses, names):
+        print("Iteration", self.state.iter)
+        for own, name in names.items():
+            self.logs.setdefault(name, []).append((self.state.iter, losses[own].item()))
+
+def as_bytes(images):
+    return torch.cat([(images[:, :3] + 1) * 127.5, images[:, 3:] * 255], 1).round().to(torch.uint8)
+""",
+    "trainers/stage1.py": """
+import torch
+from utils import *
+from . import Trainer, as_bytes
+
+class Stage1Trainer(Trainer):
+    def iter_func(self):
+        images, weights, ones = self.next_batch()
+        draws = {"content_level": torch.rand(self.batch_size), "style_level": torch.rand(self.batch_size)}
+        sizes = {"content": len(self.con_drop_prob), "style": len(self.sty_drop_prob)}
+        draws |= {name: sample_noise((self.batch_size, size)) for name, size in sizes.items()}
+        losses = self.eager("C1", self.class_freq).stage1(as_bytes(images), ones.argmax(1), draws)
+        names = {"rec": "rec", "rec_other": "rec-shift", "c1": "cla", "kl_content": "con", "kl_style": "sty"}
+        self.tell(losses, names)
+""",
+    "trainers/stage2.py": """
+import torch
+from utils import *
+from . import Trainer, as_bytes
+
+class Stage2Trainer(Trainer):
+    def iter_func(self):
+        images, ones, mean, std = self.next_batch()
+        draws = {"content": sample_noise(std.shape)}
+        generate_aug_params(self.batch_size)
+        draws["style_level"] = torch.rand(self.batch_size)
+        draws["style"] = sample_noise((self.batch_size, len(self.sty_drop_prob)))
+        one = self.eager("C2", self.sty.class_freq)
+        one.statistics = {"std": self.con_full_std, "weight": self.dim_weight}
+        self.enc.requires_grad_(False)
+        losses = one.stage2(as_bytes(images), ones.argmax(1), mean, std, draws)
+        names = {"d_real": "dis-real", "d_fake": "dis-fake", "c2_real": "cla-real", "c2_fake": "cla-fake"}
+        self.tell(losses, names | {"g_d": "gen-dis", "g_c2": "gen-cla", "content": "con", "kl_style": "sty"})
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def authors_of_disentangle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("authors_of_disentangle")
+    for name, text in AUTHORS_OF_DISENTANGLE.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def tiny_disentangle(preset: str = "nist_fast", **values: Any) -> disentangle_config.Config:
+    tiny = {"batch": 4, "stage2_batch": 4, "content_size": 6, "style_size": 5, "features": "4,6,8", "fc": 16}
+    return disentangle_config.make(preset, {**tiny, **({"size": 32} if preset == "small" else {}), **values})
+
+
+@pytest.mark.parametrize("stage", bench_disentangle.STAGES)
+@pytest.mark.parametrize("preset", ["nist_fast", "small"])
+def test_the_eager_step_of_the_disentangling_network_is_ours(
+    preset: str, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses, gradients and weights after three steps, in float64 (see the plain networks above).
+
+    An eps of 1 makes updates proportional to gradients, so that rounding stays rounding where those are 0.
+    """
+    monkeypatch.setattr(Tensor, "float", Tensor.double)  # in which losses are computed
+    rates = {"lr": 0.1, "lr_style": 0.2, "stage2_lr": 0.3, "stage2_lr_style": 0.4, "warm_up": 2}
+    sides = bench_disentangle.Sides(tiny_disentangle(preset, **rates), stage, torch.device("cpu"))
+    ours, exact = sides.system, sides._exact
+    for net in ours.nets.values():
+        net.double()
+    for optimizer in (*ours.optimizers.values(), *exact.optimizers.values()):
+        for group in optimizer.param_groups:
+            group["eps"] = 1.0
+    sides.batch = disentangle_training.Batch(*(x.double() if x.is_floating_point() else x for x in sides.batch))
+    before = {name: copy.deepcopy(net.state_dict()) for name, net in ours.nets.items()}
+    for step in range(3):
+        ours.begin(sides.batch, step * sides.count)
+        draws = ours.draw(ours.inputs()[-1])._asdict()
+        found = bench_disentangle._results(ours.nets, sides._ours())
+        expected = bench_disentangle._results(exact.nets, sides._run(exact, sides.batch.images, draws))
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=2**-24 * float(value.abs().max()), msg=name)
+    for name, net in exact.nets.items():
+        moved = False
+        for key, value in net.state_dict().items():
+            own, was = ours.nets[name].state_dict()[key], before[name][key]
+            torch.testing.assert_close(own - was, value - was, rtol=2**-24, atol=2**-24 * float(value.abs().max()))
+            moved = moved or not torch.equal(own, was)
+        assert moved == (name != "E" or stage == 1)
+
+
+@pytest.mark.parametrize("stage", bench_disentangle.STAGES)
+@pytest.mark.parametrize("preset", ["nist_fast", "small"])
+def test_a_wrong_step_of_the_disentangling_network_is_not_timed(
+    preset: str, stage: int, authors_of_disentangle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sides() -> bench_disentangle.Sides:
+        return bench_disentangle.Sides(tiny_disentangle(preset), stage, torch.device("cpu"), authors_of_disentangle)
+
+    sides().check()
+    assert capsys.readouterr().out == ""  # what theirs prints in every step
+    faults = [("G", "levels.0.0.residue_ratio", 1e-2), ("S", "pstd", 1e-2), ("E", "mean.bias", math.nan)]
+    for name, key, wrong in faults:
+        for side in ("anifast", "authors"):
+            made = sides()
+            assert made.authors is not None
+            nets = made.system.nets if side == "anifast" else made.authors.nets
+            dict(nets[name].named_parameters())[key].data += wrong
+            with pytest.raises(
+                (bench_disentangle.WrongResult, FloatingPointError),
+                match=rf"{side}, stage {stage}, .*px|not finite|is nan",
+            ):
+                made.check()
+
+
+@pytest.mark.parametrize("stage", bench_disentangle.STAGES)
+def test_the_disentangling_network_is_measured_against_both(
+    stage: int, authors_of_disentangle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {"anifast": 4e-3, "eager": 6e-3, "authors": 12e-3}
+    sides = bench_disentangle.Sides(tiny_disentangle(), stage, torch.device("cpu"), authors_of_disentangle)
+
+    def interleave(calls: dict[str, Any], *_: Any, **__: Any) -> dict[str, timing.Timing]:
+        for call in calls.values():
+            call()
+        return {name: timing.Timing(*[taken.get(name, 1e-4)] * 3, 7) for name in calls}
+
+    monkeypatch.setattr(bench_disentangle, "interleave", interleave)
+    monkeypatch.setattr(bench_disentangle, "memory", lambda call, device: (1000, call()))
+    monkeypatch.setattr(bench_disentangle, "Sides", lambda *_: sides)
+    row = bench_disentangle.measure(
+        "nist_fast", sides.config, stage, sides.device, 0.0, Path("there"), {(stage, 4): 1.4}
+    )
+    assert row["ms"] == {name: [seconds * 1e3] * 3 + [7] for name, seconds in taken.items()} and row["aim"] == 1.4
+    # Each network has 9 convolutions, with one call each on the way back. A product has two there, or one where weights
+    # learn nothing: stage 1: E 3, G 2, C1 2; stage 2: G 2, D 1 (its head gives one number), C2 2, and then D 1, C2 2, E
+    # 3, of which one is not used.
+    expected = {1: 2 * 27 + 3 * 7, 2: 2 * 54 + 3 * 5 + 2 * (1 + 2 + 3) - 1}
+    assert round(row["convolutions_ms"] * 10) == expected[stage]
+    for name, nets, optimizers in (
+        ("anifast", sides.system.nets, sides.system.optimizers),
+        ("eager", sides.eager.nets, sides.eager.optimizers),
+    ):
+        held = sum(x.nbytes for net in nets.values() for x in net.state_dict().values())
+        moments = sum(x.nbytes for one in optimizers.values() for state in one.state.values() for x in state.values())
+        assert row["peak"][name] == held + moments + 1000 and moments > 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "anifast     4.00 ms (250 it/s, +0 %)  eager     6.00 ms (166.7 it/s), 1.50x (aim 1.40x, bound " in line
+    about = {"cpu": "Some CPU", "cores": 2, "threads": 1, "cpu_capability": "AVX2", "build": {"isa": "avx2"}}
+    about |= {"settings": {}, "torch": "2.13.0", "commit": None, "uncommitted_changes": False, "date": "2001-01-01"}
+    result = {"system": "disentangle", "note": "Widths.", "rivals": bench_disentangle.RIVALS, "rows": [row]}
+    table = report.system_section({**result, "environment": about}, "file").split("\n\n")[2]
+    start = (
+        f"| stage {stage} of nist_fast, 28 px, 4 at once | fp32 | 4.00 ms | 1000 | 6.00 ms | 1.50x (aim 1.4x, bound "
+    )
+    assert start in table and "| 12 ms | 3.00x (bound " in table
+    assert f"| {'7.50' if stage == 1 else '13'} ms (" in table
+
+
+@pytest.mark.parametrize("stage", bench_disentangle.STAGES)
+def test_the_products_of_a_step_are_all_that_it_calls(stage: int) -> None:
+    sides = bench_disentangle.Sides(tiny_disentangle("small"), stage, torch.device("cpu"))
+    with bench_disentangle.use_backend("reference"), bench_disentangle._Products() as mode:
+        sides.step("anifast")()
+
+    def flops(call: Callable[[], Any]) -> tuple[int, int]:
+        """Of convolutions and of matrix products."""
+        with bench_disentangle.use_backend("reference"), FlopCounterMode(display=False) as counter:
+            call()
+        found = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+        convolutions = sum(count for op, count in found.items() if "convolution" in op)
+        return convolutions, sum(found.values()) - convolutions
+
+    def each() -> None:
+        for key, count in mode.seen.items():
+            for _ in range(count):
+                bench_disentangle._multiply(key, sides.device)()
+
+    alone, ours, eager = flops(each), flops(sides.step("anifast")), flops(sides.step("eager"))
+    assert alone[0] == ours[0] > 0
+    # What is not counted is the bank's: 1139 artists' styles, and D's head.
+    assert 0 < alone[1] < ours[1] <= alone[1] + 2 * (12 * 1139 * 5 + 5 * 8 * 16)
+    # The eager step of stage 1 asks C1 once more for the gradient of what it sees; that of stage 2 convolves the same.
+    assert eager[0] == ours[0] if stage == 2 else ours[0] < eager[0] < 1.15 * ours[0]
+
+
+def test_recorded_steps_of_the_disentangling_network_are_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording is played on the CPU: all phases are recorded before anything is timed, and after the comparison."""
+    recorded: list[Any] = []
+
+    def graphs(device: torch.device) -> acceleration.Graphs:
+        return acceleration.Graphs(device, lambda work: (recorded.append(1), work(), lambda: None)[2])
+
+    monkeypatch.setattr(bench_disentangle, "Graphs", graphs)
+    for stage, phases in ((1, 1), (2, 3)):
+        sides = bench_disentangle.Sides(tiny_disentangle(cuda_graphs=True), stage, torch.device("cpu"))
+        recorded.clear()
+        sides.check()
+        assert not recorded
+        sides.record()
+        assert len(recorded) == phases
+        for name in sides.names:
+            sides.step(name)()
+        assert len(recorded) == phases
+
+
+def test_the_command_for_the_disentangling_network_writes_its_file_or_one_clear_error(
+    authors_of_disentangle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr(bench_disentangle, "steady_allocator", lambda: False)  # which lasts as long as the process
+    options = ["--device", "cpu", "--channel-multiplier", str(1 / 16), "--preset", "nist", "--out", str(tmp_path)]
+
+    def error(*words: str) -> str:
+        assert bench_disentangle.main([*options, *words]) == 1
+        return capsys.readouterr().err
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text("")
+    assert f"bench_disentangle: error: --authors {tmp_path}: no modules/__init__.py and no " in error(
+        "--authors", str(tmp_path)
+    )
+    assert "setting batch: 1 has no other artist" in error("--batch", "1")
+    assert "setting batch: 540 pictures are more than 539 artists" in error("--batch", "540")
+    assert "--cuda-graphs needs a GPU" in error("--cuda-graphs")
+    given: list[Any] = []
+
+    def measure(preset: str, *arguments: Any) -> dict[str, Any]:
+        given.append((preset, *arguments))
+        row = {"work": f"stage {arguments[1]} of {preset}", "size": 28, "precision": "fp32", "images": 8}
+        row |= {"ms": {"anifast": [1.0, 1.1, 0.9, 7], "eager": [2.0, 2.1, 1.9, 7], "authors": [3.0, 3.1, 2.9, 7]}}
+        return {**row, "convolutions_ms": 0.5, "peak": {"anifast": 2**20, "eager": 2**21, "authors": 2**22}}
+
+    monkeypatch.setattr(bench_disentangle, "measure", measure)
+    assert bench_disentangle.main([*options, "--stage", "2", "--batch", "5"]) == 0
+    ((preset, config, stage, _, _, checkout, aims),) = given
+    assert (preset, stage, checkout, aims) == ("nist", 2, None, {})
+    assert (config.features, config.fc, config.batch, config.stage2_batch) == ("4,8,16", 32, 5, 5)
+    assert not config.cuda_graphs
+    given.clear()
+    words = ["--device", "cpu", "--out", str(tmp_path), "--authors", str(authors_of_disentangle)]
+    assert bench_disentangle.main(words) == 0
+    assert [(preset, stage) for preset, _, stage, *_ in given] == [
+        (preset, stage) for preset in ("nist_fast", "nist", "small") for stage in (1, 2)
+    ]
+    assert given[0][-1] == {(1, 64): 1.5} and given[0][1].widths == (64, 128, 256)
+    (path,) = tmp_path.glob("*/systems/disentangle.json")
+    result = json.loads(path.read_text())
+    assert result["rivals"] == bench_disentangle.RIVALS and len(result["rows"]) == 6
+    assert result["authors"] == _authors_disentangle.describe(authors_of_disentangle)
+    assert f"{bench_disentangle.AUTHORS_NOTE} (sha256 {result['authors']['sha256'][:10]})." in result["note"]
+    assert bench_disentangle.NOTE in report.document(tmp_path, tmp_path)
+
+
+def test_the_authors_of_the_disentangling_network_leave_nothing_behind(
+    authors_of_disentangle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "utils", types.ModuleType("utils"))
+    state = list(sys.path), list(sys.meta_path), sys.modules["utils"]
+    before = set(sys.modules)
+    modules = _authors_disentangle.load(authors_of_disentangle)
+    assert set(modules) == set(_authors_disentangle.MODULES) and modules["utils"].one_hot is not None
+    assert (sys.path, sys.meta_path, sys.modules["utils"]) == state
+    if "torchvision" not in before and importlib.util.find_spec("torchvision") is None:
+        assert set(sys.modules) == before
+    copied = tmp_path / "authors"
+    shutil.copytree(authors_of_disentangle, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    first = _authors_disentangle.describe(copied)
+    assert set(first) == {"sha256"} and first == _authors_disentangle.describe(authors_of_disentangle)
+    (copied / "utils.py").write_text("import no_such_package\n")
+    assert _authors_disentangle.describe(copied) != first
+    with pytest.raises(AnifastError, match="utils cannot be imported .*No module named 'no_such_package'"):
+        _authors_disentangle.load(copied)
+    with pytest.raises(AnifastError, match="not those of this preset .E: fc.0.weight"):
+        config = tiny_disentangle("small")
+        frequency = torch.full((1139,), 1 / 1139)
+        nets = disentangle_networks.networks(config, frequency, "stage1")
+        weights = {name: net.state_dict() for name, net in nets.items()}
+        other = tiny_disentangle("small", fc=17)
+        _authors_disentangle.Authors(modules, other, frequency, weights, torch.device("cpu"), 4)
 
 
 def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

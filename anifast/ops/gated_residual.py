@@ -190,8 +190,8 @@ def gated_residual(
         shortcut: the dtype of x, and its shape; with up=2 N,C,(H + 2 crop) / 2,(W + 2 crop) / 2. It follows x's layout.
         gate: C, in x's dtype or, as the other parameters, float32 beside a half x.
         shortcut_gate: C.
-        slope: C, factors of negative values: zeros are ReLU; None is 1 (linear). At 0 the derivative is that of the
-            negative side, as in PyTorch.
+        slope: C, factors of negative values: zeros are ReLU; None is 1 (linear). At 0 the first derivative is that of
+            the negative side, and the second that of the positive one, as in PyTorch.
         bias: C; None is 0.
         mean: subtracted behind the PReLU.
         std: divides what is left; positive.
@@ -242,7 +242,7 @@ def _check(x: Tensor, shortcut: Tensor, up: int, crop: int, mean: float, std: fl
     if x.dim() not in (2, 4):
         raise ValueError(f"{_OP}: x has shape {tuple(x.shape)}, expected N,C or N,C,H,W")
     for name, value in (("up", up), ("crop", crop)):
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not isinstance(value, int):
             raise TypeError(f"{_OP}: {name} must be an int, got {type(value).__name__}")
     if up not in (1, 2):
         raise ValueError(f"{_OP}: up must be 1 or 2, got {up}")

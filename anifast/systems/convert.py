@@ -6,17 +6,20 @@
     anifast convert runs/faces small.pt                                 the networks of a run without its optimisers
     anifast convert runs/gnr ck.pt --format authors                     GANs N' Roses: all that its authors' file has
     anifast convert GNR_checkpoint.pt gnr.pt                            from theirs to an own file
+    anifast convert runs/d theirs --format authors                      disentangle: theirs/stage1, classifier, stage2
+    anifast convert save/stage2 d                                       from its authors' save folder to d/stage2
 
 What there is to choose from depends on the system, which the file tells: CycleGAN has the formats anifast, reference
-and seed (the code of the selfie2anime report), GANs N' Roses has anifast and authors.
+and seed (the code of the selfie2anime report), GANs N' Roses has anifast and authors, and so has the disentangling
+network.
 
 Weights are copied bit for bit; of a CycleGAN with --ema the averaged generators are, GANs N' Roses keeps both. An own
 file translates (`anifast translate s2a.pt ...`); with all its networks a run can start from its weights (`anifast train
 cyclegan --start-from s2a.pt ...`), but not be resumed: its optimisers begin anew.
 
-The report's code and that of GANs N' Roses keep optimisers too. They come from the run, or from another file of that
-code; they are new where there are none, and where the generators are averages, to which the run's moments do not
-belong.
+The report's code, that of GANs N' Roses and the disentangling network's keep optimisers too. They come from the run,
+or from another file of that code; they are new where there are none, and where the generators are averages, to which
+the run's moments do not belong.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from anifast.errors import AnifastError
-from anifast.files import atomic_path
+from anifast.files import atomic_path, write_text
 
 
 def add_cli(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +50,9 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         choices=("AB", "BA", "both"),
         help="only the generator of A to B, or of B to A; for a file with a single generator, which it is [both]",
     )
-    parser.add_argument("--epoch", default="latest", metavar="TAG", help="tag in the reference's file names [latest]")
+    parser.add_argument(
+        "--epoch", default="latest", metavar="TAG", help="tag in the names of an author's files [latest]"
+    )
     parser.add_argument(
         "--force",
         action="store_true",
@@ -81,8 +86,8 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def write(written: dict[Path, dict[str, Any]]) -> None:
-    """Write checkpoints, all of them or none.
+def write(written: dict[Path, Any]) -> None:
+    """Write checkpoints, and texts that stand beside them, all of them or none.
 
     Raises:
         AnifastError: one of them is there already, or cannot be written.
@@ -99,6 +104,9 @@ def write(written: dict[Path, dict[str, Any]]) -> None:
         places = [(path, stack.enter_context(atomic_path(path))) for path in written]
         for path, temporary in places:
             try:
-                state.save(temporary, written[path])
+                if isinstance(written[path], str):
+                    write_text(temporary, written[path])
+                else:
+                    state.save(temporary, written[path])
             except AnifastError as error:
                 raise AnifastError(str(error).replace(str(temporary), str(path))) from error

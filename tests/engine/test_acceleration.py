@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from tiny_cyclegan import read, resume, the_error, train
+from tiny_disentangle import statistics
+from tiny_disentangle import tiny_config as tiny_disentangle
 from tiny_gnr import tiny_config
 from torch import nn
 
@@ -18,6 +20,7 @@ from anifast.engine.loop import NotFinite, run_step
 from anifast.errors import AnifastError
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.training import CycleGAN
+from anifast.systems.disentangle import training as disentangle
 from anifast.systems.gnr.training import GNR, Batch
 
 CPU = torch.device("cpu")
@@ -216,6 +219,100 @@ def test_a_skipped_step_while_warming_up_does_not_part_the_phases() -> None:
         if graphs._recorded:
             break
     assert recorded == ["", "", "", "", "discriminators,generators,translations"]
+
+
+class Artists:
+    """What a stage of the disentangling network asks of pictures."""
+
+    classes = ["one", "two", "three"]
+    counts = torch.tensor([2, 1, 1])
+    labels = torch.tensor([0, 0, 1, 2])
+
+
+def stage(kind: type[disentangle.Trained], **changes: Any) -> Any:
+    config = tiny_disentangle(size=16, features="4,6", fc=8, **changes)
+    more = {"statistics": statistics(config)} if kind is disentangle.Stage2 else {}
+    return kind(config, Artists(), CPU, **more)  # type: ignore[arg-type]
+
+
+def batch_of(system: Any, step: int) -> disentangle.Batch:
+    """Noise, and codes as stage 2 has them."""
+    source = torch.Generator().manual_seed(step)
+    images = torch.randint(0, 256, (4, 4, 16, 16), generator=source, dtype=torch.uint8)
+    codes = torch.rand(2, 4, system.config.content_size, generator=source)
+    labels = torch.tensor([0, 1, 0, 2])[torch.randperm(4, generator=source)]
+    return disentangle.Batch(images, torch.empty(0), labels, codes[0], codes[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (disentangle.Stage1, {"augment": True, "nested": True, "other_artist": "random"}),
+        (disentangle.Pretraining, {"augment": True}),
+        (disentangle.Stage2, {"augment": True, "other_artist": "random"}),
+        (disentangle.Stage2, {"force_d": 2.0, "stage2_lr": 3e-3, "warm_up": 1}),
+    ],
+    ids=["stage 1", "pre-training", "stage 2", "stage 2 with waiting"],
+)
+def test_phases_of_the_disentangling_network_take_everything_from_their_inputs(
+    kind: type[disentangle.Trained], changes: dict[str, Any]
+) -> None:
+    """Pictures, labels, codes and draws; all but what the first phase has painted, which lies where it was recorded."""
+    plain, recorded = stage(kind, **changes), stage(kind, **changes)
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        first, again = True, played(work, list(recorded.nets.values()))
+
+        def replay() -> None:
+            nonlocal first
+            if not first:  # recording has computed on the CPU, which it does not on a GPU
+                kept = recorded.batch, recorded._numbers
+                recorded.batch, recorded._numbers = disentangle.Batch(*[torch.empty(0)] * 5), torch.empty(0)
+                again()
+                recorded.batch, recorded._numbers = kept
+            first = False
+
+        return replay
+
+    graphs, waited = Graphs(CPU, record), 0
+    for step in range(WARM_UP + 12):
+        found = []
+        for system, how in ((plain, None), (recorded, graphs)):
+            system.begin(batch_of(system, step), 4 * step)
+            found.append(run_step(system.phases, step, CPU, graphs=how))
+        assert found[0].keys() == found[1].keys()
+        waited += kind is disentangle.Stage2 and "g_d" not in found[0]
+    assert set(graphs._recorded) == {phase.name for phase in plain.phases}
+    assert (waited > 0) == ("force_d" in changes)
+    for name, net in plain.nets.items():
+        for key, value in net.state_dict().items():
+            assert torch.equal(recorded.nets[name].state_dict()[key], value), f"{name}.{key}"
+
+
+def test_a_phase_that_has_waited_does_not_run_through_what_was_recorded() -> None:
+    """G's gradient goes through the graph that painting has left, which is there once as soon as it is recorded: by
+    then G's phase has run often enough to be recorded when its next turn comes."""
+    system = stage(disentangle.Stage2)
+    turns = [True, False, False, True, False, True, False, False, True, True]
+    graphs = Graphs(CPU, lambda work: (work(), lambda: None)[1])
+    system.phases[-1].ready = iter(turns).__next__
+    plainly = []
+    run = graphs.run
+
+    def watched(name: str, *rest: Any) -> Any:
+        if name == "painters" and "pictures" in graphs._recorded and name not in graphs._recorded:
+            plainly.append(run(name, *rest))
+            assert name in graphs._recorded
+            return plainly[-1]
+        return run(name, *rest)
+
+    graphs.run = watched  # type: ignore[method-assign]
+    for step in range(len(turns)):
+        system.begin(batch_of(system, step), 4 * step)
+        run_step(system.phases, step, CPU, graphs=graphs)
+        if "painters" in graphs._recorded:
+            break
+    assert len(plainly) <= 1 and set(graphs._recorded) == {"pictures", "judges", "painters"}
 
 
 @pytest.mark.heavy

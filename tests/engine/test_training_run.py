@@ -127,7 +127,7 @@ def test_the_log_begins_with_device_precision_preset_and_backend(straight: Path)
     assert "train cyclegan" in lines[0] and "preset reference" in lines[0]
     assert "device cpu" in lines[1] and "precision fp32" in lines[1] and torch.__version__ in lines[1]
     assert lines[2].startswith("op bias_lrelu on cpu: ")
-    text = "\n".join(lines[:14])
+    text = "\n".join(lines[:15])
     for words in ("A 5, B 5 pictures", "resized to 36, cropped to 32", "16 images per domain", "pool of 3"):
         assert words in text
 

@@ -27,6 +27,7 @@ from anifast.nn import winograd
 from anifast.nn.regularizers import r1_penalty
 from anifast.nn.stylegan2_layers import ConvLayer, ResBlock
 from anifast.ops.modulated_conv2d import no_weight_gradients
+from anifast.systems.disentangle.networks import ResidueBlock
 from anifast.systems.gnr.networks import Discriminator
 
 EPS = torch.finfo(torch.float32).eps
@@ -347,3 +348,140 @@ def test_in_transforms_and_modes() -> None:
     (usual,) = torch.autograd.grad(layer(own).square().mean(), own)
     functional = torch.func.grad(lambda given: layer(given).square().mean())(x)
     assert float((functional - usual).detach().abs().max()) <= allowed
+
+
+# --- 6x6 with stride 2, and its transposed
+
+
+def six(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight, stride=2, padding=2)
+
+
+def six_transposed(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv_transpose2d(x, weight, stride=2, padding=2)
+
+
+#: ours, PyTorch's, where ours is faster, shape, number of outputs
+SIX = {
+    "halving": (winograd.convolve_six, six, winograd.is_faster_six, (2, 24, 40, 44), 96),
+    "halving, odd": (winograd.convolve_six, six, winograd.is_faster_six, (3, 37, 34, 30), 77),
+    "doubling": (
+        winograd.convolve_six_transposed,
+        six_transposed,
+        winograd.is_faster_six_transposed,
+        (2, 40, 20, 22),
+        60,
+    ),
+    "doubling, odd": (
+        winograd.convolve_six_transposed,
+        six_transposed,
+        winograd.is_faster_six_transposed,
+        (3, 37, 17, 15),
+        77,
+    ),
+}
+
+
+def operands_of_six(name: str, channels_last: bool = False) -> tuple[Tensor, Tensor]:
+    _, plain, _, shape, outputs = SIX[name]
+    x, _ = operands(shape, 1, channels_last)
+    ends = (outputs, shape[1]) if plain is six else (shape[1], outputs)
+    return x, torch.randn(*ends, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+@needs_native
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("name", SIX)
+def test_six_against_pytorch(name: str, channels_last: bool) -> None:
+    function, plain, is_faster, (images, channels, rows, columns), outputs = SIX[name]
+    x, weight = operands_of_six(name, channels_last)
+    assert is_faster(x, weight)
+    truth, usual = orders(plain, x.double(), weight.double(), False), orders(plain, x, weight, False)
+    with CalledOps() as called:
+        got = orders(function, x, weight, False)
+    assert "modulated_conv2d" in called.names and set(got) == set(truth)
+    positions = images * rows * columns * (1 if plain is six else 4)
+    amplified = amplification("winograd", 1)
+    for what, expected in truth.items():
+        assert got[what].shape == expected.shape and got[what].dtype == torch.float32
+        # products that a value is the sum of; a penalty squares gradients that are such sums themselves
+        products = positions if what.endswith("weight") else 36 * max(channels, outputs)
+        products *= 36 * max(channels, outputs) if what.startswith("d2") else 1
+        scale = float(expected.abs().max()) * math.sqrt(products) * amplified
+        error = float((got[what].double() - expected).abs().max())
+        rounding = float((usual[what].double() - expected).abs().max())
+        assert error <= 2 * rounding + EPS * scale, (what, error, rounding, EPS * scale)
+        assert error < 0.01 * float(expected.abs().max()), what  # the bound is no empty one
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(2, 5, 12, 14), (1, 3, 2, 6), (3, 1, 6, 2)], ids=str)
+@pytest.mark.parametrize("name", ["halving", "doubling"])
+def test_six_in_float64_to_rounding(name: str, shape: tuple[int, int, int, int]) -> None:
+    """Each tap stands where it belongs: the weight is that of no symmetric filter."""
+    function, plain, *_ = SIX[name]
+    x = operands(shape, 1)[0].double()
+    ends = (6, shape[1]) if plain is six else (shape[1], 6)
+    weight = torch.randn(*ends, 6, 6, generator=torch.Generator().manual_seed(2)).double()
+    got, truth = orders(function, x, weight, False), orders(plain, x, weight, False)
+    for what, expected in truth.items():
+        # at most as many roundings as products in two sums, one behind the other
+        allowed = torch.finfo(torch.float64).eps * 2 * 36 * 12 * 14 * 2 * float(expected.abs().max())
+        assert float((got[what] - expected).abs().max()) <= allowed, what
+
+
+@needs_native
+def test_where_six_runs() -> None:
+    for name, (_, plain, is_faster, shape, _) in SIX.items():
+        x, weight = operands_of_six(name)
+        assert is_faster(x, weight)
+        assert not is_faster(x.double(), weight.double()) and not is_faster(x.to("meta"), weight.to("meta"))
+        assert not is_faster(x.bfloat16(), weight.bfloat16())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not is_faster(x, weight)
+        with anifast.use_backend("reference"):
+            assert not is_faster(x, weight)
+        assert not is_faster(x[:0], weight)  # no maps
+        few = weight[:4] if plain is six else weight[:, :4]
+        assert not is_faster(x, few.contiguous())
+        # sides that pixels cannot be taken together of, in pairs
+        assert is_faster(F.pad(x, (0, 2, 0, 4)), weight)
+        assert is_faster(F.pad(x, (0, 1)), weight) == (plain is six_transposed)
+        assert is_faster(F.pad(x, (0, 0, 0, 1)), weight) == (plain is six_transposed), shape
+
+
+@needs_native
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("pad", [0, 1])
+@pytest.mark.parametrize("stride", [2, -2], ids=["halving", "doubling"])
+def test_blocks_with_six(stride: int, pad: int, channels_last: bool) -> None:
+    """With the further padding of sides that are no multiples of 4; first order, as they are trained."""
+    side = (30 if pad else 32) if stride == 2 else (17 if pad else 16)
+    torch.manual_seed(0)
+    block = ResidueBlock(48, 64, 0.3, stride, pad)
+    x, _ = operands((4, 48, side, side), 1, channels_last)
+
+    def found(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        x = x.clone().requires_grad_()
+        y = net(x)
+        noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y.dtype)
+        parameters = dict(net.named_parameters())
+        rest = torch.autograd.grad((y * noise).sum(), [x, *parameters.values()])
+        return {"out": y.detach()} | dict(zip(("x", *parameters), rest, strict=True))
+
+    truth = found(copy.deepcopy(block).double(), x.double())
+    with anifast.use_backend("reference"), CalledOps() as none:
+        usual = found(block, x)
+    with CalledOps() as called:
+        got = found(block, x)
+    assert "modulated_conv2d" in called.names and "modulated_conv2d" not in none.names
+    outputs = side // 2 + pad if stride == 2 else 2 * side - 2 * pad
+    assert got["out"].shape == (4, 64, outputs, outputs)
+    for what, expected in truth.items():
+        # sums of 36 C products forward and back, and over all positions where a parameter's gradient is asked for
+        products = 2 * 36 * 64 * (1 if what in ("out", "x") else 4 * max(side, outputs) ** 2)
+        scale = float(expected.abs().max()) * math.sqrt(products) * amplification("winograd", 1)
+        error = float((got[what].double() - expected).abs().max())
+        rounding = float((usual[what].double() - expected).abs().max())
+        assert error <= 2 * rounding + EPS * scale, (what, error, rounding, EPS * scale)
+        assert error < 0.02 * float(expected.abs().max()), what

@@ -556,3 +556,12 @@ def test_nothing_warns_where_nothing_is_odd(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         write(trained(REFERENCE), tmp_path / "faces", format="reference")
         anifast.load(tmp_path / "faces", "cpu")
+
+
+def test_discriminators_of_other_codes_are_not_the_references() -> None:
+    """Theirs are called D_A and D_B as well."""
+    theirs = dict(trained(REFERENCE)["nets"]["D_A"])
+    assert checkpoints.recognises({"D_A": theirs, "D_B": theirs}) and checkpoints.recognises({"D_B": theirs})
+    other = {"l_branch.0.0.weight": torch.zeros(8, 3, 1, 1)}
+    assert not checkpoints.recognises({"D_A": other, "D_B": other})
+    assert not checkpoints.recognises({"D_A": theirs, "D_B": other})

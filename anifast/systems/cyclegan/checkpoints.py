@@ -222,8 +222,15 @@ def _epoch(state: Mapping[str, Any]) -> int | None:
 
 
 def _is_set(state: Mapping[str, Any]) -> bool:
-    """Whether this is what `gather` gives."""
-    return bool(state) and all(key in ("G", *REFERENCE.values()) for key in state)
+    """Whether this is what `gather` gives.
+
+    Other codes call their discriminators D_A and D_B too. Without a generator these are the reference's only if all
+    keys are ones that its networks have.
+    """
+    if not state or any(name not in ("G", *REFERENCE.values()) for name in state):
+        return False
+    inner = [key for net in state.values() if isinstance(net, Mapping) for key in _stripped(net)]
+    return any(name[0] == "G" for name in state) or all(key.startswith(("model.", "net.")) for key in inner)
 
 
 def _is_discriminator(net: Mapping[str, Tensor]) -> bool:

@@ -53,11 +53,13 @@ class Activation(nn.Module):
         self.kind = kind
         if kind == "cprelu":
             self.weight = nn.Parameter(torch.full((features,), 0.25))
+        else:
+            self.register_buffer("zeros", torch.zeros(features), persistent=False)
 
-    def constants(self, like: Tensor) -> dict[str, Any]:
+    def constants(self) -> dict[str, Any]:
         """What the op gated_residual takes of it: slope, mean and deviation."""
         if self.kind == "relu":
-            return {"slope": like.new_zeros(like.shape[1])}
+            return {"slope": self.zeros}
         return {"slope": self.weight, "mean": MEAN, "std": STD}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ class Block(nn.Module):
         how: dict[str, Any] = {"slope": None}
         if act:
             assert isinstance(act[0], Activation)
-            how = act[0].constants(x)
+            how = act[0].constants()
         return gated_residual(
             x, shortcut, self.residue_ratio, self.shortcut_ratio, bias=layer.bias, up=up, crop=crop, **how
         )

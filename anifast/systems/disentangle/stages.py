@@ -164,7 +164,7 @@ class Run:
             missing = [name for name in wanted if name not in found.nets]
             if missing:
                 raise CheckpointError(f"{', '.join(missing)} of stage 1 are not in it")
-            theirs, ours = checkpoints.architecture(found.config), checkpoints.architecture(self.config)
+            theirs, ours = (self._shape(config) for config in (found.config, self.config))
             other = [f"--{key.replace('_', '-')} {theirs[key]}" for key in ours if theirs[key] != ours[key]]
             if other:
                 raise CheckpointError(f"its networks are not those of this run; they need {' '.join(other)}")
@@ -179,6 +179,11 @@ class Run:
                     f"{len(self.pictures.classes)}"
                 )
         return {name: found.nets[name] for name in wanted}
+
+    def _shape(self, config: Config) -> dict[str, object]:
+        """The settings that shape E, G and S, with the artists that there are."""
+        width = config.style_width(len(self.pictures.classes))
+        return checkpoints.architecture(config, judges=False) | {"style_size": width}
 
     def _encoder(self) -> Encoder:
         encoder = Encoder(self.config)
