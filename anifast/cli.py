@@ -197,7 +197,7 @@ def _plot_options(parser: argparse.ArgumentParser) -> None:
 def _plot(args: argparse.Namespace) -> int:
     from anifast.systems import runs
 
-    print(runs.plot(args.runs, args.out))
+    print("\n".join(str(path) for path in runs.plot(args.runs, args.out)))
     return 0
 
 
@@ -205,7 +205,13 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=Path, metavar="RUN|CKPT", help="run folder, checkpoint, or an author's file or folder"
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with testA and testB")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with testA and testB; disentangling networks: with artists' folders, or digits' files",
+    )
     parser.add_argument(
         "--features",
         choices=("auto", "inception", "squeezenet", "none"),
@@ -272,11 +278,47 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
         default=left_out,
         help="the published figures that are shown beside [selfie2anime]",
     )
-    styles.add_argument("--seed", type=int, default=left_out, metavar="N", help="of styles and augmentations [0]")
+    codes = parser.add_argument_group(
+        "codes",
+        "For disentangling networks: what content codes tell of artists (the paper's tables 4 to 7), and for whose "
+        "works paintings pass (table 8).",
+    )
+    codes.add_argument(
+        "--codes",
+        choices=("sample", "mean"),
+        default=left_out,
+        help="content codes: drawn from the encoder's distributions, or their means [sample]",
+    )
+    codes.add_argument(
+        "--prior", choices=("frequency", "uniform"), default=left_out, help="of naive Bayes' classes [frequency]"
+    )
+    codes.add_argument("--floor", type=float, default=left_out, metavar="X", help="naive Bayes' least variance [1e-6]")
+    codes.add_argument(
+        "--samples",
+        type=int,
+        default=left_out,
+        metavar="N",
+        help="pictures painted for table 8; 0: no such table [as many as were trained on]",
+    )
+    codes.add_argument(
+        "--plain",
+        default=left_out,
+        metavar="RUN2",
+        help="the run trained with --c2-fake none --start-from RUN, for the whole of table 8",
+    )
+    codes.add_argument(
+        "--figures", default=left_out, metavar="DIR", help="draw scatter plots and sheets into this folder"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=left_out, metavar="N", help="of styles, augmentations and codes [0]"
+    )
 
 
 #: Options of `eval` that some systems have only, by their names in the system's `evaluation.Settings`.
-_EVAL_OF_SOME = ("styles", "style", "lpips", "dfid_contents", "dfid_styles", "published", "seed")
+_EVAL_OF_SOME = (
+    "styles", "style", "lpips", "dfid_contents", "dfid_styles", "published", "seed",
+    "codes", "prior", "floor", "samples", "plain", "figures",
+)  # fmt: skip
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -300,7 +342,8 @@ def _eval(args: argparse.Namespace) -> int:
     for note in report.notes:
         print(f"anifast: warning: {note}", file=sys.stderr)
     measured = report.facts["features"]
-    print(f"features: {measured['about'] if measured else 'none'}")
+    if report.columns:
+        print(f"features: {measured['about'] if measured else 'none'}")
     print("\n".join(report.lines()))
     print(f"-> {report.file}" if report.file else "no file written: name one by --out")
     return 130 if report.interrupted else 0
@@ -427,7 +470,7 @@ COMMANDS = {
         "artists, sheets, styles and codes of a disentangling network", *_elsewhere("anifast.systems.disentangle.cli")
     ),
     "plot": Command("draw the losses of runs, several in one figure", _plot_options, _plot),
-    "eval": Command("FID, KID, diversity and more of a trained model", _eval_options, _eval),
+    "eval": Command("FID, KID, diversity, disentanglement and more of a trained model", _eval_options, _eval),
     "neural-style": Command(
         "give a picture the style of another by optimisation", _neural_style_options, _neural_style
     ),

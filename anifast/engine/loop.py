@@ -220,8 +220,10 @@ def run_step(
     due = [phase for phase in phases if phase.due(index)]
     nets = dict.fromkeys(net for phase in phases for net in phase.nets)
     done: list[Phase] = []
+    waited = False
     for phase in due:
         if phase.ready is not None and not phase.ready():
+            waited = True
             continue
         for net in nets:
             net.requires_grad_(net in phase.nets)
@@ -244,7 +246,7 @@ def run_step(
             phase.optimizer.step()
             done.append(phase)
         scalars.update(values)
-    if graphs:
+    if graphs and not waited:  # behind a phase that waits, others must not be recorded before it is warm too
         graphs.finished += 1
     return scalars
 

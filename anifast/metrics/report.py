@@ -25,6 +25,7 @@ class Options:
         subset_size: pictures in a subset of KID, at most half of a set.
         to: evaluate the translation to this domain only.
         own: the system's own settings, its `evaluation.Settings`; None for those that have none.
+        model: where the model was loaded from; None: not told.
     """
 
     extractor: Extractor | None = None
@@ -34,6 +35,7 @@ class Options:
     subset_size: int = 50
     to: str | None = None
     own: Any = None
+    model: Path | None = None
 
 
 @dataclass
@@ -61,8 +63,8 @@ class Report:
     file: Path | None = None
 
     def lines(self) -> list[str]:
-        """The table and what stands around it."""
-        return [*self.above, *table("", self.columns, self.rows), *self.below]
+        """The table, if it has columns, and what stands around it."""
+        return [*self.above, *(table("", self.columns, self.rows) if self.columns else ()), *self.below]
 
     def note(self, text: str) -> None:
         """Add a note, once."""

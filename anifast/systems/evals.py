@@ -52,7 +52,8 @@ def evaluate(
         path: a run folder, a checkpoint of one, or a file or folder of an author's own code.
         data: the data folder, in the system's layout.
         features: what FID and KID are taken with: "inception", "squeezenet", "auto" (see `anifast.metrics.extractor`;
-            without any weights FID and KID are left out, with a note) or "none".
+            without any weights FID and KID are left out, with a note) or "none". Systems without domains of pictures
+            have no FID and KID.
         weights: the file with the extractor's weights.
         against: compare with the pictures of "test", "train" or "both"; None: what is usual for the system.
         to: evaluate the translation to this domain only.
@@ -77,21 +78,24 @@ def evaluate(
     if against is not None and against not in AGAINST:
         raise AnifastError(f"unknown set {against!r}; there are {', '.join(AGAINST)}")
     chosen = numbers.pick_device(device)
-    is_run = (Path(path) / state.NAME).exists()
-    file = Path(out) if out is not None else Path(path) / NAME if is_run else None
-    if file is not None and file.is_dir():
-        raise AnifastError(f"{file}: is a folder; --out names the file")
     found = systems.read(path)
     system = systems.recognise(found, path)
+    file = Path(out) if out is not None else Path(path) / NAME if _is_run(system, Path(path)) else None
+    if file is not None and file.is_dir():
+        raise AnifastError(f"{file}: is a folder; --out names the file")
     evaluation = systems.module(system, "evaluation")
     own = _own(system, evaluation, settings)
+    # Without domains there are no pictures that translations could be compared with.
+    domains: bool = getattr(evaluation, "DOMAINS", True)
+    if not domains:
+        _no_domains(system, features=features, weights=weights, against=against, to=to, max=limit)
     with state.about(path):
         model = systems.module(system, "inference").load(found, chosen, precision=precision)
-    measure, missing = _extractor(features, weights, chosen)
+    measure, missing = _extractor(features, weights, chosen) if domains else (None, "")
     if file is not None:
         check_writable(file.parent)  # said before the work and not after it
     usual: str = getattr(evaluation, "AGAINST", "test")
-    options = Options(measure, batch, limit, AGAINST[against or usual], subset_size, to, own)
+    options = Options(measure, batch, limit, AGAINST[against or usual], subset_size, to, own, Path(path))
     with state.about(path):
         report: Report = evaluation.evaluate(model, Path(data), options)
     if missing:
@@ -140,6 +144,26 @@ def _own(system: str, evaluation: ModuleType, values: Mapping[str, Any]) -> Any:
             what = str(error).removeprefix(f"setting {name}: ")
             raise AnifastError(f"{_flag(name)}: {what}") from None
     return config.build(own, values)
+
+
+def _is_run(system: str, path: Path) -> bool:
+    """Whether a folder is that of a run, or of one whose stages have folders in it."""
+    stages: tuple[str, ...] = getattr(systems.module(system, "config"), "STAGES", ())
+    return any((path / stage / state.NAME).exists() for stage in ("", *stages))
+
+
+def _no_domains(system: str, **given: Any) -> None:
+    """Refuse what is asked for about domains.
+
+    Raises:
+        AnifastError: one of them is given.
+    """
+    asked = [f"{_flag(name)} {value}" for name, value in given.items() if value not in (None, "auto", "none")]
+    if asked:
+        raise AnifastError(
+            f"{', '.join(asked)}: a model of {system} translates between no two domains whose pictures could be "
+            f"compared; leave {'it' if len(asked) == 1 else 'them'} out"
+        )
 
 
 def _flag(name: str) -> str:

@@ -139,7 +139,7 @@ def _train_stages(team: Team, job: _Job) -> bool:
     """The stages of a run, one after the other; those that are done already are left out."""
     module = systems.module(job.system, "stages")
     stages = team.together(lambda: module.stages(job.config, job.data, job.out, team.device, team))
-    left = False
+    left, begun = False, time.perf_counter()
     for stage in stages:
         if team.together(stage.done):
             continue
@@ -150,9 +150,11 @@ def _train_stages(team: Team, job: _Job) -> bool:
             continue
         folder = job.out / stage.name
         found = team.together(lambda: state.load(folder) if (folder / state.NAME).exists() else None)  # noqa: B023
-        team.lead(lambda: write_text(job.out / "config.json", _as_json(job)))
-        if not _train_one(team, dataclasses.replace(job, out=folder, stage=stage.name), stage.assemble, found):
+        part = dataclasses.replace(job, out=folder, stage=stage.name)
+        if not _train_one(team, part, stage.assemble, found, spent=time.perf_counter() - begun):
             return False
+        if not team.together(stage.done):  # its time is over, and those behind it stand on it
+            return True
     if not left:
         longer = systems.module(job.system, "config").LONGER
         raise team.told(AnifastError(f"{job.out}: nothing is left to train; {longer} goes on"))
@@ -165,14 +167,20 @@ def _as_json(job: _Job) -> str:
 
 
 def _train_one(
-    team: Team, job: _Job, assemble: Callable[[], tuple[Any, Any, Plan]], found: dict[str, Any] | None
+    team: Team,
+    job: _Job,
+    assemble: Callable[[], tuple[Any, Any, Plan]],
+    found: dict[str, Any] | None,
+    spent: float = 0.0,
 ) -> bool:
-    """A run, or one stage of it, from its checkpoint `found` or from the beginning."""
+    """A run, or one stage of it, from its checkpoint `found` or from the beginning; `spent`: seconds of its minutes."""
     config, out, resumed = job.config, job.out, found is not None
     training = systems.module(job.system, "training")
     if found is None:
         torch.manual_seed(config.seed)  # torch seeds itself by chance
     model, batches, plan = team.in_turn(assemble)
+    if plan.minutes is not None:
+        plan = dataclasses.replace(plan, minutes=max(0.0, plan.minutes - spent / 60))
     team.check_same(batches.state_dict(), "its pictures")
     if found is not None and int(found.get("images", 0)) >= plan.total:
         raise team.told(
@@ -190,11 +198,15 @@ def _train_one(
         if found is not None:
             with state.about(out):
                 team.together(partial(loop.restore, found))
+        else:  # what a stage has logged that was killed before its first checkpoint
+            team.lead(lambda: loop.metrics.cut(0) if loop.metrics.path.exists() else None)
         loop.begin()
 
         def introduce() -> None:
             state.remove_leftovers(out)
             write_text(out / "config.json", _as_json(job))
+            if job.stage:
+                write_text(out.parent / "config.json", _as_json(dataclasses.replace(job, stage="")))
             log.say(f"anifast {anifast.__version__}  train {job.system}  {job.named}  {job.data} -> {out}")
             log.say(precision.describe(team.device, config.precision))
             if team.world > 1:
@@ -224,15 +236,15 @@ def _train_one(
         log.close()
 
 
-def plot(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def plot(runs: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
     """Draw the losses of one or several runs of a system, also while they go on.
 
     Args:
-        runs: run folders.
-        out: the PNG; None: losses.png in the run folder, if there is one run only.
+        runs: run folders, or folders of stages of runs.
+        out: the PNG; None: losses.png in the run folder, or in each of its stages, if there is one run only.
 
     Returns:
-        The PNG.
+        The PNG, or those of all stages.
 
     Raises:
         AnifastError: not a run folder, no losses yet, different systems, or the PNG cannot be written.
@@ -240,6 +252,13 @@ def plot(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     folders = [Path(run) for run in runs]
     if out is None and len(folders) > 1:
         raise AnifastError("several runs go into one figure: say where by --out PNG")
+    for folder in folders:
+        held = _with_losses(folder)
+        if held and out is None:
+            return [path for stage in held for path in plot([stage])]
+        if held:
+            named = ", ".join(str(stage) for stage in held)
+            raise AnifastError(f"{folder}: a run with stages; one figure is of one stage: give one of {named}")
     target = Path(out) if out is not None else folders[0] / "losses.png"
     if target.suffix.lower() != ".png":
         raise AnifastError(f"--out {target}: the figure is a PNG, so its name ends in .png")
@@ -260,4 +279,14 @@ def plot(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     figure = plot_losses(found, systems.module(kinds[0], "training").PANELS)
     with atomic_path(target) as temporary:
         figure.save(temporary)
-    return target
+    return [target]
+
+
+def _with_losses(folder: Path) -> list[Path]:
+    """The folders of a run's stages that have losses, in order; none if the system has no stages."""
+    try:
+        system = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["system"])
+        names = getattr(systems.module(system, "config"), "STAGES", ())
+    except (OSError, ValueError, TypeError, KeyError, AnifastError):
+        return []
+    return [folder / name for name in names if Metrics(folder / name / "metrics.jsonl").read()]

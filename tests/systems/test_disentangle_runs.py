@@ -165,7 +165,9 @@ def test_a_stage_begins_with_the_networks_before_it(artists: Path, straight: Pat
 OTHERS = {"images", "step", "lr", "skipped", "turns", "images_per_second", "data_wait"}
 
 
-@pytest.mark.parametrize("settings", [{}, {"c1_input": "code"}, {"style_size": 0}], ids=["paper", "codes", "no styles"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"c1_input": "code", "mlp_width": 8}, {"style_size": 0}], ids=["paper", "codes", "no styles"]
+)
 def test_every_loss_is_in_the_figure(artists: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     """Each loss of each stage is in one panel, and that panel has all it adds up."""
     short = {f"{stage}iterations": 2 for stage in ("", "classifier_", "stage2_")}
@@ -324,6 +326,36 @@ def test_ctrl_c_ends_all_stages(
     assert read(out / "classifier" / "checkpoint.pt")["images"] == 8 and not (out / "stage2").exists()
     assert train(artists, out, "--resume") == 0
     assert_same_runs(out, straight)
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_all_stages_by_two_processes(artists: Path, straight: Path, tmp_path: Path) -> None:
+    """The first one encodes and writes; another number of processes goes on."""
+    out = tmp_path / "run"
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "anifast")
+    run_words = ("train", "disentangle", "--data", artists, "--out", out, "--device", "cpu", *words(TINY), *INTERVALS)
+    done = subprocess.run(
+        command(*launcher, *run_words, "--stage2-iterations", 3),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 processes, 2 of a batch's 4 images each" in (out / "stage2" / "log.txt").read_text()
+    assert train(artists, out, "--resume", "--stage2-iterations", 5) == 0
+    assert not leftovers(out)
+    one, two = read(out / "codes.pt"), read(straight / "codes.pt")
+    assert one["names"] == two["names"] and one["encoder"] != two["encoder"]
+    for stage in STAGES:
+        rows, expected = rows_of(out / stage), rows_of(straight / stage)
+        assert [row["images"] for row in rows] == [row["images"] for row in expected]
+        # the sums of a batch are added up in another order, and weights move by at most a learning rate a step
+        assert rows[0].keys() == expected[0].keys()
+        for name, value in expected[0].items():
+            assert abs(rows[0][name] - value) <= 1e-3 * max(1.0, abs(value)), (stage, name)
 
 
 # --- beginning with another run's stage 1

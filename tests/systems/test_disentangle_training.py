@@ -874,7 +874,7 @@ def test_augmentation_moves_alpha_along_and_stays_inside() -> None:
 
 def trained_by(team: Team, data: Path, nudge: bool = False) -> dict[str, dict[str, Tensor]]:
     """Four steps of each stage in float64 on this process's part of each batch; stage 2's generator waits in some."""
-    config = settings(batch=8, stage2_batch=8, classifier_batch=8, stage2_lr=5e-3, force_d=2.0, lambda_match=0.1)
+    config = settings(batch=8, stage2_batch=8, classifier_batch=8, stage2_lr=5e-3, force_d=2.8, lambda_match=0.1)
     pictures = load_artists(data, config.size, channels=config.channels, min_images=1)
     source = torch.Generator().manual_seed(1)
     stored = {part: torch.rand(len(pictures), config.content_size, generator=source) for part in ("mean", "std")}

@@ -214,8 +214,8 @@ def read_stage(folder: Path) -> dict[str, Any]:
 
 
 def header(config: Config) -> dict[str, Any]:
-    """What stands in a checkpoint beside the state. Where the run once started is not asked again when it resumes."""
-    return {"format": FORMAT, "config": config.as_dict() | {"start_from": None}}
+    """What stands in a checkpoint beside the state. Later stages ask again where stage 1 was taken from."""
+    return {"format": FORMAT, "config": config.as_dict()}
 
 
 def config_of(state: Mapping[str, Any]) -> Config:

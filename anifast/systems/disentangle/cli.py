@@ -8,6 +8,7 @@
     anifast disentangle reconstruct RUN artists --out again.png           pictures in own, neutral and other style
     anifast disentangle fit RUN drawings --out new.json                   the style of an artist it does not know
     anifast disentangle export RUN artists --out codes.npz                codes of pictures and of artists
+    anifast disentangle digits --data DIGITS --out runs/digits            the paper's digit experiment
 
 Pictures have any size; those of a folder are found recursively. For a model of digits a folder with their data set's
 files is such a folder too, and FOLDER#17 is one of it. `anifast disentangle VERB --help` lists the options.
@@ -46,6 +47,8 @@ _USUAL = {"grid": 12, "styles": 35}
 
 def add_cli(parser: argparse.ArgumentParser) -> None:
     """The options of `anifast disentangle`."""
+    from anifast.systems.disentangle import experiment
+
     parser.description = __doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -130,6 +133,10 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     options.add_resize(sub)
     options.add_computing(sub)
 
+    about = "train and evaluate the paper's three encoders of digits"
+    sub = verbs.add_parser("digits", help=about, description=experiment.__doc__, allow_abbrev=False)
+    experiment.add_options(sub)
+
 
 def _verb(verbs: Any, name: str, about: str, description: str) -> argparse.ArgumentParser:
     sub: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=description, allow_abbrev=False)
@@ -160,6 +167,10 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; the exit code."""
     if args.verb == "artists":
         return _artists(args)
+    if args.verb == "digits":
+        from anifast.systems.disentangle import experiment
+
+        return experiment.main(args)
     from anifast.engine import precision, state, translate
     from anifast.systems.disentangle.styles import check_seed
 

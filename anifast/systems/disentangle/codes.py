@@ -143,7 +143,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     found = state.load(path)
     if found.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: no file of codes ({FORMAT})")
+        raise CheckpointError(f"{path}: no file of codes ({FORMAT}); make them anew by --stage encode")
     parts: Any = found.get("statistics")
     whole = isinstance(parts, dict) and all(isinstance(found.get(key), Tensor) for key in ("mean", "std", "labels"))
     if not whole or not all(isinstance(parts.get(k), Tensor) and parts[k].ndim == n for k, n in _PARTS.items()):

@@ -18,7 +18,7 @@ from anifast.systems.disentangle import checkpoints, codes
 from anifast.systems.disentangle.augmentation import alpha_mask, prepare
 from anifast.systems.disentangle.config import Config
 from anifast.systems.disentangle.losses import pixel_weights, reconstruction
-from anifast.systems.disentangle.networks import StyleBank
+from anifast.systems.disentangle.networks import Encoder, StyleBank
 from anifast.systems.disentangle.styles import RANDOM, Painter, gather
 
 #: How the style of one picture or of several is given: an artist's name or number, one for each picture, or codes.
@@ -45,6 +45,8 @@ class Model:
         classes: the artists' names, in the order of their numbers.
         counts: int64 [artists], pictures of each in training; None: not told.
         style_size: numbers of a style code; 0: a plain VAE.
+        steps: of the stage that are behind it; None: not told.
+        statistics: what contents are like together, see `codes.statistics`; None: not told.
 
     Raises:
         AnifastError: there is no such precision.
@@ -71,7 +73,7 @@ class Model:
         self.stage, self.classes, self.counts = held.stage, held.classes, held.counts
         self.device, self.precision = device, precision
         self.style_size = self.config.style_width(len(self.classes))
-        self._statistics = held.statistics
+        self.steps, self.statistics = held.steps, held.statistics
         self._index = {name: number for number, name in enumerate(self.classes)}
         self._nets: dict[str, nn.Module] = {}
         for name in ("E", "G", "S") if self.style_size else ("E", "G"):
@@ -109,6 +111,13 @@ class Model:
         net = self._nets.get("S")
         if not isinstance(net, StyleBank):
             raise AnifastError("this model is a plain VAE (style_size 0) and has no styles of artists")
+        return net
+
+    @property
+    def encoder(self) -> Encoder:
+        """E, without gradients."""
+        net = self._nets["E"]
+        assert isinstance(net, Encoder)
         return net
 
     @torch.no_grad()
@@ -198,13 +207,13 @@ class Model:
             ValueError: a negative count.
             CheckpointError: the file has no statistics of contents.
         """
-        if self._statistics is None:
+        if self.statistics is None:
             raise CheckpointError(
                 "has no statistics of contents, which random ones are drawn from; make them by `anifast train "
                 "disentangle ... --resume --stage encode`, and give the run folder"
             )
         noise = _noise(count, self.content_size, seed).double()
-        return codes.random_contents(self._statistics, noise).to(self.device, torch.float32)
+        return codes.random_contents(self.statistics, noise).to(self.device, torch.float32)
 
     def random_styles(self, count: int, seed: int = 0) -> Tensor:
         """Style codes from N(0, covariance of the artists' styles), always the same for a seed.

@@ -35,16 +35,25 @@ from anifast.systems.disentangle.networks import networks
 
 #: The loss figure of all stages; a stage's own figure has those panels for which it has numbers. Unweighted.
 PANELS = (
-    Panel("reconstruction", ("rec", "rec_other")),
+    Panel("reconstruction", ("rec",)),
+    Panel("distance in another style", ("rec_other",)),
     Panel("C1", ("c1",)),
     Panel("divergence of contents", ("kl_content",)),
     Panel("divergence of styles", ("kl_style",)),
     Panel("match", ("match",)),
-    Panel("D", ("d_real", "d_fake", "g_d")),
-    Panel("C2", ("c2_real", "c2_fake", "g_c2")),
+    Panel("D", ("d_real", "d_fake")),
+    Panel("G against D", ("g_d",)),
+    Panel("C2 on real pictures", ("c2_real",)),
+    Panel("part of them that are right", ("right",)),
+    Panel("C2 on generated pictures", ("c2_fake",)),
+    Panel("G against C2", ("g_c2",)),
     Panel("content", ("content",)),
     Panel("folds", ("warp",)),
-    Panel("batch regularisation", ("reg_c1", "reg_d", "reg_c2")),
+    Panel("C1, batch regularisation", ("reg_c1",)),
+    Panel("D, batch regularisation", ("reg_d",)),
+    Panel("C2, batch regularisation", ("reg_c2",)),
+    Panel("G by D's batch regularisation", ("g_reg_d",)),
+    Panel("G by C2's batch regularisation", ("g_reg_c2",)),
 )
 #: Pictures on a sample sheet.
 SHOWN = {"cpu": 8, "cuda": 18}
