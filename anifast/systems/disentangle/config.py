@@ -31,7 +31,7 @@ and codes.pt."""
 DATA = "folder with a sub-folder of pictures for each artist; for digits, the folder with MNIST's or NIST's files"
 
 #: How a run that has ended is made longer.
-LONGER = "more --iterations, --classifier-iterations or --stage2-iterations"
+LONGER = "--stage all, or more --iterations, --classifier-iterations or --stage2-iterations,"
 #: In their order.
 STAGES = ("stage1", "encode", "classifier", "stage2")
 #: Of blocks in the strings of `blocks`: plain, bus, spatial transform, non-local.
@@ -81,7 +81,7 @@ class Config(Steering):
     )
     mlp_layers: int = option(10, "layers of the classifier of codes", low=2)
     mlp_width: int = option(2048, "their width", low=1)
-    regularised: bool = option(False, "batch regularisation in C1, C2 and D")
+    regularised: bool = option(False, "batch regularisation in C1, C2 and D, over each process's own part of a batch")
 
     start_from: str | None = option(
         None, "run or authors' folder whose stage 1 this run takes over instead of training its own", none="own"
@@ -133,7 +133,9 @@ class Config(Steering):
         "stage 2: what C2 learns from generated pictures: the artist is another; nothing; or less of its loss",
         choices=("nlu", "none", "neg_nll"),
     )
-    nlu_form: str = option("stable", "-log(1 - p) from logits, or -log(1 - p + 1e-6)", choices=("stable", "eps"))
+    nlu_form: str = option(
+        "stable", "stage 2: -log(1 - p) from logits, or -log(1 - p + 1e-6)", choices=("stable", "eps")
+    )
     force_d: float = option(0.0, "stage 2: G waits until D's losses are below; 0: never", low=0)
     force_c2: float = option(0.0, "stage 2: G waits until C2's losses are below; 0: never", low=0)
     lambda_warp: float = option(100.0, "weight of the penalty on warps that fold", low=0)

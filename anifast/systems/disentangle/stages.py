@@ -119,19 +119,29 @@ class Run:
         seen_by_it = self._images(stage)
         return seen_by_it is not None and seen_by_it >= plan.total
 
+    def _is_over(self, stage: str, plan: Plan, standing_on_it: tuple[str, ...]) -> bool:
+        """Whether a stage has reached its end, or may not go on since others stand on it as it is.
+
+        Raises:
+            AnifastError: it is asked for alone, and may not go on.
+        """
+        if self._reached(stage, plan):
+            return True
+        later = [name for name in standing_on_it if (self.out / name).exists()]
+        if not later or self._images(stage) is None:
+            return False
+        if self.config.stage == stage:
+            raise AnifastError(
+                f"{self.out}: {stage} cannot go on, as {' and '.join(later)} stand on it as it is; remove them, or "
+                "begin another run (--start-from takes stage 1 over)"
+            )
+        return True
+
     def _stage1(self) -> Stage:
         plan = self._plan(self.config.batch, self.config.iterations)
 
         def done() -> bool:
-            later = [name for name in ("stage2", codes.NAME) if (self.out / name).exists()]
-            if later and self._images("stage1") is not None:
-                if self.config.stage == "stage1" and not self._reached("stage1", plan):
-                    raise AnifastError(
-                        f"{self.out}: stage 1 cannot go on, as {' and '.join(later)} stand on it as it is; remove "
-                        "them, or go on in another folder by --start-from"
-                    )
-                return True
-            return self._reached("stage1", plan)
+            return self._is_over("stage1", plan, ("stage2", codes.NAME))
 
         def assemble() -> tuple[Trained, Pictures, Plan]:
             c = self.config
@@ -217,7 +227,7 @@ class Run:
         plan = self._plan(c.classifier_batch, c.classifier_iterations)
 
         def done() -> bool:
-            return self._reached("classifier", plan) or (self.out / "stage2" / checkpoint.NAME).exists()
+            return self._is_over("classifier", plan, ("stage2",))
 
         def assemble() -> tuple[Trained, Pictures, Plan]:
             return (
