@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from anifast.errors import AnifastError
@@ -88,11 +88,17 @@ def _types(config: type) -> dict[str, tuple[type, bool]]:
     return found
 
 
-def add_options(parser: argparse.ArgumentParser, config: type, presets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add one option per field of the dataclass `config`, and `--preset`.
+def add_options(
+    parser: argparse.ArgumentParser,
+    config: type,
+    presets: Mapping[str, Mapping[str, Any]],
+    leave_out: Collection[str] = (),
+) -> None:
+    """Add one option per field of the dataclass `config` but those to leave out, and `--preset`.
 
     Options that are not given leave no trace in the parsed namespace, so that a preset's values stand.
     """
+    first = next(iter(presets.values()))
     words = "; ".join(f"{name}: {about['about']}" for name, about in presets.items())
     parser.add_argument(
         "--preset", choices=list(presets), default=None, help=f"named settings, default {next(iter(presets))}. {words}"
@@ -102,10 +108,13 @@ def add_options(parser: argparse.ArgumentParser, config: type, presets: Mapping[
     types = _types(config)
     shared = {field.name for field in dataclasses.fields(Steering)}
     for field in dataclasses.fields(config):
+        if field.name in leave_out:
+            continue
         group = steering if field.name in shared else own
         flag = "--" + field.name.replace("_", "-")
         kind, _ = types[field.name]
-        shown = field.metadata["none"] if field.default is None else field.default
+        usual = first.get(field.name, field.default)
+        shown = field.metadata["none"] if usual is None else usual
         text = f"{field.metadata['help']} [{shown}]".replace("%", "%%")
         if kind is bool:
             group.add_argument(

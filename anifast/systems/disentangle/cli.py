@@ -134,7 +134,13 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     options.add_computing(sub)
 
     about = "train and evaluate the paper's three encoders of digits"
-    sub = verbs.add_parser("digits", help=about, description=experiment.__doc__, allow_abbrev=False)
+    sub = verbs.add_parser(
+        "digits",
+        help=about,
+        description=experiment.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     experiment.add_options(sub)
 
 
