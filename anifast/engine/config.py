@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
@@ -159,6 +160,8 @@ def build(config: type[C], values: Mapping[str, Any]) -> C:
             value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise AnifastError(f"setting {name}: {value!r} is not of type {kind.__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise AnifastError(f"setting {name}: {value!r} is not finite")
         if about["choices"] and value not in about["choices"]:
             raise AnifastError(f"setting {name}: {value!r} is not one of {', '.join(about['choices'])}")
         if about["low"] is not None and not value >= about["low"]:

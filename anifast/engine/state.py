@@ -38,8 +38,12 @@ def save(path: Path, state: dict[str, Any]) -> None:
             ) from error
 
 
-def load(path: str | Path) -> dict[str, Any]:
+def load(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint file, or the one of a run folder, onto the CPU.
+
+    Args:
+        path: the file or folder.
+        mmap: read tensors when they are looked at: for a glance at something else.
 
     Raises:
         CheckpointError: missing, damaged, not a checkpoint, or it holds pickled code, which is never run.
@@ -52,7 +56,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint; give a run folder or a checkpoint file")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if zipfile_or_old(path):
             raise CheckpointError(

@@ -292,6 +292,8 @@ NIST_CHANCE = {
     "writer": ChanceLevels(probability=0.000285, rank=1656, top1=0.000529),
     "digit": ChanceLevels(probability=0.1002, rank=5.37, top1=0.1109),
 }
+#: The same with even priors.
+_NIST_EVEN = {"writer": _even_chance(3579), "digit": _even_chance(10)}
 _PAPER = (
     "paper (Xiang & Li 2019): 402,953 codes; classes: writer 3,579, digit 10; whether these are samples or means, the "
     "prior and the variance floor are not told"
@@ -423,24 +425,28 @@ def bayes_tables(results: Mapping[str, Scores], *, markdown: bool = False) -> st
     return "\n\n".join(blocks) + "\n"
 
 
-def generated_table(results: Mapping[tuple[str, str], float], about: str, *, markdown: bool = False) -> str:
+def generated_table(
+    results: Mapping[tuple[str, str], float], about: str, *, faces: bool = True, markdown: bool = False
+) -> str:
     """Table 8: how many generated pictures a classifier takes for works of the intended artist.
 
     Args:
         results: (classifier that the generator was trained against, classifier that scores), each "adversarial" or
             "plain" -> top-1, 0 to 1. Those that are missing are left open.
         about: what ours are: pictures, artists, how many iterations.
+        faces: ours are of faces, as the paper's; else its rows say that they are.
         markdown: for a page, not for a terminal.
     """
     kinds = ("adversarial", "plain")
+    paper = "paper" if faces else "paper (faces)"
     rows = []
     for kind in kinds:
-        for name, source in (("ours", results), ("paper", PUBLISHED_GENERATED)):
+        for name, source in (("ours", results), (paper, PUBLISHED_GENERATED)):
             found = [source.get((kind, scorer)) for scorer in kinds]
             rows.append(
                 (f"against {kind}, {name}", ["-" if value is None else f"{100 * value:.2f} %" for value in found])
             )
-    lines = [f"ours: {about}", "paper (Xiang & Li 2019): 106,814 pictures, 1,139 artists"]
+    lines = [f"ours: {about}", "paper (Xiang & Li 2019): 106,814 pictures of faces, 1,139 artists"]
     title = "Top-1 of generated pictures as the intended artist (table 8)"
     heads = [f"scored by {kind} C2" for kind in kinds]
     return _list(lines, markdown) + "\n\n" + _render(title, "generator trained", heads, rows, markdown) + "\n"
@@ -470,7 +476,7 @@ def _columns(results: Mapping[str, Scores], measure: str) -> list[tuple[int, str
 def _chance_rows(
     results: Mapping[str, Scores], measure: str, columns: Sequence[tuple[int, str]], published: bool
 ) -> list[tuple[str, list[str]]]:
-    """A row of our chance levels, one for each kind there is, and one of the paper's set."""
+    """A row of our chance levels, one for each kind there is, and one of the paper's set for each prior."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for model, scores in results.items():
         chances = {(k, f): one.chance for f, by in scores.bayes.items() for k, one in by.items()}
@@ -481,8 +487,11 @@ def _chance_rows(
         for cells, models in rows.items()
     ]
     if published:
-        cells = [_cell(measure, getattr(NIST_CHANCE.get(factor), measure, None)) for _, factor in columns]
-        made.append(("chance, paper's set", cells))
+        priors = {one.prior for scores in results.values() for by in scores.bayes.values() for one in by.values()}
+        for prior in sorted(priors):
+            levels = NIST_CHANCE if prior == "frequency" else _NIST_EVEN
+            cells = [_cell(measure, getattr(levels.get(factor), measure, None)) for _, factor in columns]
+            made.append((f"chance, paper's set (computed, {prior} prior)", cells))
     return made
 
 

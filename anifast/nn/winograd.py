@@ -62,9 +62,9 @@ def convolve(x: Tensor, weight: Tensor, **epilogue: Any) -> Tensor:
     return modulated_conv2d(x, weight, x.new_ones(x.shape[0], x.shape[1]), demodulate=False, **epilogue)
 
 
-def is_faster_six(x: Tensor, weight: Tensor) -> bool:
-    """Whether `convolve_six` can do this convolution here, and faster than PyTorch's."""
-    rows, columns = x.shape[2:]
+def is_faster_six(x: Tensor, weight: Tensor, pad: int = 0) -> bool:
+    """Whether `convolve_six` can do this convolution of x, padded by `pad` more, here, and faster than PyTorch's."""
+    rows, columns = (size + 2 * pad for size in x.shape[2:])
     return not (rows % 2 or columns % 2) and _is_faster(
         x, weight, 4 * x.shape[1], rows // 2, columns // 2, weight.shape[0]
     )
@@ -78,7 +78,7 @@ def is_faster_six_transposed(x: Tensor, weight: Tensor) -> bool:
 def convolve_six(x: Tensor, weight: Tensor) -> Tensor:
     """N,C,H,W -> N,O,H/2,W/2: conv2d(x, weight, stride=2, padding=2); H and W even, weight O,C,6,6."""
     out, channels = weight.shape[:2]
-    small = weight.view(out, channels, 3, 2, 3, 2).permute(0, 1, 3, 5, 2, 4).reshape(out, 4 * channels, 3, 3)
+    small = weight.reshape(out, channels, 3, 2, 3, 2).permute(0, 1, 3, 5, 2, 4).reshape(out, 4 * channels, 3, 3)
     return convolve(F.pixel_unshuffle(x, 2), small, act=False, gain=1.0)
 
 
@@ -86,7 +86,7 @@ def convolve_six_transposed(x: Tensor, weight: Tensor) -> Tensor:
     """N,C,H,W -> N,O,2H,2W: conv_transpose2d(x, weight, stride=2, padding=2); weight C,O,6,6."""
     channels, out = weight.shape[:2]
     # Row 2p + r of the output is a sum over d = -1, 0, 1 of row p + d of the input by row 2 - 2d + r of the weight.
-    small = weight.view(channels, out, 3, 2, 3, 2).flip(2, 4).permute(1, 3, 5, 0, 2, 4)
+    small = weight.reshape(channels, out, 3, 2, 3, 2).flip(2, 4).permute(1, 3, 5, 0, 2, 4)
     return F.pixel_shuffle(convolve(x, small.reshape(4 * out, channels, 3, 3), act=False, gain=1.0), 2)
 
 

@@ -88,7 +88,10 @@ def evaluate(
     # Without domains there are no pictures that translations could be compared with.
     domains: bool = getattr(evaluation, "DOMAINS", True)
     if not domains:
-        _no_domains(system, features=features, weights=weights, against=against, to=to, max=limit)
+        subsets = None if subset_size == Options.subset_size else subset_size
+        _no_domains(system, features=features, weights=weights, against=against, to=to, kid_subset=subsets)
+        if limit is not None:
+            raise AnifastError(f"--max {limit}: a model of {system} is evaluated on all pictures; leave it out")
     with state.about(path):
         model = systems.module(system, "inference").load(found, chosen, precision=precision)
     measure, missing = _extractor(features, weights, chosen) if domains else (None, "")

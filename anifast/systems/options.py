@@ -12,9 +12,12 @@ STYLE_SOURCES = (
 
 #: What a style is given as where styles are artists', for help texts.
 ARTIST_SOURCES = (
-    "the name of an artist, or several with commas between them; neutral; random; a file of styles (styles.json) or "
-    "one of them (styles.json#3)"
+    "the name of an artist, or several with commas between them; neutral; random; all: every artist; a file of styles "
+    "(styles.json) or one of them (styles.json#3)"
 )
+
+#: What one such style is given as.
+ONE_ARTIST = "the name of an artist; neutral; random; or one of a file of styles (styles.json#3)"
 
 
 def add_to(parser: argparse.ArgumentParser, default: str | None = "B") -> None:

@@ -70,6 +70,21 @@ def _newest(config_module: Any, out: Path) -> Path:
     return stages[-1] if stages else out
 
 
+def _written(config: type[Any], system: str, path: Path) -> Any:
+    """The settings in a run's config.json.
+
+    Raises:
+        AnifastError: the file is damaged, or another system's.
+    """
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise AnifastError(f"{path}: cannot be read ({error}); remove the folder, or choose another --out") from error
+    if found.pop("system", None) != system:
+        raise AnifastError(f"{path}: is not of a run of {system}")
+    return settings.build(config, found)
+
+
 def _settings(
     system: str, out: Path, preset: str | None, values: dict[str, Any], resume: bool
 ) -> tuple[Any, dict[str, Any] | None]:
@@ -79,6 +94,9 @@ def _settings(
     if resume:
         if preset is not None:
             raise AnifastError("a resumed run keeps its settings; leave --preset out")
+        if not (newest / state.NAME).exists() and hasattr(config_module, "STAGES") and (out / "config.json").exists():
+            old = _written(config_module.Config, system, out / "config.json")  # killed before its first checkpoint
+            return settings.build(type(old), {**old.as_dict(), **settings.changed(old, values)}), None
         found = state.load(newest)
         if systems.recognise(found, newest) != system:
             raise AnifastError(f"{out} holds a run of {systems.recognise(found, newest)}, not of {system}")
@@ -146,6 +164,7 @@ def _train_stages(team: Team, job: _Job) -> bool:
         left = True
         if stage.assemble is None:
             team.lead(lambda: job.out.mkdir(parents=True, exist_ok=True))
+            team.lead(lambda: write_text(job.out / "config.json", _as_json(job)))
             team.lead(stage.work)
             continue
         folder = job.out / stage.name

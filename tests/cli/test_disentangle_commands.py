@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -180,7 +181,9 @@ def test_a_picture_that_cannot_be_read_leaves_the_others(run: Path, tmp_path: Pa
             ("--artist", "artist_1"),
             "artist artist_1: none of the 3 that this model knows; close are artist_00, artist_01",
         ),
+        (("--artist", ","), "--artist ,: names nobody"),
         (("--artist", "none.json"), "none.json: no such file"),
+        (("--styles", str(10**12)), "random styles are more than 10000"),
         (("--artist", "neutral", "--styles", "2"), "--styles 2: is the number of random styles"),
         (("--artist", "neutral", "--seed", "2"), "--seed 2: is that of random styles"),
         (("--artist", "neutral", "--to", "A"), "--to A: "),
@@ -233,13 +236,13 @@ def test_artists_of_a_file_without_numbers_of_pictures(tmp_path: Path, capsys: C
     [
         (("grid", "RUN", "--contents", "4"), 4, 3),
         (("grid", "RUN", "DATA", "random", "--contents", "3", "--artist", "artist_00", "neutral"), 6, 3),
-        (("grid", "RUN", "DATA/artist_00", "--contents", "3", "--artists", "all", "--data", "DATA"), 5, 4),
+        (("grid", "RUN", "DATA/artist_00", "--contents", "3", "--artist", "all", "--data", "DATA"), 5, 4),
         (("grid", "RUN", "--contents", "2", "--styles", "4", "--seed", "1"), 2, 4),
         (("contents", "RUN", "--artist", "artist_01", "--contents", "9"), 3, 3),
         (("contents", "RUN", "DATA", "--artist", "neutral", "--contents", "2"), 2, 2),
-        (("reconstruct", "RUN", "DATA", "--contents", "3"), 4, 3),
+        (("reconstruct", "RUN", "DATA", "--max", "3"), 4, 3),
         (("reconstruct", "RUN", "DATA/artist_00/00000.png", "--artist", "artist_02", "--other", "random"), 4, 1),
-        (("reconstruct", "VAE", "DATA", "--contents", "2"), 2, 2),
+        (("reconstruct", "VAE", "DATA", "--max", "2"), 2, 2),
         (("grid", "VAE", "DATA", "--contents", "3"), 3, 2),
     ],
 )
@@ -324,6 +327,12 @@ def test_a_fitted_style_stands_in_place_of_a_name(run: Path, artists: Path, tmp_
     (style,) = styles.load(out, 8)
     model = anifast.load(run, "cpu")
     read = pictures.read(model, pictures.gather(model, [artists / "artist_01"]))
+    # in four digits, of which the last may be rounded the other way
+    told = re.search(r"distance (\d\.\d{4}) in the neutral style, (\d\.\d{4}) in this one", said.out)
+    assert told and float(told[1]) == pytest.approx(model.distance(read, model.neutral()), abs=1.01e-4)
+    assert float(told[2]) == pytest.approx(model.distance(read, styles.codes([style])), abs=1.01e-4)
+    before = model.distance(read, model.fit_style(read, steps=4, batch=8))
+    assert abs(before - float(told[2])) > 2e-4  # that is the distance before the last step
     assert style.name == "Jo" and torch.equal(styles.codes([style])[0], model.fit_style(read, steps=5, batch=8))
     one = artists / "artist_00" / "00000.png"
     assert translate(run, one, "--out", tmp_path / "out", "--artist", out) == 0
@@ -368,6 +377,14 @@ def test_export(run: Path, artists: Path, tmp_path: Path, capsys: Capture) -> No
         assert torch.equal(torch.from_numpy(arrays[key]), value) and torch.equal(plain[key], value)
 
 
+def test_suffixes_may_be_upper_case(run: Path, tmp_path: Path) -> None:
+    for suffix in ("NPZ", "PT", "CSV"):
+        assert disentangle("export", run, "--out", tmp_path / f"a.{suffix}") == 0
+    assert files(tmp_path) == ["a.CSV", "a.NPZ", "a.PT"] and not leftovers(tmp_path)
+    with np.load(tmp_path / "a.NPZ") as held:
+        assert held["classes"].tolist() == ["artist_00", "artist_01", "artist_02"]
+
+
 def test_export_of_tables(run: Path, artists: Path, tmp_path: Path) -> None:
     model = anifast.load(run, "cpu")
     assert disentangle("export", run, "--out", tmp_path / "a.csv") == 0
@@ -397,6 +414,11 @@ def test_export_of_tables(run: Path, artists: Path, tmp_path: Path) -> None:
         (("grid", "RUN", "--out", "OUT.png", "--contents", "0"), "--contents 0: at least 1"),
         (("grid", "RUN", "--out", "OUT.png", "--seed", "-1"), "--seed -1"),
         (("grid", "RUN", "--out", "OUT.png", "--styles", "0"), "--styles 0: at least 1"),
+        (("reconstruct", "RUN", "DATA", "--out", "OUT.png", "--max", "0"), "--max 0: at least 1"),
+        (("grid", "RUN", "--out", "OUT.png", "--contents", str(10**12)), "make a sheet of"),
+        (("grid", "RUN", "random", "random", "--out", "OUT.png", "--contents", "2000"), "3 rows of 4000 pictures"),
+        (("contents", "RUN", "--artist", "neutral", "--out", "OUT.png", "--contents", str(10**12)), "make a sheet of"),
+        (("styles", "RUN", "--out", "OUT.png", "--styles", str(10**12)), "random styles are more than 10000"),
         (("fit", "RUN", "DATA", "--out", "OUT.json", "--steps", "0"), "--steps 0: at least 1"),
         (("grid", "RUN", "none.png", "--out", "OUT.png"), "none.png: no such file"),
         (
@@ -407,6 +429,8 @@ def test_export_of_tables(run: Path, artists: Path, tmp_path: Path) -> None:
         (("grid", "FIRST", "--out", "OUT.png"), "no statistics of contents"),
         (("contents", "RUN", "--artist", "all", "--out", "OUT.png"), "--artist all: gives 3 styles, and one is needed"),
         (("contents", "RUN", "--artist", "nobody", "--out", "OUT.png"), "artist nobody: none of the 3"),
+        (("grid", "RUN", "--artist", ",", "--out", "OUT.png"), "--artist ,: names nobody"),
+        (("reconstruct", "RUN", "DATA", "--other", ",", "--out", "OUT.png"), "--other ,: names nobody"),
         (("fit", "VAE", "DATA", "--out", "OUT.json"), "plain VAE"),
         (("export", "VAE", "--out", "OUT.csv"), "plain VAE"),
         (
@@ -449,6 +473,37 @@ def test_styles_of_another_system_are_refused(run: Path, artists: Path, tmp_path
     path.write_text(json.dumps({"format": "anifast.gnr.styles/1", "latent_dim": 8, "to": "B", "styles": []}))
     assert translate(run, artists, "--out", tmp_path / "out", "--artist", path) == 1
     assert "format 'anifast.gnr.styles/1'" in the_error(capsys.readouterr().err)
+
+
+def help_of(capsys: Capture, *words: str) -> str:
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_says_how_many_styles_an_option_takes(capsys: Capture) -> None:
+    several = "the name of an artist, or several with commas between them; neutral; random; all"
+    text = help_of(capsys, "translate")
+    assert several in text and "INPUTs stand before it" in text
+    grid = help_of(capsys, "disentangle", "grid")
+    assert several in grid and "CONTENTs stand before it" in grid and "every artist, a row" not in grid
+    assert several in help_of(capsys, "disentangle", "styles")
+    for verb in ("contents", "reconstruct"):
+        text = help_of(capsys, "disentangle", verb)
+        assert "the name of an artist; neutral; random; or one of a file" in text and "several" not in text
+    assert "--max N" in text and "--contents" not in text
+
+
+def test_help_says_whose_generator_a_style_is_fitted_to(capsys: Capture) -> None:
+    text = help_of(capsys, "disentangle", "fit")
+    assert "extension of ours" in text and "stage 2's generator" in text and "RUN/stage1" in text
+
+
+@pytest.mark.parametrize("verb", ["grid", "styles"])
+def test_an_option_has_one_name(verb: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        disentangle(verb, "run", "--out", "a.png", "--artists", "all")
+    assert "unrecognized arguments: --artists" in capsys.readouterr().err
 
 
 def test_help_needs_no_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -335,7 +336,25 @@ def test_tables_stand_beside_the_paper(measured: dict[str, Scores]) -> None:
     assert ["E_d,", "ours", *(f"{value:.4f}" for value in ours)] in rows
     chance = [measured["VAE"].bayes[factor][2].chance.rank for factor in ("writer", "digit")]
     assert ["chance,", "ours", *(f"{value:.2f}" for value in 2 * chance)] in rows
-    assert ["chance,", "paper's", "set", "1656", "5.37", "1656", "5.37"] in rows
+    paper = ["chance,", "paper's", "set", "(computed,"]
+    assert [*paper, "frequency", "prior)", "1656", "5.37", "1656", "5.37"] in rows
+    assert "uniform prior" not in text
+    even = {
+        model: Scores(
+            {
+                factor: {k: dataclasses.replace(one, prior="uniform") for k, one in by.items()}
+                for factor, by in scores.bayes.items()
+            },
+            scores.distance,
+            scores.codes,
+        )
+        for model, scores in measured.items()
+    }
+    others = rows_of(bayes_tables(even))
+    # 3,579 writers: 1 / 3579 and (3579 + 1) / 2; ten digits: 1 / 10 and (10 + 1) / 2
+    assert [*paper, "uniform", "prior)", "0.000279", "0.1000", "0.000279", "0.1000"] in others
+    assert [*paper, "uniform", "prior)", "1790", "5.50", "1790", "5.50"] in others
+    assert not any("frequency" in row and "set" in row for row in others)
     # the same cells in the other form
     page = bayes_tables(measured, markdown=True)
     cells = [
@@ -376,6 +395,9 @@ def test_table_of_generated_pictures() -> None:
     assert ["against", "plain,", "ours", "-", "1.00", "%"] in rows
     assert ["against", "plain,", "paper", "1.85", "%", "88.59", "%"] in rows
     assert "| against plain, paper | 1.85 % | 88.59 % |" in generated_table({}, "nothing", markdown=True)
+    assert "faces)" not in text
+    digits = rows_of(generated_table({}, "nothing", faces=False))
+    assert ["against", "plain,", "paper", "(faces)", "1.85", "%", "88.59", "%"] in digits
     assert len(PUBLISHED_GENERATED) == 4
 
 

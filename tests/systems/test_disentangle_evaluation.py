@@ -17,11 +17,13 @@ from tiny_disentangle import run_state, tiny_config, write_artists, write_digits
 from anifast import cli
 from anifast.data.labelled import load_artists, load_digits_by
 from anifast.data.portraits import read_labels
+from anifast.engine.sheets import Block
 from anifast.metrics.disentanglement import decode, naive_bayes
 from anifast.systems.disentangle import checkpoints, codes, evaluation, figures
 from anifast.systems.disentangle.augmentation import prepare, seen
 from anifast.systems.disentangle.inference import Model
 from anifast.systems.disentangle.networks import networks
+from anifast.systems.disentangle.sheets import shown
 
 Capture = pytest.CaptureFixture[str]
 CPU = torch.device("cpu")
@@ -205,9 +207,10 @@ def test_probes_of_portraits(artists: Path, tmp_path: Path, capsys: Capture) -> 
     assert probes["content", "hair_color"]["trained"]["measure"] == "accuracy"
     assert probes["style", "artist"]["trained"]["score"] == 1.0  # three codes far apart
     assert not any(factor == "detail" for _, factor in probes)
+    assert "untrained" in probes["style", "artist"]
     assert facts["decoded"]["naive_bayes"]["hair_color"]["2"]["bayes"]["top1"] > 0
     text = capsys.readouterr().out
-    assert "turn from content" in text and "artist from style" in text
+    assert "turn from content" in text and "styles are looked up by the artist" in text
 
 
 def test_pictures_by_artists_that_the_model_does_not_know(artists: Path, tmp_path: Path) -> None:
@@ -216,14 +219,17 @@ def test_pictures_by_artists_that_the_model_does_not_know(artists: Path, tmp_pat
     run = saved(tmp_path / "run", state)
     code, facts = evaluate(run, artists, "--figures", tmp_path / "f")
     assert code == 0 and "no probes of styles" in " ".join(facts["notes"])
-    assert {path.name for path in (tmp_path / "f").iterdir()} == {"codes.png", "artists.png"}
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {
+        *("codes.png", "artists.png", "styles.png", "transfer.png", "contents.png", "reconstructions.png")
+    }
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("--features", "squeezenet"), "--features squeezenet: a model of disentangle translates between no two"),
-        (("--to", "A", "--max", 3), "--to A, --max 3"),
+        (("--to", "A", "--kid-subset", 3), "--to A, --kid-subset 3: a model"),
+        (("--max", 3), "--max 3: a model of disentangle is evaluated on all pictures; leave it out"),
         (("--against", "both"), "leave it out"),
         (("--styles", 3), "--styles: no option for disentangle"),
         (("--floor", 0), "--floor"),
@@ -256,6 +262,10 @@ def test_runs_that_table_8_cannot_compare(artists: Path, tmp_path: Path, capsys:
     others = {
         "both runs' classifiers are adversarial": artists_state("stage2", artists, seed=2),
         "holds none": artists_state("stage1", artists, c2_fake="none"),
+        "there are no statistics of contents": {
+            **artists_state("stage2", artists, c2_fake="none"),
+            "statistics": None,
+        },
         "of other artists": {**artists_state("stage2", artists, c2_fake="none"), "classes": ["x", "y", "z"]},
     }
     for number, (told, state) in enumerate(others.items()):
@@ -283,4 +293,87 @@ def test_a_scatter_of_nothing_and_of_one_point() -> None:
     one = figures.Cloud("one", torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
     broken = figures.Cloud("broken", torch.full((3, 2), float("nan")), torch.zeros(3, dtype=torch.int64))
     image = figures.scatter([none, one, broken], ["a"], caption="nothing much")
-    assert len(image.getcolors(1 << 20) or ()) > 2
+    # Plots stand beside each other, 380 pixels with 38 for numbers and a gap of 20; in the middle is the point 0.
+    middles = [image.getpixel((16 + k * 438 + 34 + 190, 16 + 52 + 24 + 190)) for k in range(3)]
+    assert middles == [(255, 255, 255), figures.COLOURS[0], (255, 255, 255)]
+
+
+@pytest.mark.parametrize("label", ["writer", "digit"])
+def test_figures_of_digits_show_what_is_painted(digits: Path, monkeypatch: pytest.MonkeyPatch, label: str) -> None:
+    model = Model(digits_state(digits, label=label), CPU)
+    drawn: list[tuple[str, list[Block]]] = []
+
+    def sheet(blocks: list[Block], *, caption: str, **_: object) -> Image.Image:
+        drawn.append((caption, blocks))
+        return Image.new("RGB", (1, 1))
+
+    def same(tiles: torch.Tensor, contents: torch.Tensor, styles: torch.Tensor) -> None:
+        # another batch may round otherwise, which is at most one step of 8 bits
+        difference = tiles.int() - shown(model.paint(contents, styles)).int()
+        assert int(difference.abs().max()) <= 1
+
+    monkeypatch.setattr(figures, "sheet", sheet)
+    sets = evaluation.digit_sets(digits, CPU)
+    found = codes.encode(model.encoder, sets[label], CPU)
+    made = evaluation.painted_figures(model, sets, found, 0, 16)
+    next(made)
+    ((_, (block,)),) = drawn  # figures 5 and 7: rows are digits, columns writers
+    tiles = dict(block.rows)["digit 3"]
+    content, style = ("digit", "writer") if label == "writer" else ("writer", "digit")
+    place = {"digit": 3, "writer": 4}
+    mean = found["mean"][sets[content].labels == place[content]].mean(0, keepdim=True)
+    same(tiles[4:5], mean, model.styles([sets[style].classes[place[style]]]))
+    assert int((tiles[4].int() - tiles[3].int()).abs().max()) > 1  # writers differ
+    if label == "writer":  # figure 8: real ones, and painted ones with noise
+        next(made)
+        caption, (real, painted) = drawn[-1]
+        writer = caption.split()[1].rstrip(",")
+        digit = sets["digit"].labels
+        whose = sets["writer"].labels == sets["writer"].classes.index(writer)
+        row = torch.nonzero(whose & (digit == 0))[0]
+        assert torch.equal(real.rows[0][1][0, :1], sets["writer"].images.batch(row)[0])
+        noise = torch.randn(10, model.content_size, generator=torch.Generator().manual_seed(0))
+        moved = found["mean"][digit == 0].mean(0) + evaluation.NOISE * noise
+        same(painted.rows[0][1], moved, model.styles([writer]))
+    images = prepare(sets[label].batch([5, 7])[0])  # figure 10
+    names = [sets[label].classes[k] for k in sets[label].labels[[5, 7]].tolist()]
+    figures.reconstructions({"E": model}, images, {"E": names})
+    rows = dict(drawn[-1][1][0].rows)
+    assert torch.equal(rows["picture"], shown(images))
+    same(rows["E, own style"], model.contents(images), model.styles(names))
+    same(rows["E, no style"], model.contents(images), model.neutral())
+
+
+def test_names_of_the_paper_are_of_its_settings_only() -> None:
+    usual: dict[str, Any] = {"dataset": "digits", "nested": True, "lambda_c1": 0.1, "c1_input": "image"}
+    for changes, name in (
+        ({}, "E_w"),
+        ({"label": "digit"}, "E_d"),
+        ({"style_size": 0}, "VAE"),
+        ({"style_size": 0, "nested": False}, "VAE (not nested)"),
+        ({"c1_input": "code"}, "E_w (c1_input code)"),
+        ({"lambda_c1": 0.0, "nested": False}, "E_w (lambda_c1 0, not nested)"),
+    ):
+        assert evaluation.name_of(tiny_config(**{**usual, **changes})) == name
+
+
+def test_sheets_of_artists(artists: Path, tmp_path: Path) -> None:
+    runs = [
+        saved(tmp_path / kind, artists_state("stage2", artists, c2_fake=kind, seed=seed))
+        for kind, seed in (("nlu", 0), ("none", 5))
+    ]
+    code, facts = evaluate(runs[0], artists, "--plain", runs[1], "--samples", 0, "--figures", tmp_path / "f")
+    assert code == 0
+    names = [Path(file).name for file in facts["figures"]]
+    assert names == [
+        *("codes.png", "artists.png", "artists_plain.png", "styles.png", "transfer.png", "contents.png"),
+        "reconstructions.png",
+    ]
+    pictures = []
+    for name in names:
+        with Image.open(tmp_path / "f" / name) as image:
+            pictures.append(image.convert("RGB"))
+    assert pictures[1].size == pictures[2].size and pictures[1].tobytes() != pictures[2].tobytes()
+    assert facts["generated"] is None
+    told = any("without nested dropout" in note for note in facts["notes"])
+    assert told == (not tiny_config().nested)

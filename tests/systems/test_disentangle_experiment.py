@@ -17,6 +17,7 @@ from tiny_disentangle import write_digits
 from anifast import cli
 from anifast.data.digits import chance_levels
 from anifast.data.labelled import load_digits_by
+from anifast.errors import AnifastError
 from anifast.metrics.disentanglement import Scores, average_distance
 from anifast.systems.disentangle import experiment
 from anifast.systems.disentangle.experiment import RUNS
@@ -48,7 +49,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("done") / "out"
-    assert run(digits, out, *TINY, *STEPS, "--track", "2,4") == 0
+    # --track sets what checkpoints are kept
+    assert run(digits, out, *TINY, "--iterations", 4, "--log-every", 8, "--track", "2,4") == 0
     return out
 
 
@@ -58,6 +60,23 @@ def run(data: Path, out: Path, *words: object) -> int:
 
 def results(out: Path) -> Any:
     return json.loads((out / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((*STEPS, "--track", "1,2"), "step 1 is asked for, which is after 8 pictures, and --save-every 16"),
+        ((*STEPS, "--track", "2", "--keep", 1), "--keep 1 does not keep its checkpoint until step 4; give at least 2"),
+        (("--iterations", 4, "--track", "5"), "step 5 is asked for, and stage 1 has 4"),
+        (("--iterations", 1000, "--track", "7,500"), "a checkpoint at every 1 steps would be needed"),
+    ],
+)
+def test_steps_that_no_checkpoint_will_be_of(
+    digits: Path, tmp_path: Path, capsys: Capture, words: tuple[object, ...], told: str
+) -> None:
+    assert run(digits, tmp_path / "out", *TINY, *words) == 1
+    assert told in the_error(capsys.readouterr().err)
+    assert not any((tmp_path / "out").glob("*"))
 
 
 def test_three_runs_and_their_tables(digits: Path, done: Path) -> None:
@@ -99,6 +118,7 @@ def test_three_runs_and_their_tables(digits: Path, done: Path) -> None:
         with Image.open(done / file) as image:
             image.load()
     assert set(facts["figures"]) == set(experiment._CAPTIONS)
+    assert str(done) not in (done / "results.json").read_text()
     assert not leftovers(done)
 
 
@@ -141,6 +161,7 @@ def test_other_runs_beside(digits: Path, done: Path, tmp_path: Path) -> None:
     facts = results(out)
     assert list(facts["runs"]) == ["E_w", "E_d", "VAE", "mlp"] and facts["settings"]["codes"] == "mean"
     page = (out / "tables.md").read_text()
+    assert facts["runs"]["mlp"]["folder"] == "mlp" and str(tmp_path) not in (out / "results.json").read_text()
     assert "| mlp, ours |" in page and "mlp shuffled" not in page and "mlp differs in: c1_input code" in page
 
 
@@ -148,6 +169,7 @@ def test_defaults_by_device() -> None:
     cpu, gpu = (experiment.defaults("E_w", {}, None, torch.device(kind)) for kind in ("cpu", "cuda"))
     assert cpu["iterations"] == 3000 and cpu["features"] == "32,64,128" and cpu["fc"] == 256
     assert "iterations" not in gpu and "features" not in gpu
+    assert gpu["cuda_graphs"] and "cuda_graphs" not in cpu
     assert gpu["stage2_iterations"] == gpu["classifier_iterations"] == 0 and gpu["label"] == "writer"
     given = experiment.defaults("VAE", {"iterations": 7, "fc": 9}, False, torch.device("cpu"))
     assert given["iterations"] == 7 and given["fc"] == 9 and "features" not in given and given["style_size"] == 0
@@ -156,14 +178,44 @@ def test_defaults_by_device() -> None:
     assert [steps[name]["classifier_iterations"] for name in ("E_w", "E_d")] == [2000, 250]
 
 
+def test_tables_are_written_before_figures(
+    digits: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    for name in ("results.json", "tables.md"):
+        (out / name).unlink()
+
+    def broken(*_: object) -> object:
+        raise AnifastError("no figure")
+
+    monkeypatch.setattr(experiment, "_figures", broken)
+    assert run(digits, out) == 1
+    assert results(out)["scores"] == results(done)["scores"] and results(out)["figures"] == []
+    assert "E_w, ours" in (out / "tables.md").read_text()
+
+
+def test_codes_are_drawn_with_the_seed_of_the_runs(digits: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    assert run(digits, out, *TINY, *STEPS, "--seed", 5) == 0
+    assert run(digits, out) == 0
+    assert results(out)["settings"]["seed"] == 5
+    shutil.rmtree(out / "VAE")
+    assert run(digits, out, *TINY, *STEPS) == 1
+    assert "VAE would get 0; give --seed 5" in the_error(capsys.readouterr().err)
+    assert not (out / "VAE").exists()
+
+
 def test_stage_2_is_added(digits: Path, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     small = ("--stage2-batch", 8, "--classifier-batch", 8)
     assert run(digits, out, *TINY, *STEPS, *small) == 0
-    assert run(digits, out, *TINY, *STEPS, *small, "--stage2-iterations", 4) == 0
+    assert run(digits, out, *TINY, *STEPS, *small, "--stage2-iterations", 3) == 0
     facts = results(out)
     assert [one["stage"] for one in facts["runs"].values()] == ["stage2", "stage2", "stage1"]
-    assert facts["runs"]["E_w"]["steps"] == 4 and "g_d" in facts["runs"]["E_w"]["last_losses"]["stage2"]
+    assert (facts["runs"]["E_w"]["steps"], facts["runs"]["E_w"]["stage2_steps"]) == (4, 3)
+    assert "| E_w | 4 |" in (out / "tables.md").read_text()
+    assert "g_d" in facts["runs"]["E_w"]["last_losses"]["stage2"]
     assert facts["scores"] == results(done)["scores"]  # the encoder is stage 1's
 
 
@@ -194,6 +246,7 @@ def test_what_a_finished_experiment_refuses(digits: Path, done: Path, capsys: Ca
     for words, told in (
         (("--iterations", 9), "stage 1 has ended after 4 steps, and the codes stand on it"),
         (("--lr", 0.1), "a resumed run keeps its settings"),
+        (("--preset", "nist"), "classifier_batch (128, not 16)"),
         (("--track", "3"), "no checkpoint of step 3, which --track asks for; there are"),
         (("--beside", digits), "no checkpoint.pt"),
     ):

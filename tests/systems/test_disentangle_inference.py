@@ -266,6 +266,27 @@ def test_fit_style_is_adam_on_the_objective(model: Model, state: dict[str, Any])
     assert room < 1e-3 < expected.abs().min()
 
 
+def test_distance_is_that_of_the_objective(model: Model) -> None:
+    x, style = images(5), model.styles([1])[0]
+    assert bool(((x[:, 3] > 0) & (x[:, 3] < 1)).any())
+    room = 1024 * torch.finfo(torch.float32).eps  # a rounding for each pixel of a sum, all the same way
+    for batch in (2, 5):
+        assert model.distance(x, style, batch) == pytest.approx(objective(model, x, style, 0.0), rel=room)
+    assert model.distance(x, style[None]) == model.distance(x, style)
+    told: list[float] = []
+    fitted = model.fit_style(x, steps=3, on_step=told.append)
+    again: list[float] = []
+    model.fit_style(x, steps=4, on_step=again.append)
+    # a fourth step begins from what three steps have found
+    assert again[3] == pytest.approx(model.distance(x, fitted), rel=room)
+    assert again[3] != pytest.approx(told[-1], rel=room)
+    for wrong in ((images(0), style), (x, model.styles([0, 1]))):
+        with pytest.raises(ValueError, match="at least one image and one style"):
+            model.distance(*wrong)
+    with pytest.raises(AnifastError, match="not finite"):
+        model.distance(x, torch.full((8,), math.nan))
+
+
 def test_fit_style_leaves_the_model_as_it_is(model: Model) -> None:
     before = model.translate(images(2), artist=0)
     model.fit_style(images(2), steps=2)
@@ -455,6 +476,35 @@ def test_an_artist_who_is_called_like_a_word_goes_first() -> None:
     assert torch.equal(styles.codes(found), model.styles([0, 1, 2]))
 
 
+def test_a_file_may_stand_in_a_list_with_commas(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    styles.save("new.json", [Style("one", (0.5,) * 8), Style("two", (1.5,) * 8)])
+    assert [s.name for s in styles.gather(model, ["neutral,new.json"])] == ["neutral", "one", "two"]
+    assert [s.name for s in styles.gather(model, ["artist_01, new.json#1"])] == ["artist_01", "two"]
+    styles.save("neutral,new.json", [Style("whole", (2.5,) * 8)])  # now there is such a file
+    assert [s.name for s in styles.gather(model, ["neutral,new.json"])] == ["whole"]
+    assert [s.name for s in styles.gather(model, ["neutral,new.json#0"])] == ["whole"]
+    names = ",".join(["artist_00"] * 40)  # longer than a file's name may be
+    assert [s.name for s in styles.gather(model, [f"{names},new.json#0"])] == ["artist_00"] * 40 + ["one"]
+
+
+def test_words_that_name_nobody(model: Model) -> None:
+    for words in ([","], [" , ,"], []):
+        with pytest.raises(AnifastError, match=r"--other.*: names nobody; .*disentangle artists"):
+            styles.gather(model, words, option="--other")
+
+
+def test_too_many_random_styles_are_refused_before_they_are_drawn(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(styles, "_MOST", 6)
+    assert len(styles.gather(model, ["random", "neutral", "random"], count=3)) == 7
+    monkeypatch.setattr(Model, "random_styles", lambda *_: pytest.fail("drawn"))
+    for words, count in ((["random"], 10**12), (["random", "random"], 4)):
+        with pytest.raises(AnifastError, match=f"--styles {count}: {count * len(words)} .* more than 6; take fewer"):
+            styles.gather(model, words, count=count)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -552,6 +602,16 @@ def test_sheets_show_what_they_are_of(model: Model, artists: Path) -> None:
     assert (white == PAPER[0]).all() and near(
         tiles(again, columns + 300, 14 + 50 + 200, 96), painted(model, contents[2], some[0])
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_shown(channels: int) -> None:
+    x = torch.full((2, channels, 1, 2), -0.2)  # 102 of 255
+    if channels == 4:
+        x[:, 3] = torch.tensor([1.0, 0.0])  # the second pixel is transparent
+    found = sheets.shown(x)
+    assert found.shape == (2, 3, 1, 2) and found.dtype == torch.uint8
+    assert (found[..., 0] == 102).all() and (found[..., 1] == (255 if channels == 4 else 102)).all()
 
 
 def test_transparent_parts_are_white_on_sheets(model: Model) -> None:

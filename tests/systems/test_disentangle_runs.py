@@ -604,7 +604,7 @@ def test_settings_that_cannot_be_used(
 
 
 def test_folders_that_cannot_be_used(artists: Path, tmp_path: Path, capsys: Capture) -> None:
-    lonely, empty, single = (tmp_path / name for name in ("one artist", "transparent", "one picture"))
+    lonely, empty, single = (tmp_path / name for name in ("a", "b", "c"))
     shutil.copytree(sorted(artists.iterdir())[0], lonely / "only")
     for artist in sorted(artists.iterdir())[:2]:
         for number in range(3):

@@ -631,7 +631,8 @@ def told(options: Mapping[str, Any], stage: str) -> tuple[Config, dict[str, str]
         if mlp:
             values["c1_input"] = "code"
     for setting, name in (OPTIONS | STAGE_OPTIONS[stage]).items():
-        if options.get(name) is not None:
+        unset = options.get(name) == 0 and name.endswith("_dropout")  # as the authors' code takes it
+        if options.get(name) is not None and not unset:
             values[setting] = options[name]
     values["nested"] = not values.get("content_keep") == values.get("style_keep") == 1
     if stage == "stage2" and options.get("cla_fake") is False:

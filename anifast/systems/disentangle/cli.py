@@ -59,10 +59,10 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         verbs,
         "grid",
         "a sheet of artists x contents",
-        "The same contents in the style of every artist, a row each, beside real pictures of the artist.",
+        "The same contents in the styles of several artists, a row each, with --data beside real pictures by them.",
     )
     sub.add_argument("contents", nargs="*", metavar="CONTENT", help=f"{_CONTENT} [random]")
-    _styles(sub, "rows", "12 artists, spread over the list")
+    _styles(sub, "rows", "12 artists, spread over the list", "CONTENTs stand")
     sub.add_argument("--contents", dest="most", type=int, default=12, metavar="N", help=_most(12))
     sub.add_argument(
         "--data",
@@ -81,12 +81,12 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "contents", nargs="?", metavar="CONTENT", help="the picture whose content is painted, or random [random]"
     )
-    _styles(sub, "styles", "35 artists, spread over the list")
+    _styles(sub, "styles", "35 artists, spread over the list", "CONTENT stands")
     _painting(sub)
 
     sub = _verb(verbs, "contents", "a sheet of many contents in one style", "Many contents in the style of one artist.")
     sub.add_argument("contents", nargs="*", metavar="CONTENT", help=f"{_CONTENT} [random]")
-    sub.add_argument("--artist", required=True, metavar="STYLE", help=f"one style: {options.ARTIST_SOURCES}")
+    sub.add_argument("--artist", required=True, metavar="STYLE", help=f"the style: {options.ONE_ARTIST}")
     sub.add_argument("--contents", dest="most", type=int, default=36, metavar="N", help=_most(36))
     _painting(sub)
 
@@ -99,11 +99,16 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("contents", nargs="+", metavar="PICTURE", help="pictures and folders")
     sub.add_argument(
-        "--artist", metavar="STYLE", help=f"whose they are: {options.ARTIST_SOURCES} [whom their folder is called by]"
+        "--artist", metavar="STYLE", help=f"whose they are: {options.ONE_ARTIST} [whom their folder is called by]"
     )
     sub.add_argument("--other", metavar="STYLE", help="the other style, given likewise [the next artist of the list]")
     sub.add_argument(
-        "--contents", dest="most", type=int, default=8, metavar="N", help="of each folder, so many pictures [8]"
+        "--max",
+        dest="most",
+        type=int,
+        default=8,
+        metavar="N",
+        help="of each folder, so many pictures, spread over it [8]",
     )
     _painting(sub)
 
@@ -111,8 +116,10 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         verbs,
         "fit",
         "find the style of an artist that the model does not know",
-        "The style in which a model paints some pictures best (an extension to the paper). Its file stands in place "
-        "of an artist's name: --artist STYLE.json.",
+        "The style in which a model paints some pictures best. This is an extension of ours: the paper has styles of "
+        "the artists in training only. Of a run of both stages the style is sought for stage 2's generator, which then "
+        "paints in it; name RUN/stage1 to take stage 1's. Its file stands in place of an artist's name: "
+        "--artist STYLE.json.",
     )
     sub.add_argument("contents", nargs="+", metavar="PICTURE", help="pictures by one artist, and folders of such")
     sub.add_argument("--out", type=Path, required=True, metavar="JSON", help="the style")
@@ -150,9 +157,12 @@ def _verb(verbs: Any, name: str, about: str, description: str) -> argparse.Argum
     return sub
 
 
-def _styles(parser: argparse.ArgumentParser, what: str, usual: str) -> None:
+def _styles(parser: argparse.ArgumentParser, what: str, usual: str, before: str) -> None:
     parser.add_argument(
-        "--artist", "--artists", nargs="+", metavar="STYLE", help=f"{what}: {options.ARTIST_SOURCES}; or all [{usual}]"
+        "--artist",
+        nargs="+",
+        metavar="STYLE",
+        help=f"{what}: {options.ARTIST_SOURCES}; {before} before it [{usual}]",
     )
     parser.add_argument("--styles", type=int, metavar="N", help="how many random styles [1]")
 
@@ -180,7 +190,8 @@ def main(args: argparse.Namespace) -> int:
     from anifast.engine import precision, state, translate
     from anifast.systems.disentangle.styles import check_seed
 
-    for name, option in (("batch", "batch"), ("most", "contents"), ("styles", "styles"), ("steps", "steps")):
+    most = "max" if args.verb == "reconstruct" else "contents"
+    for name, option in (("batch", "batch"), ("most", most), ("styles", "styles"), ("steps", "steps")):
         value = getattr(args, name, None)
         if value is not None and value < 1:
             raise AnifastError(f"--{option} {value}: at least 1")
@@ -239,16 +250,20 @@ def _gather(args: argparse.Namespace, model: Model, words: Sequence[str], most: 
     return found
 
 
-def _contents(args: argparse.Namespace, model: Model, most: int) -> tuple[Tensor, Tensor | None]:
-    """Contents [N, numbers], and the pictures that they are of, white for random ones; None where all are random."""
+def _contents(args: argparse.Namespace, model: Model, most: int, styles: int = 1) -> tuple[Tensor, Tensor | None]:
+    """Contents [N, numbers], and the pictures that they are of, white for random ones; None where all are random.
+
+    Refuses what has no room on a sheet in so many styles before it is drawn or read.
+    """
     import torch
 
     from anifast.systems.disentangle import pictures, sheets
 
     chosen: list[Picture | None] = []
     for word in args.contents or [_RANDOM]:
-        chosen += [None] * most if word == _RANDOM else _gather(args, model, [word], most)
-    sheets.check_room(model, 1, len(chosen))  # before so many are read
+        more = [] if word == _RANDOM else _gather(args, model, [word], most)
+        sheets.check_room(model, styles, len(chosen) + (most if word == _RANDOM else len(more)))
+        chosen += [None] * most if word == _RANDOM else more
     held = [picture for picture in chosen if picture is not None]
     codes = iter(model.random_contents(len(chosen) - len(held), args.seed or 0) if len(held) < len(chosen) else ())
     if not held:
@@ -308,7 +323,7 @@ def _grid(args: argparse.Namespace, model: Model) -> int:
 
     found = _chosen_styles(args, model)
     names = [style.name for style in found]
-    contents, originals = _contents(args, model, args.most)
+    contents, originals = _contents(args, model, args.most, len(found))
     sheets.check_room(model, len(found) + (originals is not None), len(contents) + 2 * (args.data is not None))
     real = None if args.data is None else pictures.of_artists(model, args.data, names, 2, args.resize)
     draw = partial(sheets.grid, model, contents, codes(found), names=names, originals=originals, real=real)
@@ -320,7 +335,7 @@ def _one_content(args: argparse.Namespace, model: Model) -> int:
     from anifast.systems.disentangle.styles import codes
 
     found = _chosen_styles(args, model)
-    content, original = _contents(args, model, 1)
+    content, original = _contents(args, model, 1, len(found))
     names = [style.name for style in found]
     draw = partial(sheets.one_content, model, content, codes(found), names=names, original=original)
     return _draw(args, model, len(found), draw)
@@ -437,6 +452,7 @@ def _fit(args: argparse.Namespace, model: Model) -> int:
     _ = model.bank  # refuses a plain VAE before pictures are read
     parts: list[Tensor] = []
     good, failed = _read(args, model, _gather(args, model, args.contents, None), "read", parts.append)
+    images = torch.cat(parts)
     about = precision.describe(model.device, args.precision)
     print(f"{counted(len(good))}, the generator of {model.stage}, {about}")
     distances: list[float] = []
@@ -446,9 +462,10 @@ def _fit(args: argparse.Namespace, model: Model) -> int:
             distances.append(distance)
             bar.update(1, f"distance {distance:.4f}")
 
-        code = model.fit_style(torch.cat(parts), args.steps, batch=args.batch, on_step=on_step)
+        code = model.fit_style(images, args.steps, batch=args.batch, on_step=on_step)
+    found = model.distance(images, code, args.batch)  # the last that was told is that before the last step
     styles.save(args.out, [styles.Style(args.name or args.out.stem, tuple(code.tolist()))])
-    print(f"distance {distances[0]:.4f} in the neutral style, {distances[-1]:.4f} in this one -> {args.out}")
+    print(f"distance {distances[0]:.4f} in the neutral style, {found:.4f} in this one -> {args.out}")
     return _told(failed, len(good), "the style is of")
 
 
@@ -487,7 +504,8 @@ def _export(args: argparse.Namespace, model: Model) -> int:
         with atomic_path(args.out) as temporary:
             if suffix == ".npz":
                 arrays: dict[str, Any] = {key: np.array(value, dtype=np.str_) for key, value in texts.items()}
-                np.savez(temporary, **arrays | {key: value.numpy() for key, value in numbers.items()})
+                with open(temporary, "wb") as file:  # given a name, it adds .npz to whatever ends otherwise, .NPZ too
+                    np.savez(file, **arrays | {key: value.numpy() for key, value in numbers.items()})
             else:
                 _write_csv(temporary, texts, numbers)
     what = [counted(len(good))] if good else []

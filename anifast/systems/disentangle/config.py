@@ -7,6 +7,7 @@ batches, iterations and the networks' sizes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -148,7 +149,9 @@ class Config(Steering):
     stage2_batch: int = option(8, "pictures of a step of stage 2", low=1)
     iterations: int = option(400_000, "steps of stage 1", low=0, on_resume=True)
     classifier_iterations: int = option(200_000, "steps of pre-training; 0: C2 and D begin anew", low=0, on_resume=True)
-    stage2_iterations: int = option(400_000, "steps of stage 2", low=0, on_resume=True)
+    stage2_iterations: int = option(
+        400_000, "steps of stage 2, of D and C2 where G waits for them", low=0, on_resume=True
+    )
     lr: float = option(5e-5, "learning rate of stage 1 (Adam)", low=0)
     lr_style: float = option(5e-3, "that of the styles", low=0)
     classifier_lr: float = option(1e-4, "learning rate of pre-training (Adam)", low=0)
@@ -156,6 +159,7 @@ class Config(Steering):
     stage2_lr_style: float = option(2e-3, "that of the styles (Adam)", low=0)
     warm_up: int = option(100, "steps over which learning rates grow to these", low=1)
 
+    images: int | None = option(None, "end each stage after so many pictures", low=1, on_resume=True)
     log_every: int = option(400, "pictures between two lines of metrics.jsonl", low=1, on_resume=True)
     sheet_every: int = option(20_000, "pictures between two sample sheets", low=1, on_resume=True)
     save_every: int = option(20_000, "pictures between two checkpoints", low=1, on_resume=True)
@@ -163,6 +167,12 @@ class Config(Steering):
     def __post_init__(self) -> None:
         """Check what concerns several fields at once."""
         widths = self.widths
+        if self.size % 2:
+            raise AnifastError(f"setting size: {self.size} is odd; take {self.size + 1}")
+        if self.dataset == "digits" and (self.weight_maps is not None or self.crop_size):
+            raise AnifastError(
+                "settings weight_maps and crop_size are for folders of pictures; leave them out for digits"
+            )
         if self.channels == 2:
             raise AnifastError("setting channels: 2 is not one of 1, 3, 4")
         if self.dataset == "digits" and (self.channels, self.size) != (1, 28):
@@ -309,6 +319,9 @@ def make(preset: str | None = None, values: Mapping[str, Any] | None = None) -> 
         AnifastError: an unknown preset, or a value that cannot be.
     """
     given = dict(values or {})
+    for name in ("start_from", "weight_maps"):  # a resumed run may be called from elsewhere
+        if given.get(name) is not None:
+            given[name] = os.path.abspath(given[name])
     if given.get("label") == "digit" and preset in ("nist", "nist_fast"):
         usual = {
             "content_size": 160,

@@ -132,10 +132,17 @@ def described(how: str, seed: int) -> str:
 
 
 def name_of(config: Config) -> str:
-    """What the paper calls an encoder of digits, and E for others."""
+    """What the paper calls an encoder of digits, with what sets it apart from the paper's, and E for others."""
     if config.dataset != "digits":
         return "E" if config.style_size != 0 else "VAE of artists"
-    return "VAE" if config.style_size == 0 else {"writer": "E_w", "digit": "E_d"}[config.label]
+    plain = config.style_size == 0
+    name = "VAE" if plain else {"writer": "E_w", "digit": "E_d"}[config.label]
+    unusual = [] if config.nested else ["not nested"]
+    if not plain and config.lambda_c1 == 0:
+        unusual.insert(0, "lambda_c1 0")
+    elif not plain and config.c1_input != "image":
+        unusual.insert(0, f"c1_input {config.c1_input}")
+    return f"{name} ({', '.join(unusual)})" if unusual else name
 
 
 def digit_sets(data: Path, device: torch.device) -> dict[str, Labelled]:
@@ -212,6 +219,8 @@ def evaluate(model: Model, data: Path, options: Options) -> Report:
     factors = {label: one.labels for label, one in sets.items()}
     for name, why in pictures.skipped().items():
         report.note(f"left out: {printable(name)}: {why}")
+    if not model.config.nested:
+        report.note("codes were trained without nested dropout: their first numbers are no more than any others")
     with enough_memory(batch, f" of side {model.size}", "--batch"):
         found = coded(model, pictures, options.model, batch)
         name = name_of(model.config)
@@ -243,7 +252,7 @@ def evaluate(model: Model, data: Path, options: Options) -> Report:
             drawn = (
                 digit_figures(model, digits, found, own, batch)
                 if digits
-                else artist_figures(model, pictures, found, data, own, batch)
+                else artist_figures(model, pictures, found, data, own, batch, other)
             )
             for file, image in drawn:
                 with atomic_path(folder / file) as temporary:
@@ -303,6 +312,11 @@ def _other(model: Model, own: Settings) -> _Judged | None:
             f"--plain {path}: table 8 compares two runs of stage 2, and {'it' if judged is None else 'the first'} "
             "holds none; train it by --stage stage2"
         )
+    if second.statistics is None:
+        raise CheckpointError(
+            f"--plain {path}: there are no statistics of contents, which random ones are drawn from; make them by "
+            "--stage encode"
+        )
     if second.classes != model.classes or (second.size, second.channels) != (model.size, model.channels):
         raise CheckpointError(f"--plain {path}: is of other artists or another size than the model that is evaluated")
     kinds = {"plain" if one.config.c2_fake == "none" else "adversarial" for one in (model, second)}
@@ -358,16 +372,26 @@ def _generated(
                         right[painted.kind, scorer.kind] += (logits.argmax(1) == wanted).sum()
                     bar.update(len(rows))
     results = {kinds: int(value) / total for kinds, value in right.items()}
-    steps = " and ".join(f"{one.kind} {_steps(one.model)}" for one in runs)
+    steps = " and ".join(f"{_kind(one)} {_steps(one.model)}" for one in runs)
     about = f"{total:,} pictures, {len(model.classes):,} artists; stage 2: {steps}; seed {own.seed}"
-    report.below += ["", *generated_table(results, about).rstrip("\n").splitlines()]
+    report.below += [
+        "",
+        *generated_table(results, about, faces=model.config.dataset != "digits").rstrip("\n").splitlines(),
+    ]
     report.facts["generated"] = {
         "pictures": total,
         "artists": len(model.classes),
+        "c2_fake": {one.kind: one.model.config.c2_fake for one in runs},
         "top1": [{"generator": a, "scored_by": b, "top1": value} for (a, b), value in results.items()],
         "protocol": "contents from the Gaussian of all codes, artists as often as in training, their mean styles, "
         "alpha 1, no augmentation",
     }
+
+
+def _kind(one: _Judged) -> str:
+    """The kind of a classifier, with its loss where that is not the paper's."""
+    form = one.model.config.c2_fake
+    return f"{one.kind} (c2_fake {form})" if form == "neg_nll" else one.kind
 
 
 def _steps(model: Model) -> str:
@@ -529,6 +553,10 @@ def _decoded_table(
             report.below += ["", *table(title, ("chance", "untrained", "trained"), lines)]
     halves = f"half of {len(known.rows)} pictures, scored on the other; codes: {described(own.codes, own.seed)}"
     report.below.append(f"linear probes, fitted to {halves}; untrained: the same networks as the run's seed draws them")
+    if ("style", "artist") in rows:
+        report.below.append(
+            "artist from style: styles are looked up by the artist, so this tells only how far apart they lie"
+        )
     if bayes:
         heads = ["chance", *(f"{k}d" for k in dimensions)]
         lines = [
@@ -554,8 +582,14 @@ def artist_figures(
     data: Path,
     own: Settings,
     batch: int,
+    other: _Judged | None = None,
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Where codes lie, and figure 2: the same random contents by 12 artists, beside real pictures."""
+    """Where codes lie, and the paper's sheets of what is painted.
+
+    Figure 2: the same random contents by 12 artists, beside real pictures; 12: the same by the run of `plain`; 3: the
+    content of a picture by 35 artists; 4: the contents of several pictures by several artists; 13: those of many by one
+    artist; 10: pictures painted again. A plain VAE paints the last only.
+    """
     z = chosen(found["mean"], found["std"], own.codes, own.seed)
     if z.shape[1] > 1:
         numbers, shown = figures.colours_of(pictures.labels, pictures.classes)
@@ -563,16 +597,70 @@ def artist_figures(
         caption = f"content codes ({described(own.codes, own.seed)}): the first two numbers{told}"
         yield "codes.png", figures.scatter([figures.Cloud("by artist", z[:, :2], numbers)], shown, caption=caption)
     if model.style_size:
-        noise = torch.randn(
-            12, model.content_size, generator=torch.Generator().manual_seed(own.seed), dtype=torch.float64
-        )
-        contents = codes.random_contents(found["statistics"], noise).float()
         artists = [model.classes[k] for k in spread(len(model.classes), 12)]
         try:
             real = of_artists(model, data, artists, 2, "crop")
         except DataError:  # pictures of others than the model knows
             real = None
-        yield "artists.png", sheets.grid(model, contents, model.styles(artists), names=artists, real=real, batch=batch)
+        painters: list[tuple[str, Model, Mapping[str, Tensor]]] = [("artists.png", model, found["statistics"])]
+        if other is not None and other.model.statistics is not None:
+            painters.append((f"artists_{other.kind}.png", other.model, other.model.statistics))
+        for file, painter, statistics in painters:
+            source = torch.Generator().manual_seed(own.seed)
+            noise = torch.randn(12, painter.content_size, generator=source, dtype=torch.float64)
+            contents = codes.random_contents(statistics, noise).float()
+            styles = painter.styles(artists)
+            yield file, sheets.grid(painter, contents, styles, names=artists, real=real, batch=batch)
+        yield from _transfers(model, pictures, batch)
+    yield "reconstructions.png", _again(model, pictures, batch)
+
+
+def _some(pictures: Labelled, count: int) -> tuple[list[int], Tensor]:
+    """Pictures evenly spread over all, which stand by artist: their rows, and how networks see them."""
+    rows = list(spread(len(pictures), count))
+    return rows, prepare(pictures.batch(rows)[0])
+
+
+def _transfers(model: Model, pictures: Labelled, batch: int) -> Iterator[tuple[str, Image.Image]]:
+    """Figures 3, 4 and 13: the contents of pictures by artists."""
+    _, images = _some(pictures, 18)
+    contents = model.contents(images, batch)
+    many, several = ([model.classes[k] for k in spread(len(model.classes), count)] for count in (35, 8))
+    middle = len(images) // 2
+    one = slice(middle, middle + 1)
+    yield (
+        "styles.png",
+        sheets.one_content(model, contents[one], model.styles(many), names=many, original=images[one], batch=batch),
+    )
+    few = list(spread(len(images), 8))
+    yield (
+        "transfer.png",
+        sheets.grid(model, contents[few], model.styles(several), names=several, originals=images[few], batch=batch),
+    )
+    artist = model.classes[len(model.classes) // 2]
+    yield (
+        "contents.png",
+        sheets.one_style(model, contents, model.styles([artist]), name=artist, originals=images, batch=batch),
+    )
+
+
+def _again(model: Model, pictures: Labelled, batch: int) -> Image.Image:
+    """Figure 10: pictures painted again in their own style, in none, and in another artist's."""
+    rows, images = _some(pictures, 8)
+    artists = [pictures.classes[k] for k in pictures.labels[rows].tolist()]
+    if not model.style_size:
+        return sheets.again(model, images, None, model.neutral(len(rows)), names=artists, batch=batch)
+    known = [model.knows(name) for name in artists]
+    first = model.classes[0]
+    own = model.styles([name if is_known else first for name, is_known in zip(artists, known, strict=True)])
+    others = []
+    for name in artists:
+        place = model.classes.index(name) if model.knows(name) else 0
+        others.append(model.classes[(place + max(1, len(model.classes) // 2)) % len(model.classes)])
+    names = [f"{name}\nother: {another}" for name, another in zip(artists, others, strict=True)]
+    return sheets.again(
+        model, images, own if any(known) else None, model.styles(others), names=names, known=known, batch=batch
+    )
 
 
 def digit_figures(

@@ -5,8 +5,8 @@ codes are then asked for both, which gives tables 4 to 7, and drawn. What is don
 goes on where it was interrupted, and with more options draws more.
 
 Settings are those of `anifast train disentangle`, unless told otherwise: on a CPU 3000 steps of networks of half the
-width, in bf16 where it has a matrix unit; no stage 2 (--stage2-iterations, for sharper figures), and as much
-pre-training for it as in the preset.
+width, in bf16 where it has a matrix unit; on a GPU CUDA graphs; no stage 2 (--stage2-iterations, for sharper figures),
+and as many steps of pre-training to those of stage 2 as in the preset. --minutes ends each run after so long.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ _GIVEN = ("stage", "dataset", "label", "start_from", "size", "channels")
 _HALF = {"features": "32,64,128", "fc": 256}
 #: Steps of stage 1 on a CPU.
 _STEPS = 3000
+#: Settings by which the presets of digits differ and that a run keeps.
+_BATCHES = ("batch", "classifier_batch", "stage2_batch")
+#: Settings that are paths: files that are passed on hold their last part only.
+_PATHS = ("start_from", "weight_maps")
+#: Checkpoints of a run that --track may keep.
+_MOST_KEPT = 100
 #: Codes in a plot of figure 11.
 _TRACKED = 10_000
 #: Numbers of metrics.jsonl that results.json keeps.
@@ -84,8 +90,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--track",
         metavar="STEPS",
-        help="steps of stage 1, as in 1000,2000,3000, at which codes are drawn (figure 11); their checkpoints have to "
-        "be there: train with --save-every 64000 --keep 3, say",
+        help="steps of stage 1, as in 1000,2000,3000, at which codes are drawn (figure 11; for digits only, by this "
+        "command); new runs keep their checkpoints of these, and runs that have ended need to have them",
     )
     parser.add_argument(
         "--codes",
@@ -108,16 +114,26 @@ def main(args: argparse.Namespace) -> int:
     from anifast.systems.disentangle.evaluation import Settings
 
     values = settings.given(args, Config)
-    steps = _steps(args.track)
+    track = _steps(args.track)
     device = pick_device(args.device)
     check_writable(args.out)
-    own = settings.build(
-        Settings, {"codes": args.codes, "prior": args.prior, "floor": args.floor, "seed": values.get("seed", 0) % 2**31}
-    )
-    for name in RUNS:
-        if not _train(args, name, values, device):
+    own = settings.build(Settings, {"codes": args.codes, "prior": args.prior, "floor": args.floor})
+    # All that can be refused is, before anything is trained.
+    jobs = [_job(args, name, values, device, track) for name in RUNS]
+    old = [job.config.seed for job in jobs if not job.new]
+    for job in jobs:
+        if job.new and old and job.config.seed != old[0]:
+            raise AnifastError(
+                f"{args.out}: the runs that are there have seed {old[0]}, and {job.name} would get {job.config.seed}; "
+                f"give --seed {old[0]}"
+            )
+    own = dataclasses.replace(own, seed=jobs[0].config.seed % 2**31)
+    for path in args.beside if track else ():
+        _check_beside(path, track)
+    for job in jobs:
+        if not _train(args, job, device):
             return 130
-    report(args.data, args.out, own, device, beside=args.beside, track=steps)
+    report(args.data, args.out, own, device, beside=args.beside, track=track)
     return 0
 
 
@@ -155,6 +171,8 @@ def defaults(
         usual["iterations"] = _STEPS
         if matrix_unit():
             usual["precision"] = "bf16"
+    elif device.type == "cuda":
+        usual["cuda_graphs"] = True
     found = {**usual, **given, **RUNS[name]}
     return {"classifier_iterations": _pretraining(name, preset, found["stage2_iterations"]), **found}
 
@@ -165,24 +183,51 @@ def _pretraining(name: str, preset: str, steps: int) -> int:
     return steps * usual.classifier_iterations // usual.stage2_iterations
 
 
-def _train(args: argparse.Namespace, name: str, values: dict[str, Any], device: torch.device) -> bool:
-    """Train one run to its end, from wherever it stands; False when Ctrl-C ended it."""
+@dataclass(frozen=True)
+class _Job:
+    """What is to be trained of one run.
+
+    Attributes:
+        name: of the run.
+        out: its folder.
+        config: all its settings.
+        values: those that a new run is given, or that change in one that goes on.
+        new: whether nothing is there yet.
+    """
+
+    name: str
+    out: Path
+    config: Config
+    values: dict[str, Any]
+    new: bool
+
+
+def _job(
+    args: argparse.Namespace, name: str, values: dict[str, Any], device: torch.device, track: Sequence[int]
+) -> _Job:
+    """Settle what is to be trained of one run, from wherever it stands.
+
+    Raises:
+        AnifastError: it cannot go on with these settings, or has no checkpoints of the steps to track.
+    """
     from anifast.engine import state
-    from anifast.systems import runs
     from anifast.systems.disentangle import checkpoints, codes
-    from anifast.systems.disentangle.stages import stages
 
     out, preset = args.out / name, args.preset or "nist_fast"
     known = checkpoints.stages(out)
     if not known:
         new = defaults(name, values, args.half, device, preset)
-        print(f"{name}: -> {out}", flush=True)
-        return runs.train("disentangle", args.data, out, preset=preset, values=new, device=args.device)
+        config = make(preset, new)
+        new |= _kept(track, config, values)
+        config = make(preset, new)
+        _check_future(track, config)
+        return _Job(name, out, config, new, True)
     newest = next(known[stage] for stage in ("stage2", "classifier", "stage1") if stage in known)
     with state.about(newest):
         old = checkpoints.config_of(state.load(newest))
     with state.about(out):
-        wanted = {**values, **(_HALF if args.half else {}), **RUNS[name]}
+        batches = {} if args.preset is None else {key: getattr(make(args.preset), key) for key in _BATCHES}
+        wanted = {**batches, **values, **(_HALF if args.half else {}), **RUNS[name]}
         differing = settings.changed(old, wanted)
         if differing.get("iterations", 0) > old.iterations and (out / codes.NAME).exists():
             raise AnifastError(
@@ -192,11 +237,119 @@ def _train(args: argparse.Namespace, name: str, values: dict[str, Any], device: 
         if not old.stage2_iterations and (steps := differing.get("stage2_iterations")):
             differing = {"classifier_iterations": _pretraining(name, preset, steps), **differing}
     config = settings.build(Config, {**old.as_dict(), **differing})
-    if all(stage.done() for stage in stages(config, args.data, out, device)):
-        print(f"{name}: done already in {out}", flush=True)
+    if track:
+        past = _past(out / "stage1")
+        steps = max(past, default=0) // config.batch
+        over = steps >= config.iterations or (out / codes.NAME).exists()
+        _check_past([step for step in track if over or step <= steps], past, config.batch, out / "stage1")
+        if not over:
+            differing |= _kept(track, config, values)
+            config = settings.build(Config, {**old.as_dict(), **differing})
+            _check_future([step for step in track if step > steps], config)
+    return _Job(name, out, config, differing, False)
+
+
+def _kept(track: Sequence[int], config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make stage 1 keep its checkpoints of these steps, where the user gives none of his own.
+
+    Raises:
+        AnifastError: too many would have to be kept.
+    """
+    if not track or {"save_every", "keep"} & given.keys():
+        return {}
+    apart = math.gcd(*track)
+    count = max(2, -(-config.iterations // apart) - min(track) // apart + 1)
+    if count > _MOST_KEPT:
+        raise AnifastError(
+            f"--track {','.join(map(str, track))}: a checkpoint at every {apart:,} steps would be needed for these, "
+            f"{count:,} of {config.iterations:,} steps; choose steps that are multiples of a larger number, or give "
+            "--save-every and --keep"
+        )
+    return {"save_every": apart * config.batch, "keep": count}
+
+
+def _check_future(track: Sequence[int], config: Config) -> None:
+    """Check that training will leave checkpoints of these steps.
+
+    Raises:
+        AnifastError: it will not.
+    """
+    for step in track:
+        if step > config.iterations:
+            raise AnifastError(f"--track: step {step:,} is asked for, and stage 1 has {config.iterations:,}")
+        # One is saved with the first step that reaches a multiple of save_every, and with the last step.
+        seen = step * config.batch
+        if step < config.iterations and seen // config.save_every == (seen - config.batch) // config.save_every:
+            raise AnifastError(
+                f"--track: step {step:,} is asked for, which is after {seen:,} pictures, and --save-every "
+                f"{config.save_every} saves no checkpoint there; leave --save-every and --keep out"
+            )
+        multiples = (config.iterations * config.batch - 1) // config.save_every - seen // config.save_every
+        later = min(multiples + 1, config.iterations - step)
+        if later >= config.keep and later:
+            raise AnifastError(
+                f"--track: step {step:,} is asked for, and --keep {config.keep} does not keep its checkpoint until "
+                f"step {config.iterations:,}; give at least {later + 1}, or leave --save-every and --keep out"
+            )
+
+
+def _past(folder: Path) -> dict[int, Path]:
+    """Pictures seen -> checkpoint, of a stage's folder, oldest first."""
+    from anifast.engine import state
+
+    past = state.numbered(folder)
+    if (folder / state.NAME).exists():
+        past |= {int(state.load(folder).get("images", 0)): folder / state.NAME}
+    return dict(sorted(past.items()))
+
+
+def _check_past(track: Sequence[int], past: Mapping[int, Path], batch: int, folder: Path) -> None:
+    """Check that there are checkpoints of these steps.
+
+    Raises:
+        CheckpointError: one is missing.
+    """
+    missing = [step for step in track if step * batch not in past]
+    if missing:
+        there = ", ".join(f"{images // batch}" for images in sorted(past)) or "none"
+        raise CheckpointError(
+            f"{folder}: no checkpoint of step {missing[0]}, which --track asks for; there are {there} "
+            "(a new run that is begun with --track keeps them)"
+        )
+
+
+def _check_beside(path: Path, track: Sequence[int]) -> None:
+    """Check that a run beside has the checkpoints of these steps.
+
+    Raises:
+        CheckpointError: one is missing, or there is no run.
+    """
+    from anifast import systems
+    from anifast.engine import state
+    from anifast.systems.disentangle import checkpoints
+
+    found = systems.read(path)
+    with state.about(path):
+        if not checkpoints.recognises(found):
+            raise CheckpointError("no disentangling network is in it")
+        batch = checkpoints.contents(found).config.batch
+    _check_past(track, _past(path / "stage1"), batch, path / "stage1")
+
+
+def _train(args: argparse.Namespace, job: _Job, device: torch.device) -> bool:
+    """Train one run to its end; False when Ctrl-C ended it."""
+    from anifast.systems import runs
+    from anifast.systems.disentangle.stages import stages
+
+    if job.new:
+        print(f"{job.name}: -> {job.out}", flush=True)
+        preset = args.preset or "nist_fast"
+        return runs.train("disentangle", args.data, job.out, preset=preset, values=job.values, device=args.device)
+    if all(stage.done() for stage in stages(job.config, args.data, job.out, device)):
+        print(f"{job.name}: done already in {job.out}", flush=True)
         return True
-    print(f"{name}: goes on in {out}", flush=True)
-    return runs.train("disentangle", args.data, out, values=differing, resume=True, device=args.device)
+    print(f"{job.name}: goes on in {job.out}", flush=True)
+    return runs.train("disentangle", args.data, job.out, values=job.values, resume=True, device=args.device)
 
 
 # --- the report
@@ -249,20 +402,19 @@ def report(
     paths = {name: out / name for name in RUNS}
     for path in beside:
         whole = path.resolve()
-        names = (whole.name, f"{whole.parent.name}/{whole.name}", str(whole))
-        paths[next((name for name in names if name not in paths), str(whole))] = path
+        names = [whole.name, f"{whole.parent.name}/{whole.name}"]
+        names += [f"{whole.name} ({number})" for number in range(2, len(beside) + 3)]
+        paths[next(name for name in names if name not in paths)] = path
     digits = evaluation.digit_sets(data, device)
     factors = {label: one.labels for label, one in digits.items()}
     held = {name: _Run(name, path, *_read(path, digits, device)) for name, path in paths.items()}
     scores = {name: evaluation.score(run.found, factors, own, name) for name, run in held.items()}
-    by_name = {name: one["codes"] for name, one in scores.items()}
-    found = orderings(by_name)
-    shown = {**by_name, **{f"{name} shuffled": one["shuffled"] for name, one in scores.items() if name in RUNS}}
+    found = orderings({name: one["codes"] for name, one in scores.items()})
+    # Of runs with other settings than the paper's the names tell so, and no published row stands below theirs.
+    names_ = {name: evaluation.name_of(run.model.config) if name in RUNS else name for name, run in held.items()}
+    shown = {names_[name]: one["codes"] for name, one in scores.items()}
+    shown |= {f"{names_[name]} shuffled": one["shuffled"] for name, one in scores.items() if name in RUNS}
     drawn: list[str] = []
-    for file, image in _figures(held, digits, own, track):
-        with atomic_path(out / file) as temporary:
-            image.save(temporary)
-        drawn.append(file)
     about = {name: _about(run, out) for name, run in held.items()}
     facts = {
         "format": FORMAT,
@@ -280,8 +432,18 @@ def report(
     }
     print(bayes_tables(shown))
     print("the paper's orderings in 2 dimensions:", *_verdicts(found), sep="\n")
-    write_text(out / "results.json", json.dumps(facts, indent=1) + "\n")
-    write_text(out / "tables.md", _page(facts, bayes_tables(shown, markdown=True), found))
+
+    def write() -> None:
+        write_text(out / "results.json", json.dumps(facts, indent=1) + "\n")
+        write_text(out / "tables.md", _page(facts, bayes_tables(shown, markdown=True), found))
+
+    write()  # what was measured is not to be lost where a figure fails
+    for file, image in _figures(held, digits, own, track):
+        with atomic_path(out / file) as temporary:
+            image.save(temporary)
+        drawn.append(file)
+    facts["seconds"] = round(time.perf_counter() - started, 1)
+    write()
     print(f"-> {out}: tables.md, results.json, {', '.join(drawn)}")
     return facts
 
@@ -338,17 +500,8 @@ def _tracks(held: Mapping[str, _Run], digits: Mapping[str, Labelled], track: Seq
     rows = []
     for name, run in held.items():
         folder = run.path / "stage1"
-        past = state.numbered(folder)
-        if (folder / state.NAME).exists():
-            past |= {int(state.load(folder).get("images", 0)): folder / state.NAME}
-        batch = run.model.config.batch
-        missing = [step for step in track if step * batch not in past]
-        if missing:
-            there = ", ".join(f"{images // batch}" for images in sorted(past)) or "none"
-            raise CheckpointError(
-                f"{folder}: no checkpoint of step {missing[0]}, which --track asks for; there are {there} "
-                "(--save-every PICTURES and --keep N make more in a new run)"
-            )
+        past, batch = _past(folder), run.model.config.batch
+        _check_past(track, past, batch, folder)
         row = []
         for step in track:
             found = state.load(past[step * batch])
@@ -388,15 +541,29 @@ def _about(run: _Run, out: Path) -> dict[str, Any]:
         speeds = [row["images_per_second"] for row in rows]
         seconds[stage] = round(sum((b - a) / v for a, b, v in zip(ends, ends[1:], speeds, strict=False)), 1)
     return {
-        "folder": str(run.path.relative_to(out)) if run.path.is_relative_to(out) else str(run.path),
+        "folder": str(run.path.relative_to(out)) if run.path.is_relative_to(out) else run.path.resolve().name,
         "stage": run.model.stage,
-        "steps": run.model.steps,
+        "steps": _first_steps(run),
+        "stage2_steps": run.model.steps if run.model.stage == "stage2" else None,
         "classes": len(run.model.classes),
         "codes_stored": run.found["stored"],
         "last_losses": losses,
         "training_seconds": seconds,
-        "config": run.model.config.as_dict(),
+        "config": {
+            key: Path(value).name if key in _PATHS and value else value
+            for key, value in run.model.config.as_dict().items()
+        },
     }
+
+
+def _first_steps(run: _Run) -> int | None:
+    """Steps of stage 1, also where stage 2 has been since; None: not told."""
+    from anifast.engine import state
+
+    folder = run.path / "stage1"
+    if (folder / state.NAME).is_file():
+        return int(state.load(folder).get("images", 0)) // run.model.config.batch
+    return run.model.steps if run.model.stage == "stage1" else None
 
 
 def _verdicts(found: Sequence[tuple[str, bool]]) -> list[str]:

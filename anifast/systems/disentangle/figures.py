@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from anifast.data.folders import to_uint8
 from anifast.engine.plots import GREY, INK, PAPER, font, label, ticks
 from anifast.engine.sheets import Block, readable, sheet, shortened
 from anifast.systems.disentangle.inference import Model
+from anifast.systems.disentangle.sheets import shown
 
 #: One for each digit, told apart also where they are mixed.
 COLOURS = (
@@ -233,7 +233,7 @@ def crossed(
     else:
         tiles = [model.paint(contents, model.styles([str(digit)]), batch) for digit in digits]
         told = "content: mean of the writer's; style: the digit's"
-    rows = [(f"digit {digit}", _grey(row)) for digit, row in zip(digits, tiles, strict=True)]
+    rows = [(f"digit {digit}", shown(row)) for digit, row in zip(digits, tiles, strict=True)]
     block = Block(f"{told}; columns: writers", rows, list(writers))
     return sheet([block], caption=f"digits by writers, {painter(model)}", tile=_TILE)
 
@@ -252,16 +252,16 @@ def one_writer(
         seed: of it.
         batch: pictures at once.
     """
-    shown, made = 5, 10
+    kept, made = 5, 10
     source = torch.Generator().manual_seed(seed)
     style = model.styles([writer])
     left, right = [], []
     for (digit, images), content in zip(real.items(), contents, strict=True):
-        row = torch.full((shown, 3, *images.shape[2:]), 255, dtype=torch.uint8)
-        row[: len(images)] = images[:shown].expand(-1, 3, -1, -1)
+        row = torch.full((kept, 3, *images.shape[2:]), 255, dtype=torch.uint8)
+        row[: len(images)] = images[:kept].expand(-1, 3, -1, -1)
         left.append((f"digit {digit}", row))
         moved = content.cpu() + noise * torch.randn(made, len(content), generator=source)
-        right.append(("", _grey(model.paint(moved, style, batch))))
+        right.append(("", shown(model.paint(moved, style, batch))))
     blocks = [
         Block("real", left),
         Block(f"mean content of the digit, noise of {noise:g}, and his style", right),
@@ -277,22 +277,16 @@ def reconstructions(models: Mapping[str, Model], images: Tensor, labels: Mapping
         images: N,C,size,size as networks see them.
         labels: name of a model that has styles -> the class of each picture.
     """
-    rows = [("picture", _grey(images))]
+    rows = [("picture", shown(images))]
     for name, model in models.items():
         contents = model.contents(images)
         if model.style_size:
             kinds = {"own style": model.styles(labels[name]), "no style": model.neutral()}
         else:
             kinds = {"reconstruction": model.neutral()}
-        rows += [(f"{name}, {kind}", _grey(model.paint(contents, style))) for kind, style in kinds.items()]
+        rows += [(f"{name}, {kind}", shown(model.paint(contents, style))) for kind, style in kinds.items()]
     who = " or ".join(dict.fromkeys(painter(model) for model in models.values()))
     return sheet([Block("", rows)], caption=f"pictures, and their contents {who}", tile=_TILE, beside=False)
-
-
-def _grey(images: Tensor) -> Tensor:
-    """Painted or prepared pictures as uint8 N,3,H,W on the CPU."""
-    x = images.float().cpu()
-    return to_uint8(x[:, :3] * x[:, 3:] + 1 - x[:, 3:] if x.shape[1] == 4 else x).expand(-1, 3, -1, -1)
 
 
 def colours_of(labels: Tensor, names: Sequence[str]) -> tuple[Tensor, list[str]]:

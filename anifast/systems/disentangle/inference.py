@@ -344,28 +344,47 @@ class Model:
             raise AnifastError("all pictures are transparent everywhere, so there is no style to be seen in them")
         style = torch.zeros_like(known.mean[0]).requires_grad_()
         adam = torch.optim.Adam([style], lr=lr)
-        colours = x[:, : min(self.channels, 3)]
         for _ in range(steps):
             adam.zero_grad()
             distance = 0.0
             with torch.enable_grad():
-                for rows in torch.arange(len(x), device=self.device).split(batch):
-                    with autocast(self.device, self.precision):
-                        painted = self._nets["G"](torch.cat([contents[rows], style.expand(len(rows), -1)], 1))
-                    counted = pixel_weights(x[rows, 3]) if self.channels == 4 else None
-                    part = reconstruction(colours[rows], painted, counted) * (len(rows) / len(x))
+                for part in self._distances(x, contents, style, batch):
                     part.backward()
                     distance += float(part.detach())
                 (weight * style.square().mean()).backward()
-            if not math.isfinite(distance):
-                raise AnifastError(
-                    "the distance of what is painted is not finite (NaN); the model's weights may be damaged, or try "
-                    "--precision fp32"
-                )
+            _check_finite(distance)
             if on_step is not None:
                 on_step(distance)
             adam.step()
         return style.detach()
+
+    @torch.no_grad()
+    def distance(self, images: Tensor, style: Tensor, batch: int = 16) -> float:
+        """How far from pictures their contents are painted in one style: mean ||x - G(E(x), s)||, as in `fit_style`.
+
+        Args:
+            images: as of `encode`, at least one.
+            style: [style_size] or [1, style_size].
+            batch: pictures at once.
+
+        Raises:
+            ValueError: wrong shape or type, no picture, several styles, or a batch below 1.
+            AnifastError: the distance is not finite.
+        """
+        contents, style = self.contents(images, batch), self._check_codes(style, "styles")
+        if not len(images) or len(style) != 1:
+            raise ValueError(f"{len(images)} images, {len(style)} styles: expected at least one image and one style")
+        total = sum(float(part) for part in self._distances(self.seen(images), contents, style, batch))
+        return _check_finite(total)
+
+    def _distances(self, x: Tensor, contents: Tensor, style: Tensor, batch: int) -> Iterator[Tensor]:
+        """The mean distance of pictures, as networks see them, from what is painted: parts of it that add up to it."""
+        colours = x[:, : min(self.channels, 3)]
+        for rows in torch.arange(len(x), device=self.device).split(batch):
+            with autocast(self.device, self.precision):
+                painted = self._nets["G"](torch.cat([contents[rows], style.expand(len(rows), -1)], 1))
+            counted = pixel_weights(x[rows, 3]) if self.channels == 4 else None
+            yield reconstruction(colours[rows], painted, counted) * (len(rows) / len(x))
 
     def painter(
         self,
@@ -463,6 +482,20 @@ class Model:
             with autocast(self.device, self.precision):
                 painted = self._nets["G"](part)
             yield painted.float()
+
+
+def _check_finite(distance: float) -> float:
+    """The distance itself.
+
+    Raises:
+        AnifastError: it is not finite.
+    """
+    if not math.isfinite(distance):
+        raise AnifastError(
+            "the distance of what is painted is not finite (NaN); the model's weights may be damaged, or try "
+            "--precision fp32"
+        )
+    return distance
 
 
 def _noise(count: int, size: int, seed: int) -> Tensor:

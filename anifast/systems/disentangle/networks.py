@@ -179,9 +179,8 @@ class ResidueBlock(Block):
                 else F.conv2d(x, weight, padding=1)
             )
         if self.stride == 2:
-            padded = F.pad(x, (self.pad,) * 4) if self.pad else x
-            if winograd.is_faster_six(padded, weight):
-                return winograd.convolve_six(padded, weight)
+            if winograd.is_faster_six(x, weight, self.pad):
+                return winograd.convolve_six(F.pad(x, (self.pad,) * 4) if self.pad else x, weight)
             return F.conv2d(x, weight, None, 2, 2 + self.pad)
         if not winograd.is_faster_six_transposed(x, weight):
             return F.conv_transpose2d(x, weight, None, 2, 2 + self.pad)
@@ -540,7 +539,7 @@ class Generator(nn.Module):
         for level in self.levels:
             for block in level:  # type: ignore[attr-defined]
                 x = block(x, penalised) if isinstance(block, SpatialTransform) else block(x)
-        return torch.tanh(x)
+        return torch.tanh(x if x.dtype == torch.float64 else x.float())
 
     def warp_penalty(self) -> Tensor | None:
         """The sum over spatial transforms of how much they folded in the last call; None: there are none."""
@@ -562,17 +561,18 @@ class StyleBank(nn.Module):
         self.pstd = nn.Parameter(torch.full((len(frequency), size), _ONE))
         self.register_buffer("class_freq", frequency.float())
 
+    def population(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the population before it is normalised, each [size]."""
+        with without_autocast(self.mean):  # half types would lose the variance beside the square of the mean
+            frequency = self.get_buffer("class_freq").to(self.mean.dtype)
+            mean = frequency @ self.mean
+            variance = frequency @ ((self.mean - mean).square() + F.softplus(self.pstd).square())
+            return mean, (variance + 1e-8).sqrt()
+
     def table(self) -> tuple[Tensor, Tensor]:
         """Means and deviations of all artists, each classes,size."""
         mean, std = self.population()
         return (self.mean - mean) / std, F.softplus(self.pstd) / std
-
-    def population(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the population before it is normalised, each [size]."""
-        f = self.get_buffer("class_freq").to(self.mean.dtype)
-        mean = f @ self.mean
-        square = f @ (self.mean.square() + F.softplus(self.pstd).square())
-        return mean, (square - mean.square() + 1e-8).sqrt()
 
     def forward(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Artists [N] -> mean and deviation of their styles, each N,size."""
@@ -582,8 +582,9 @@ class StyleBank(nn.Module):
     def divergence(self) -> Tensor:
         """KL from N(0, 1), a mean over pictures, for each number of a code: [size]."""
         mean, std = self.table()
-        f = self.get_buffer("class_freq").to(self.mean.dtype)
-        return f @ ((mean.square() + std.square()) * 0.5 - std.log() - 0.5)
+        with without_autocast(mean):
+            frequency = self.get_buffer("class_freq").to(mean.dtype)
+            return frequency @ ((mean.square() + std.square()) * 0.5 - std.log() - 0.5)
 
     @torch.no_grad()
     def covariance(self) -> Tensor:

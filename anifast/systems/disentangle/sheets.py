@@ -54,10 +54,10 @@ def grid(
     labels = _labels(names, "style")
     rows = list(_painted(model, contents, styles, batch, on_painted))
     if originals is not None:
-        labels, rows = ["contents of", *labels], [_shown(originals), *rows]
+        labels, rows = ["contents of", *labels], [shown(originals), *rows]
     if real is None:
         return _sheet(model, [Block("the same contents in each style", list(zip(labels, rows, strict=True)))])
-    beside = [_shown(row) for row in real]
+    beside = [shown(row) for row in real]
     if originals is not None:
         beside = [torch.full_like(beside[0], 255), *beside]
     return _sheet(
@@ -98,7 +98,7 @@ def one_content(
     check_room(model, -(-count // columns), columns)
     tiles = torch.cat(list(_painted(model, content, styles, batch, on_painted)))
     if original is not None:
-        heads, tiles = ["content of", *heads], torch.cat([_shown(original), tiles])
+        heads, tiles = ["content of", *heads], torch.cat([shown(original), tiles])
     return _wrapped(model, heads, tiles, columns)
 
 
@@ -133,7 +133,7 @@ def one_style(
     (tiles,) = _painted(model, contents, style, batch, on_painted)
     heads: list[str] = []
     if originals is not None:
-        tiles = torch.stack([_shown(originals), tiles], 1).flatten(0, 1)
+        tiles = torch.stack([shown(originals), tiles], 1).flatten(0, 1)
         heads = ["content of", "painted"] * (columns // 2)
     title = f"many contents in one style{f': {name}' if readable(name) else ''}"
     rows = [("", row) for row in tiles.split(columns)]
@@ -173,7 +173,7 @@ def again(
     else:
         kinds = {"reconstruction": model.neutral(len(images))}
     check_room(model, len(images), 1 + len(kinds))
-    columns = [_shown(images)]
+    columns = [shown(images)]
     for kind, style in kinds.items():
         painted = _pairs(model, contents, style, batch, on_painted)
         if kind == "own style" and known:
@@ -208,8 +208,16 @@ def _tile(model: Model) -> int:
     return model.size * -(-96 // model.size)
 
 
-def _shown(images: Tensor) -> Tensor:
-    """Images as networks see them or as they are painted -> uint8 N,3,H,W on white, on the CPU."""
+def shown(images: Tensor) -> Tensor:
+    """Images as sheets show them: what is transparent is white, and grey has three colours.
+
+    Args:
+        images: N,C,H,W as the networks see them or as they are painted: in [-1, 1], and a fourth channel, which is
+            alpha, in [0, 1]. C is 1, 3 or 4.
+
+    Returns:
+        uint8 N,3,H,W on the CPU.
+    """
     x = images.float().cpu()
     if x.shape[1] == 4:
         x = x[:, :3] * x[:, 3:] + (1 - x[:, 3:])
@@ -259,7 +267,7 @@ def _pairs(model: Model, contents: Tensor, styles: Tensor, batch: int, on_painte
             raise AnifastError(
                 "a painting is not finite (NaN); the model's weights may be damaged, or try --precision fp32"
             )
-        found.append(_shown(part))
+        found.append(shown(part))
         if on_painted is not None:
             on_painted(len(part))
     return torch.cat(found)

@@ -113,7 +113,7 @@ class Run:
         folder = self.out / stage
         if not (folder / checkpoint.NAME).exists():
             return None
-        return int(checkpoint.load(folder).get("images", 0))
+        return int(checkpoint.load(folder, mmap=True).get("images", 0))
 
     def _reached(self, stage: str, plan: Plan) -> bool:
         seen_by_it = self._images(stage)
@@ -210,8 +210,12 @@ class Run:
                 return True
             try:
                 codes.check(codes.read(path), path, self._encoder(), self.pictures)
-            except (CheckpointError, DataError):
+            except CheckpointError:
                 return False
+            except DataError:
+                if self.config.stage == "encode":
+                    return False
+                raise  # stage 1 and the classifier know the old pictures
             return True
 
         def work() -> None:
@@ -247,12 +251,20 @@ class Run:
             if not path.exists():
                 raise CheckpointError(f"{path}: stage 2 needs the codes of all pictures; make them by --stage encode")
             stored = codes.read(path)
-            codes.check(stored, path, self._encoder(), self.pictures)
             system = Stage2(c, self.pictures, self.device, self.team, stored["statistics"])
-            for name, weights in self.first().items():
+            begun = self.out / "stage2"
+            if (begun / checkpoint.NAME).exists():  # it has all its networks, and does not ask again where from
+                with about(begun):
+                    first = {"E": checkpoints.contents(checkpoint.load(begun)).nets["E"]}
+            else:
+                first = self.first()
+            for name, weights in first.items():
                 system.nets[name].load_state_dict(weights)
+            codes.check(stored, path, system.nets["E"], self.pictures)
             pretrained = self.out / "classifier"
-            if (pretrained / checkpoint.NAME).exists():
+            if (begun / checkpoint.NAME).exists():
+                pass
+            elif (pretrained / checkpoint.NAME).exists():
                 with about(pretrained):
                     found = checkpoints.contents(checkpoint.load(pretrained))
                     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ _SAVED = re.compile(r"(?P<path>.+\.json)(#(?P<number>\d+))?", re.IGNORECASE | re
 #: What a part of a file's name is not made of, on any system, and its longest.
 _UNFIT, _LONGEST = re.compile(r'[\s<>:"/\\|?*\x00-\x1f]+'), 60
 _LARGEST = torch.finfo(torch.float32).max
+#: Random styles at once; each is drawn, painted in and kept by itself.
+_MOST = 10_000
 
 
 @dataclass(frozen=True)
@@ -125,13 +128,13 @@ def gather(
         words: the name of an artist; several with commas between them; neutral: the style in the middle of all; random:
             `count` random styles, those that follow where it comes again; all: every artist; a file of styles, or one
             of them as FILE.json#3. A plain VAE has one style, and nothing can be asked for.
-        count: how many are random; None: 1.
+        count: how many are random, for each such word; None: 1. At most 10,000 in all.
         seed: of random styles, 0 or larger; None: 0.
         option: that gives the words, for messages.
 
     Raises:
-        AnifastError: an artist that the model does not know, a plain VAE, a number that cannot be, or a count or seed
-            without "random".
+        AnifastError: nobody is named, an artist that the model does not know, a plain VAE, a number that cannot be, or
+            a count without "random".
         DataError: a file that cannot be read, or that does not fit the model.
     """
     if count is not None and count < 1:
@@ -145,13 +148,21 @@ def gather(
             )
         return [Style("reconstruction", ())]
     asked = [part for word in words for part in _parts(model, word)]
+    if not asked:
+        raise AnifastError(
+            f"{option} {printable(' '.join(words))}: names nobody; give an artist's name "
+            f"(`anifast disentangle artists` lists them), {NEUTRAL}, {RANDOM} or a file of styles"
+        )
     if count is not None and RANDOM not in asked:
         raise AnifastError(
             f"--styles {count}: is the number of random styles, and {option} asks for none; leave it out, or add "
             f"{RANDOM} to {option}"
         )
     count, seed = count or 1, seed or 0
-    drawn = _drawn(model, count * asked.count(RANDOM), seed)
+    random = 0 if model.knows(RANDOM) else count * asked.count(RANDOM)
+    if random > _MOST:
+        raise AnifastError(f"--styles {count}: {random} random styles are more than {_MOST}; take fewer")
+    drawn = _drawn(model, random, seed)
     found: list[Style] = []
     for word in asked:
         if model.knows(word):
@@ -180,8 +191,10 @@ def check_seed(seed: int | None) -> None:
 
 
 def _parts(model: Model, word: str) -> list[str]:
-    """The names of a list with commas, unless it is a name or file with commas itself."""
-    if "," not in word or model.knows(word) or _SAVED.fullmatch(word):
+    """The names of a list with commas, unless it is a name or a file that is there with commas itself."""
+    if "," not in word or model.knows(word):
+        return [word]
+    if (match := _SAVED.fullmatch(word)) and os.path.exists(match["path"]):
         return [word]
     return [part.strip() for part in word.split(",") if part.strip()]
 

@@ -18,7 +18,7 @@ from anifast.engine.loop import Joint, Phase, Plan
 from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
 from anifast.engine.state import restore
-from anifast.errors import CheckpointError
+from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.disentangle import codes
 from anifast.systems.disentangle.augmentation import (
     Draws,
@@ -151,7 +151,8 @@ class Trained:
     """
 
     stage: str
-    batch_size: int
+    #: Which setting says how many pictures a step has.
+    batch_setting: str
     panels = PANELS
     ema = None
     watched = None
@@ -161,6 +162,12 @@ class Trained:
 
     def __init__(self, config: Config, pictures: Labelled, device: torch.device, team: Team | None = None) -> None:
         self.config, self.device, self.team = config, device, team or alone(device)
+        self.batch_size: int = getattr(config, self.batch_setting)
+        if config.regularised and self.team.portion(self.batch_size) < 2:
+            raise AnifastError(
+                f"setting {self.batch_setting}: {self.batch_size} leaves 1 picture to each of {self.team.world} "
+                f"processes, and batch regularisation needs 2; take {2 * self.team.world} at least, or --no-regularised"
+            )
         self.classes, self.counts = list(pictures.classes), pictures.counts
         self.frequency = (self.counts.double() / self.counts.sum()).float()
         self.style = config.style_width(len(self.classes))
@@ -252,7 +259,7 @@ class Trained:
 
     def _repainted(self, x: Tensor, labels: Tensor, content: Tensor) -> Block:
         """Pictures beside what the generator makes of their contents in three styles."""
-        g, size = self._net("G"), self.config.size
+        g = self._net("G")
         rows = [("picture", _colours(x))]
         if self.style:
             own = self._net("S")(labels)[0]
@@ -260,7 +267,7 @@ class Trained:
             rows += [(name, g(torch.cat([content, style], 1))) for name, style in styles]
         else:
             rows.append(("reconstruction", g(content)))
-        return Block("", [(name, _three(images)) for name, images in rows], _heads(self.classes, labels, size))
+        return Block("", [(name, _three(images)) for name, images in rows], _heads(self.classes, labels))
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, steps: int, warm_up: int) -> None:
@@ -290,11 +297,10 @@ class Stage1(Trained):
     and C1's gradient is turned round on its way to the generator, so that one pass of C1 serves both players.
     """
 
-    stage = "stage1"
+    stage, batch_setting = "stage1", "batch"
 
     def __init__(self, config: Config, pictures: Labelled, device: torch.device, team: Team | None = None) -> None:
         super().__init__(config, pictures, device, team)
-        self.batch_size = config.batch
         c = config
         self.optimizers = {
             "networks": _adam(
@@ -415,11 +421,10 @@ class Stage1(Trained):
 class Pretraining(Trained):
     """C2 learns the artists from real pictures."""
 
-    stage = "classifier"
+    stage, batch_setting = "classifier", "classifier_batch"
 
     def __init__(self, config: Config, pictures: Labelled, device: torch.device, team: Team | None = None) -> None:
         super().__init__(config, pictures, device, team)
-        self.batch_size = config.classifier_batch
         self.optimizers = {"C2": _adam((_parameters(self.nets, ("C2",)), config.classifier_lr, EPS))}
         self.phases = [Phase("C2", self.losses, self.optimizers["C2"], [self.nets["C2"]], self.inputs)]
 
@@ -452,7 +457,7 @@ class Pretraining(Trained):
         guess = self._net("C2")(x).argmax(1)
         size = self.config.size
         blocks = [
-            Block(title, [("", _three(_colours(x)))], _heads(self.classes, which, size))
+            Block(title, [("", _three(_colours(x)))], _heads(self.classes, which))
             for title, which in (("by", labels), ("taken for one by", guess))
         ]
         return _sheet(blocks, size)
@@ -468,7 +473,7 @@ class Stage2(Trained):
         statistics: of the codes.
     """
 
-    stage = "stage2"
+    stage, batch_setting = "stage2", "stage2_batch"
     #: Of the running means that G waits for.
     DECAY = 0.9
 
@@ -481,11 +486,9 @@ class Stage2(Trained):
         statistics: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(config, pictures, device, team)
-        self.batch_size = config.stage2_batch
         if statistics is None:
             raise CheckpointError("stage 2 needs the codes of all pictures; make them by --stage encode")
-        self.statistics = {name: value.double() for name, value in statistics.items()}
-        self._std, self._weight = (self.statistics[name].float().to(device) for name in ("std", "weight"))
+        self._take(statistics)
         self.nets["E"].requires_grad_(False)
         self.optimizers = {
             "judges": _rmsprop(_parameters(self.nets, ("D", "C2")), config.stage2_lr),
@@ -511,6 +514,10 @@ class Stage2(Trained):
         self._losses_of_judges: Tensor | None = None
         #: What the step has painted, with its graph.
         self.made: dict[str, Tensor] = {}
+
+    def _take(self, statistics: Mapping[str, Tensor]) -> None:
+        self.statistics = {name: value.double() for name, value in statistics.items()}
+        self._std, self._weight = (self.statistics[name].float().to(self.device) for name in ("std", "weight"))
 
     def _warm_up(self) -> None:
         _set_rate(self.optimizers["judges"], self.steps, self.config.warm_up)
@@ -544,6 +551,9 @@ class Stage2(Trained):
             "others": joined[partner],
             "mean": mean,
         }
+        folds = self._net("G").warp_penalty()
+        if folds is not None:
+            self.made["folds"] = folds
         return fake.detach().sum(), {}
 
     def _judged(self) -> tuple[Tensor, ...]:
@@ -626,10 +636,9 @@ class Stage2(Trained):
             total = total + c.lambda_content * parts["content"]
         weighted, parts["kl_style"] = self._divergence_of_styles()
         total = total + c.lambda_kl_style * weighted
-        folds = self._net("G").warp_penalty()
-        if folds is not None:
-            parts["warp"] = folds
-            total = total + c.lambda_warp * folds
+        if "folds" in m:
+            parts["warp"] = m["folds"]
+            total = total + c.lambda_warp * m["folds"]
         return total, {name: part.detach() for name, part in parts.items()}
 
     def row(self, images: int) -> dict[str, Any]:
@@ -669,6 +678,7 @@ class Stage2(Trained):
             CheckpointError: it does not fit these networks.
         """
         super().load_state_dict(state)
+        self._take(state["statistics"])
         waiting = state["waiting"]
         self.turns, self._waited, self._means = waiting["turns"], waiting["waited"], list(waiting["means"])
 
@@ -687,7 +697,7 @@ def _three(images: Tensor) -> Tensor:
     return images.float().expand(-1, 3, -1, -1)
 
 
-def _heads(classes: Sequence[str], labels: Tensor, size: int) -> list[str]:
+def _heads(classes: Sequence[str], labels: Tensor) -> list[str]:
     return [classes[label] for label in labels.tolist()]
 
 
