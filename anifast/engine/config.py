@@ -160,14 +160,14 @@ def build(config: type[C], values: Mapping[str, Any]) -> C:
             value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise AnifastError(f"setting {name}: {value!r} is not of type {kind.__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise AnifastError(f"setting {name}: {value!r} is not finite")
         if about["choices"] and value not in about["choices"]:
             raise AnifastError(f"setting {name}: {value!r} is not one of {', '.join(about['choices'])}")
         if about["low"] is not None and not value >= about["low"]:
             raise AnifastError(f"setting {name}: {value!r} is below {about['low']}")
         if about["high"] is not None and not value <= about["high"]:
             raise AnifastError(f"setting {name}: {value!r} is above {about['high']}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise AnifastError(f"setting {name}: {value!r} is not finite")
         checked[name] = value
     return config(**checked)
 
@@ -189,6 +189,17 @@ def from_preset(
     chosen = {key: value for key, value in presets[name].items() if key != "about"}
     chosen.update(values or {})
     return build(config, chosen)
+
+
+def check_options(system: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse options that a system's models do not have.
+
+    Raises:
+        AnifastError: one of them is not among `known`.
+    """
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise AnifastError(f"{system} has no option {', '.join(unknown)}; there is {', '.join(known)}")
 
 
 def changed(old: Any, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,27 @@ def load(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     return found
 
 
+def settings_of(state: Mapping[str, Any], form: str, system: str) -> Mapping[str, Any]:
+    """The settings in a checkpoint of a system's own run.
+
+    Args:
+        state: the checkpoint.
+        form: the format that it must have.
+        system: its name, for messages.
+
+    Raises:
+        CheckpointError: another format, or the settings are missing.
+    """
+    found, settings = state.get("format"), state.get("config")
+    if found != form:
+        raise CheckpointError(
+            f"this is no checkpoint of an anifast run of {system} (format {found!r}, expected {form!r})"
+        )
+    if not isinstance(settings, Mapping):
+        raise CheckpointError("damaged: the settings of the run are missing")
+    return settings
+
+
 def restore(nets: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> None:
     """Put the parts `nets` and `optim` of a checkpoint into networks and optimisers of the same names.
 

@@ -164,8 +164,8 @@ def _train_stages(team: Team, job: _Job) -> bool:
         left = True
         if stage.assemble is None:
             team.lead(lambda: job.out.mkdir(parents=True, exist_ok=True))
-            team.lead(lambda: write_text(job.out / "config.json", _as_json(job)))
             team.lead(stage.work)
+            team.lead(lambda: write_text(job.out / "config.json", _as_json(job)))
             continue
         folder = job.out / stage.name
         found = team.together(lambda: state.load(folder) if (folder / state.NAME).exists() else None)  # noqa: B023

@@ -480,9 +480,32 @@ def test_settings_that_cannot_be() -> None:
         ({"blocks": "bc"}, "it begins with c"),
         ({"gen_blocks": "cx"}, "'cx' is no level"),
         ({"channels": 2}, "2 is not one of 1, 3, 4"),
+        ({"size": 33}, "33 is odd; take 34"),
+        ({"lambda_c1": float("inf")}, "lambda_c1: inf is not finite"),
+        ({"dataset": "digits", "weight_maps": "maps"}, "leave them out for digits"),
+        ({"dataset": "digits", "crop_size": 20}, "leave them out for digits"),
         ({"batch": 1}, "no other artist"),
         ({"stage2_batch": 1}, "no other artist"),
         ({"style_size": 0, "stage": "stage2"}, "has no stage2"),
     ):
         with pytest.raises(AnifastError, match=words):
             tiny_config(**values)
+
+
+def test_styles_keep_float32_beside_half_types() -> None:
+    """Means far from 0 would cost half types the whole variance."""
+    bank = StyleBank(torch.tensor([0.5, 0.25, 0.25]), 4)
+    with torch.no_grad():
+        bank.mean.copy_(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)) * 0.1 + 30)
+        bank.pstd.fill_(-3.0)
+    labels = torch.tensor([2, 0])
+    wanted = (*bank(labels), bank.divergence())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = (*bank(labels), bank.divergence())
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)
+    mean, std = bank.table()
+    frequency = torch.tensor([0.5, 0.25, 0.25])
+    # The sums run over numbers near 30, so their rounding is 30 times that of 1, over the deviation of some tenths.
+    torch.testing.assert_close(frequency @ mean, torch.zeros(4), rtol=0, atol=1e-3)
+    torch.testing.assert_close(frequency @ (mean.square() + std.square()), torch.ones(4), rtol=1e-3, atol=0)

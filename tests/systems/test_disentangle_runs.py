@@ -499,6 +499,8 @@ def test_pictures_that_changed_after_encoding(artists: Path, straight: Path, tmp
     assert train(data, out, "--resume", "--stage", "stage2") == 1
     error = the_error(capsys.readouterr().err)
     assert "codes.pt" in error and "look different" in error and "--stage encode" in error
+    assert train(data, out, "--resume") == 1  # nor are the codes made anew for stages that know the old pictures
+    assert "look different" in the_error(capsys.readouterr().err)
     assert not (out / "stage2" / "checkpoint.pt").exists()
     shutil.copytree(straight / "stage2", out / "stage2")
     assert train(data, out, "--resume", "--stage2-iterations", 9) == 1
@@ -507,6 +509,19 @@ def test_pictures_that_changed_after_encoding(artists: Path, straight: Path, tmp
     assert train(data, out, "--resume", "--stage2-iterations", 9) == 1
     assert "pictures" in the_error(capsys.readouterr().err)
     assert_same_runs(out, straight)
+
+
+def test_a_run_without_a_checkpoint_yet_is_resumed(
+    artists: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stage 1 is another run's, given from another folder, and only codes are there yet."""
+    out = tmp_path / "run"
+    monkeypatch.chdir(straight.parent)
+    assert fresh(artists, out, "--start-from", straight.name, "--stage", "encode") == 0
+    assert not list(out.glob("**/checkpoint.pt"))
+    monkeypatch.chdir(tmp_path)
+    assert train(artists, out, "--resume", "--stage", "classifier") == 0
+    assert read(out / "classifier" / "checkpoint.pt")["config"]["start_from"] == str(straight)
 
 
 def test_stages_without_what_is_before_them(artists: Path, straight: Path, tmp_path: Path, capsys: Capture) -> None:

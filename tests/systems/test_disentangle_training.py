@@ -570,7 +570,7 @@ STAGE_1: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "four in a row": ("paper", {"stratified": False, "other_artist": "random", "batch": 5}, (0, 1, 0, 2, 3)),
     "colours only": ("paper", {"channels": 3}, ()),
     "weight maps": ("paper", {"weight_maps": "given"}, ()),
-    "grey with weight maps": ("nist", {"weight_maps": "given"}, ()),
+    "grey with weight maps": ("paper", {"channels": 1, "weight_maps": "given"}, ()),
     "relu": ("paper", {"activation": "relu"}, ()),
     "same artists count": ("paper", {"skip_same": False}, (0, 0, 1, 0)),
     "same artists are skipped": ("paper", {}, (0, 0, 1, 0)),

@@ -125,14 +125,7 @@ def config_of(state: Mapping[str, Any]) -> Config:
     Raises:
         CheckpointError: not an own checkpoint of CycleGAN, one of a newer version, or a damaged one.
     """
-    found = state.get("format")
-    if found != FORMAT:
-        raise CheckpointError(
-            f"this is no checkpoint of an anifast CycleGAN run (format {found!r}, expected {FORMAT!r})"
-        )
-    settings = state.get("config")
-    if not isinstance(settings, Mapping):
-        raise CheckpointError("damaged: the settings of the run are missing")
+    settings = files.settings_of(state, FORMAT, "CycleGAN")
     try:
         return make(values=settings)
     except AnifastError as error:

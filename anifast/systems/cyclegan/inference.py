@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anifast.engine.config import check_options
 from anifast.engine.precision import PRECISIONS, autocast
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.cyclegan import checkpoints
@@ -114,7 +115,5 @@ def load(state: Mapping[str, Any], device: torch.device, **options: Any) -> Tran
     Raises:
         AnifastError: an option that this system does not have, or a value that it cannot take.
     """
-    unknown = set(options) - {"precision"}
-    if unknown:
-        raise AnifastError(f"CycleGAN has no option {', '.join(sorted(unknown))}; there is precision")
+    check_options("CycleGAN", options, ("precision",))
     return Translator(state, device, **options)

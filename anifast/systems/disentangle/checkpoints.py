@@ -214,7 +214,7 @@ def read_stage(folder: Path) -> dict[str, Any]:
 
 
 def header(config: Config) -> dict[str, Any]:
-    """What stands in a checkpoint beside the state. Later stages ask again where stage 1 was taken from."""
+    """What stands in a checkpoint beside the state."""
     return {"format": FORMAT, "config": config.as_dict()}
 
 
@@ -224,20 +224,12 @@ def config_of(state: Mapping[str, Any]) -> Config:
     Raises:
         CheckpointError: not an own checkpoint of a disentangling network, one of a newer version, or a damaged one.
     """
-    found = state.get("format")
-    if found is None and recognises(state):
+    if state.get("format") is None and recognises(state):
         contents(state)
         raise CheckpointError(
             "this is a file of the authors' code, which no run goes on from; begin one with its weights by --start-from"
         )
-    if found != FORMAT:
-        raise CheckpointError(
-            f"this is no checkpoint of an anifast run of a disentangling network (format {found!r}, expected "
-            f"{FORMAT!r})"
-        )
-    settings = state.get("config")
-    if not isinstance(settings, Mapping):
-        raise CheckpointError("damaged: the settings of the run are missing")
+    settings = files.settings_of(state, FORMAT, "a disentangling network")
     return _made(None, settings, "the settings in this file cannot be used")
 
 

@@ -199,7 +199,6 @@ def _expressible(found: Contents, force: bool) -> None:
             ("channels", c.channels, "4", c.channels == 4),
             ("activation", c.activation, "cprelu", c.activation == "cprelu"),
             ("style_size", c.style_width(len(found.classes)), "at least 1", c.style_width(len(found.classes)) > 0),
-            ("size", c.size, "an even number", c.size % 2 == 0),
         )
         if not same
     ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from anifast.data.folders import MODES, printable, read_image, resize, to_tensor
+from anifast.engine.config import check_options
 from anifast.engine.precision import PRECISIONS, autocast
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.disentangle import checkpoints, codes
@@ -515,7 +516,5 @@ def load(state: Mapping[str, Any], device: torch.device, **options: Any) -> Mode
         AnifastError: an option that this system does not have, or a value that it cannot take.
         CheckpointError: the file cannot paint, or holds another architecture.
     """
-    unknown = set(options) - {"precision"}
-    if unknown:
-        raise AnifastError(f"the disentangling network has no option {', '.join(sorted(unknown))}; there is precision")
+    check_options("the disentangling network", options, ("precision",))
     return Model(state, device, **options)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from anifast.engine.state import settings_of
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.gnr.config import Config, make
 from anifast.systems.gnr.networks import LatentDiscriminator, build_discriminator, build_generator
@@ -87,21 +88,13 @@ def config_of(state: Mapping[str, Any]) -> Config:
     Raises:
         CheckpointError: not an own checkpoint of GANs N' Roses, one of a newer version, or a damaged one.
     """
-    found = state.get("format")
-    if found is None and recognises(state):
+    if state.get("format") is None and recognises(state):
         held = contents(state)
         require_for_training(held)
         raise CheckpointError(
             "this is a file of the authors' code, which no run goes on from; begin one with its weights by --start-from"
         )
-    if found != FORMAT:
-        raise CheckpointError(
-            f"this is no checkpoint of an anifast run of GANs N' Roses (format {found!r}, expected {FORMAT!r})"
-        )
-    settings = state.get("config")
-    if not isinstance(settings, Mapping):
-        raise CheckpointError("damaged: the settings of the run are missing")
-    return _made(None, settings)
+    return _made(None, settings_of(state, FORMAT, "GANs N' Roses"))
 
 
 def averaged(state: Mapping[str, Any]) -> bool:

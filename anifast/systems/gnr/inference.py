@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from anifast.engine.config import check_options
 from anifast.engine.precision import PRECISIONS, autocast
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.gnr import checkpoints
@@ -457,7 +458,5 @@ def load(state: Mapping[str, Any], device: torch.device, **options: Any) -> Tran
     Raises:
         AnifastError: an option that this system does not have, or a value that it cannot take.
     """
-    unknown = set(options) - {"precision"}
-    if unknown:
-        raise AnifastError(f"GANs N' Roses has no option {', '.join(sorted(unknown))}; there is precision")
+    check_options("GANs N' Roses", options, ("precision",))
     return Translator(state, device, **options)
