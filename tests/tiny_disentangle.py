@@ -43,6 +43,24 @@ _STROKES = (("a", "b"), ("b", "d"), ("d", "f"), ("e", "f"), ("c", "e"), ("a", "c
 _LIT = ("1111110", "0110000", "1101101", "1111001", "0110011", "1011011", "1011111", "1110000", "1111111", "1111011")
 
 
+class Artists:
+    """What a stage asks of its data before a batch comes.
+
+    Args:
+        classes: the artists' names.
+        counts: of their pictures.
+        labels: of the pictures; None: one by each artist.
+    """
+
+    def __init__(self, classes: list[str], counts: Tensor, labels: Tensor | None = None) -> None:
+        self.classes, self.counts = classes, counts
+        self.labels = torch.arange(len(classes)) if labels is None else labels
+
+
+#: Three of them.
+THREE = Artists(["ann", "ben", "cleo"], torch.tensor([5, 3, 4]))
+
+
 def tiny_config(**changes: Any) -> Config:
     """The preset `paper` at 32 px with at most 16 channels; `dataset="digits"` makes it fit digits."""
     return make(values=(TINY_DIGITS if changes.get("dataset") == "digits" else TINY) | changes)

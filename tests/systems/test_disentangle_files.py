@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_cyclegan import command, leftovers, the_error
-from tiny_disentangle import run_state, statistics, tiny_config, weights
+from tiny_disentangle import THREE, run_state, statistics, tiny_config, weights
 from torch import Tensor, nn
 
 from anifast import cli, systems
@@ -567,21 +567,13 @@ def test_theirs_to_own_and_back_is_exact(tmp_path: Path, stage: str) -> None:
     assert told_again == before.config
 
 
-class Artists:
-    """What a stage asks of its data before a batch comes."""
-
-    classes = ("ann", "ben", "cleo")
-    counts = torch.tensor([5, 3, 4])
-    labels = torch.arange(3)
-
-
 def stepped(stage: str, config: Config) -> tuple[Any, dict[str, Any]]:
     """A stage that has made two steps on noise, and its checkpoint."""
     kinds: dict[str, Callable[..., Any]] = {"stage1": Stage1, "classifier": Pretraining}
     system = (
-        Stage2(config, Artists(), CPU, statistics=statistics(config))  # type: ignore[arg-type]
+        Stage2(config, THREE, CPU, statistics=statistics(config))  # type: ignore[arg-type]
         if stage == "stage2"
-        else kinds[stage](config, Artists(), CPU)
+        else kinds[stage](config, THREE, CPU)
     )
     source = torch.Generator().manual_seed(2)
     for step in range(2):
@@ -606,7 +598,7 @@ def test_own_to_theirs_and_back_is_exact(tmp_path: Path, stage: str, regularised
     write(convert(systems.read(source), source, tmp_path / "theirs", format="authors"))
     back = contents(systems.read(tmp_path / "theirs"))
     assert back.origin == "authors" and back.config == config and back.steps == 2
-    assert back.classes == list(Artists.classes) and equal(back.counts, Artists.counts)
+    assert back.classes == list(THREE.classes) and equal(back.counts, THREE.counts)
     assert equal(back.nets, {name: dict(net.state_dict()) for name, net in system.nets.items()})
     if stage == "stage2":
         known = {name: value.float().double() for name, value in system.statistics.items()}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_disentangle import Artists
 from torch import Tensor, nn
 
 from anifast.engine.loop import run_step
@@ -375,15 +376,6 @@ def test_masks_noise_and_codes(golden: Golden) -> None:
 # --- whole steps of the stages
 
 
-class Artists:
-    """What a stage asks of its data before a batch comes."""
-
-    def __init__(self, frequency: Tensor) -> None:
-        self.classes = [str(artist) for artist in range(len(frequency))]
-        self.counts = (frequency * 1e6).round().long()
-        self.labels = torch.arange(len(frequency))
-
-
 def stage_of(case: Any, kind: type[Any], **more: Any) -> Any:
     """The stage with the case's options and weights, all in float64, behind the warm-up as the case is."""
     options = case.spec["options"]
@@ -391,7 +383,8 @@ def stage_of(case: Any, kind: type[Any], **more: Any) -> Any:
     assert not left_out
     weights = tensors(case.state_dict())
     frequency = weights.get("sty.class_freq", torch.full((options["nclass"],), 1 / options["nclass"]))
-    system = kind(config, Artists(frequency), CPU, **more)
+    artists = Artists([str(artist) for artist in range(len(frequency))], (frequency * 1e6).round().long())
+    system = kind(config, artists, CPU, **more)
     prefixes = {"E": "enc.", "G": "gen.", "S": "sty.", "C1": "cla.", "C2": "cla.", "D": "dis."}
     for name, net in system.nets.items():
         loaded(case, net, prefixes[name])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_disentangle import tiny_config
+from tiny_disentangle import THREE, tiny_config
 from torch import Tensor, nn
 
 from anifast.errors import AnifastError
@@ -447,19 +447,11 @@ def test_draws_depend_on_the_pictures_numbers_alone() -> None:
 # --- whose gradient it is
 
 
-class Artists:
-    """What a stage asks of its data before a batch comes."""
-
-    classes = ("ann", "ben", "cleo")
-    counts = torch.tensor([5, 3, 4])
-    labels = torch.arange(3)
-
-
 @pytest.mark.parametrize("c1_input", ["image", "code"])
 def test_the_adversary_moves_contents_and_generator_and_no_style(c1_input: str) -> None:
     only = {"lambda_rec": 0.0, "lambda_kl_content": 0.0, "lambda_kl_style": 0.0, "lambda_c1": 0.7}
     config = tiny_config(**only, c1_input=c1_input, mlp_layers=3, mlp_width=8)
-    system: Any = Stage1(config, Artists(), CPU)  # type: ignore[arg-type]
+    system: Any = Stage1(config, THREE, CPU)  # type: ignore[arg-type]
     images = torch.randint(256, (4, 4, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     none = torch.empty(0)
     system.begin(Batch(images, none, torch.tensor([0, 1, 2, 1]), none, none), 0)

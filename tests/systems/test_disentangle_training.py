@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_cyclegan import ROOT, command, own_cache
-from tiny_disentangle import tiny_config, write_artists
+from tiny_disentangle import Artists, tiny_config, write_artists
 from torch import Tensor
 
 from anifast.data.augment import uniforms
@@ -61,12 +61,11 @@ DIGITS = NARROW | {"features": "3,4,5", "size": 28}
 COUNTS = (4, 2, 1, 1)
 
 
-class Artists:
-    """What a system asks of labelled pictures."""
-
-    classes = [f"artist {number}" for number in range(len(COUNTS))]
-    counts = torch.tensor(COUNTS)
-    labels = torch.repeat_interleave(torch.arange(len(COUNTS)), counts)
+ARTISTS = Artists(
+    [f"artist {number}" for number in range(len(COUNTS))],
+    torch.tensor(COUNTS),
+    torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS)),
+)
 
 
 def settings(preset: str = "paper", **changes: Any) -> Config:
@@ -93,7 +92,7 @@ def statistics(config: Config) -> dict[str, Tensor]:
 def system(stage: str, config: Config, team: Team | None = None, dtype: torch.dtype = torch.float64) -> Any:
     """A stage whose styles and slopes are not all alike, as trained ones are not; its draws have the networks' type."""
     more = {"statistics": statistics(config)} if stage == "stage2" else {}
-    made = SYSTEMS[stage](config, Artists(), CPU, team, **more)  # type: ignore[arg-type]
+    made = SYSTEMS[stage](config, ARTISTS, CPU, team, **more)  # type: ignore[arg-type]
     source = torch.Generator().manual_seed(3)
     for net in made.nets.values():
         for value in net.parameters():

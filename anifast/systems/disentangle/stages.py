@@ -242,6 +242,30 @@ class Run:
 
         return Stage("classifier", done, assemble)
 
+    def _take_classifier(self, system: Stage2) -> None:
+        """Let C2, and D's trunk, begin with the pre-trained classifier.
+
+        Raises:
+            CheckpointError: it is not there, though there should be one, or it is another.
+        """
+        pretrained = self.out / "classifier"
+        if not (pretrained / checkpoint.NAME).exists():
+            if self.config.classifier_iterations == 0:
+                return
+            raise CheckpointError(
+                f"{self.out}: stage 2 begins with the pre-trained classifier; run --stage classifier before, or "
+                "give --classifier-iterations 0 for a new one"
+            )
+        classifier, discriminator = system.nets["C2"], system.nets["D"]
+        assert isinstance(classifier, Classifier) and isinstance(discriminator, Discriminator)
+        with about(pretrained):
+            found = checkpoints.contents(checkpoint.load(pretrained))
+            try:
+                classifier.load_state_dict(found.nets["C2"])
+            except (KeyError, RuntimeError) as error:
+                raise CheckpointError(f"its classifier is another: {str(error).splitlines()[0]}") from error
+        discriminator.take_trunk(classifier)
+
     def _stage2(self) -> Stage:
         c = self.config
         plan = self._plan(c.stage2_batch, c.stage2_iterations)
@@ -253,32 +277,16 @@ class Run:
             stored = codes.read(path)
             system = Stage2(c, self.pictures, self.device, self.team, stored["statistics"])
             begun = self.out / "stage2"
-            if (begun / checkpoint.NAME).exists():  # it has all its networks, and does not ask again where from
+            resumed = (begun / checkpoint.NAME).exists()  # it has all its networks, and does not ask again where from
+            if resumed:
                 with about(begun):
-                    first = {"E": checkpoints.contents(checkpoint.load(begun)).nets["E"]}
+                    system.nets["E"].load_state_dict(checkpoints.contents(checkpoint.load(begun)).nets["E"])
             else:
-                first = self.first()
-            for name, weights in first.items():
-                system.nets[name].load_state_dict(weights)
+                for name, weights in self.first().items():
+                    system.nets[name].load_state_dict(weights)
             codes.check(stored, path, system.nets["E"], self.pictures)
-            pretrained = self.out / "classifier"
-            if (begun / checkpoint.NAME).exists():
-                pass
-            elif (pretrained / checkpoint.NAME).exists():
-                with about(pretrained):
-                    found = checkpoints.contents(checkpoint.load(pretrained))
-                    try:
-                        system.nets["C2"].load_state_dict(found.nets["C2"])
-                    except (KeyError, RuntimeError) as error:
-                        raise CheckpointError(f"its classifier is another: {str(error).splitlines()[0]}") from error
-                classifier, discriminator = system.nets["C2"], system.nets["D"]
-                assert isinstance(classifier, Classifier) and isinstance(discriminator, Discriminator)
-                discriminator.take_trunk(classifier)
-            elif c.classifier_iterations > 0:
-                raise CheckpointError(
-                    f"{self.out}: stage 2 begins with the pre-trained classifier; run --stage classifier before, or "
-                    "give --classifier-iterations 0 for a new one"
-                )
+            if not resumed:
+                self._take_classifier(system)
             data = Pictures(self.pictures, c.stage2_batch, c.seed, self.device, self.team, stored)
             return system, data, plan
 
