@@ -341,8 +341,12 @@ class DiscriminatorTrunk(nn.Module):
         self.width = widths[-1]
         self.final_conv = ConvLayer(self.width + 1, self.width, 3, clamp=clamp)
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, parts: Sequence[int] | None = None) -> Tensor:
         """Images N,3,size,size -> N,C,4,4; samples are compared within groups of up to 4 (`minibatch_std`).
+
+        Args:
+            x: images.
+            parts: sizes of batches that are judged at once but compared within each alone; None: one batch.
 
         Raises:
             ValueError: the images have another shape.
@@ -353,7 +357,9 @@ class DiscriminatorTrunk(nn.Module):
             )
         x = self.convs(x)
         with without_autocast(x):
-            found: Tensor = self.final_conv(minibatch_std(x.to(self.final_conv.conv.weight.dtype)))
+            x = x.to(self.final_conv.conv.weight.dtype)
+            batches = [x] if parts is None else x.split(list(parts))
+            found: Tensor = self.final_conv(torch.cat([minibatch_std(batch) for batch in batches]))
         return found
 
 
@@ -374,12 +380,12 @@ class Discriminator(DiscriminatorTrunk):
             EqualLinear(self.width * 16, self.width, act=True), EqualLinear(self.width, 1)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images N,3,size,size -> logits N,1.
+    def forward(self, x: Tensor, parts: Sequence[int] | None = None) -> Tensor:
+        """Images N,3,size,size -> logits N,1; `parts` as of `features`.
 
         Raises:
             ValueError: the images have another shape.
         """
-        with without_autocast(found := self.features(x)):
+        with without_autocast(found := self.features(x, parts)):
             logits: Tensor = self.final_linear(found.flatten(1))
         return logits

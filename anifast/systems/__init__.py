@@ -14,6 +14,7 @@ SYSTEMS = {
     "cyclegan": "anifast.systems.cyclegan",
     "gnr": "anifast.systems.gnr",
     "disentangle": "anifast.systems.disentangle",
+    "blendgan": "anifast.systems.blendgan",
 }
 
 
