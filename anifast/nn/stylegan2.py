@@ -199,6 +199,8 @@ class Generator(Synthesis):
             blur_kernel=blur_kernel,
             clamp=clamp,
         )
+        #: Whether maps of each size only are kept for the gradient, and what is between is computed again.
+        self.recompute = False
         self.noises = nn.Module()
         for index, noise in enumerate(self.make_noise()):
             self.noises.register_buffer(f"noise_{index}", noise)
@@ -291,7 +293,7 @@ class Generator(Synthesis):
         styles = modulate(self.modulations(), w, self.slots() if w.dim() == 3 else None)
         if noise is None and not randomize_noise:
             noise = list(self.noises.buffers())
-        return self.synthesize(self.input(w.shape[0]), styles, noise)
+        return self.synthesize(self.input(w.shape[0]), styles, noise, self.recompute)
 
     def _checked(self, w: Tensor) -> Tensor:
         if w.shape[1:] not in ((self.style_dim,), (self.n_latent, self.style_dim)):
@@ -338,6 +340,8 @@ class DiscriminatorTrunk(nn.Module):
                 for before, behind in zip(widths, widths[1:], strict=False)
             ),
         )
+        #: Whether blocks' borders only are kept for the gradient, and what is between is computed again.
+        self.recompute = False
         self.width = widths[-1]
         self.final_conv = ConvLayer(self.width + 1, self.width, 3, clamp=clamp)
 
@@ -355,7 +359,11 @@ class DiscriminatorTrunk(nn.Module):
             raise ValueError(
                 f"{type(self).__name__}: x has shape {tuple(x.shape)}, expected [N, 3, {self.size}, {self.size}]"
             )
-        x = self.convs(x)
+        for block in self.convs:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x)
         with without_autocast(x):
             x = x.to(self.final_conv.conv.weight.dtype)
             batches = [x] if parts is None else x.split(list(parts))

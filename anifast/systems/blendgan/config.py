@@ -17,7 +17,7 @@ from anifast.engine.config import Steering, from_preset, option
 from anifast.errors import AnifastError
 
 ABOUT = "photos and art, unpaired: faces painted in the style of any picture, as much of it as you like"
-DESCRIPTION = """Train BlendGAN on photos of faces in trainA and painted faces in trainB: folders of pictures, or LMDBs.
+DESCRIPTION = """Train BlendGAN on photos in faces/ and painted ones in styles/ (or trainA/ and trainB/), or LMDBs.
 
   anifast train blendgan --data faces --out runs/b --start-from stylegan2-ffhq.pt     all stages, 1024 px, for GPUs
   anifast train blendgan --data faces --out runs/b --style-encoder blendgan.pt        with a style encoder that is there
@@ -27,10 +27,10 @@ DESCRIPTION = """Train BlendGAN on photos of faces in trainA and painted faces i
   anifast blendgan finetune runs/b art.png --data faces --out runs/art                one picture's style alone
   torchrun --nproc-per-node 4 -m anifast train blendgan --data faces --out runs/b     on four GPUs
 
-Stages: style (the style encoder, by contrast), codes (style codes of all of trainB), gan (the generator against three
+Stages: style (the style encoder, by contrast), codes (style codes of all art), gan (the generator against three
 discriminators), psp (the encoder that inverts photos, which translating photos needs). The run folder gets a folder
 for each with checkpoint.pt, samples/, losses.png, metrics.jsonl and log.txt, and codes.pt."""
-DATA = "folder with trainA (photos) and trainB (art), each a folder of pictures or an LMDB; testA, testB for the samples"
+DATA = "folder with faces (or trainA) and styles (or trainB), each of pictures or an LMDB; testA, testB for samples"
 
 #: How a run that has ended is made longer.
 LONGER = "--stage all, or more --style-iterations, --iterations or --psp-iterations,"
@@ -92,7 +92,7 @@ class Config(Steering):
 
     codes: str = option(
         "table",
-        "where stage gan has style codes from: a table of all of trainB, made once, or the encoder itself",
+        "where stage gan has style codes from: a table of all art, made once, or the encoder itself",
         choices=("table", "encoder"),
     )
     queue: int = option(1024, "style codes that are kept as those of other pictures", low=1)
@@ -101,6 +101,9 @@ class Config(Steering):
         "what the discriminator of style codes takes for real: painted pictures with their code (paper), or art with "
         "its code (matching)",
         choices=("paper", "matching"),
+    )
+    normalised: bool = option(
+        False, "that discriminator sees style codes of one length; the published one sees them as they are"
     )
     lambda_face: float = option(1.0, "weight of the adversarial loss of natural faces", low=0)
     lambda_style: float = option(1.0, "that of stylized ones", low=0)
@@ -116,7 +119,7 @@ class Config(Steering):
     iterations: int = option(200_000, "steps of stage gan", low=0, on_resume=True)
     warm_up: int = option(0, "first steps of stage gan in which the generator waits for the discriminators", low=0)
     one_shot: str | None = option(
-        None, "the only style picture: adapt start_from to it (anifast blendgan finetune)", none="all of trainB"
+        None, "the only style picture: adapt start_from to it (anifast blendgan finetune)", none="all art"
     )
     checkpointing: bool = option(
         False, "stage gan: keep maps of each size only, and compute what is between again in backward"
@@ -125,7 +128,7 @@ class Config(Steering):
     psp_batch: int = option(8, "photos in a step of stage psp, of all processes", low=1)
     psp_iterations: int = option(500_000, "steps of stage psp; 0: no inversion of photos", low=0, on_resume=True)
     psp_lr: float = option(1e-4, "stage psp: learning rate of Ranger", low=0)
-    psp_side: int = option(256, "stage psp: side that photos are pooled to, and results are compared at", low=32, high=256)
+    psp_side: int = option(256, "stage psp: side at which photos are read and results compared", low=32, high=256)
     psp_start: str | None = option(
         None, "ArcFace's IR-SE50 or a pSp encoder, whose body stage psp begins with", none="a new one"
     )
@@ -166,6 +169,10 @@ class Config(Steering):
             )
         if self.style_batch == 1:
             raise AnifastError("setting style_batch: 1 has no other picture in it to tell apart; take at least 2")
+        if self.identity_weights is not None and self.psp_side != 256:
+            raise AnifastError(
+                f"settings identity_weights and psp_side: face recognition looks at 256 pixels, not {self.psp_side}"
+            )
         if self.one_shot is not None and self.start_from is None:
             raise AnifastError("setting one_shot: it adapts a trained generator; give --start-from")
         if self.backbone_weights is not None and self.backbone == "random":
@@ -186,7 +193,7 @@ TRUNCATION = 0.75
 
 #: Named settings; "about" is for the help text. The first is the default.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"about": "the paper's: 1024 px, batch 8, 500,000 steps of the style encoder and 200,000 of the generator"},
+    "paper": {"about": "the paper's: 1024 px, 500,000 steps of the style encoder, 200,000 of the generator"},
     "ffhq256": {"about": "the same at 256 px", "size": 256},
     "small": {
         "about": "64 px, narrow, no weight files, short: hours on a CPU, for first looks",
@@ -200,7 +207,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "style_batch": 32,
         "style_iterations": 1000,
         "iterations": 10_000,
-        "psp_iterations": 2000,
+        "normalised": True,
+        "psp_iterations": 1000,
         "psp_side": 64,
         "lpips_net": "random",
         "lambda_id": 0.0,

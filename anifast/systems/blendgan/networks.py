@@ -7,6 +7,7 @@ multi-layer perceptron over Gram matrices. The encoder that inverts photos is in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,10 @@ class Generator(stylegan2.Generator):
         mapping = [EqualLinear(style_dim, style_dim, lr_mul=0.01, act=True) for _ in range(n_mlp)]
         self.embedding = nn.Sequential(PixelNorm(), *mapping)
         self.add_weight = nn.Parameter(torch.ones(1, self.n_latent, 1))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As of modules, but of `render`, which is what training calls."""
+        self.render = torch.compile(self.render, *args, **kwargs)  # type: ignore[method-assign]
 
     def embed(self, z_style: Tensor) -> Tensor:
         """Style codes [N, style_dim], of whatever length, -> w_s of that shape.
@@ -178,6 +183,7 @@ class ProjectionDiscriminator(DiscriminatorTrunk):
         channel_multiplier: of the channels above 32 x 32.
         base_channels: channels up to 32 x 32.
         clamp: activations end up in [-clamp, clamp]; 256 is right for float16.
+        normalised: whether style codes count by their direction alone; their length is free under the contrastive loss.
     """
 
     def __init__(
@@ -188,10 +194,16 @@ class ProjectionDiscriminator(DiscriminatorTrunk):
         *,
         base_channels: int = 512,
         clamp: float | None = None,
+        normalised: bool = False,
     ) -> None:
         super().__init__(size, channel_multiplier, base_channels=base_channels, clamp=clamp)
         self.l_out = EqualLinear(self.width, 1)
         self.l_style = EqualLinear(style_dim, self.width)
+        self.norm = PixelNorm() if normalised else nn.Identity()
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As of modules, but of `summed`, which is what training calls."""
+        self.summed = torch.compile(self.summed, *args, **kwargs)  # type: ignore[method-assign]
 
     def summed(self, x: Tensor, parts: Sequence[int] | None = None) -> Tensor:
         """Images N,3,size,size -> what `score` takes, [N, C]: the trunk's maps, summed over their pixels."""
@@ -201,7 +213,7 @@ class ProjectionDiscriminator(DiscriminatorTrunk):
         """Logits [N, 1] of what `summed` gave and style codes [N, style_dim]; cheap, for several codes of an image."""
         with without_autocast(found):
             logits: Tensor = self.l_out(found)
-            return logits + (self.l_style(z_style.to(found.dtype)) * found).sum(dim=1, keepdim=True)
+            return logits + (self.l_style(self.norm(z_style.to(found.dtype))) * found).sum(dim=1, keepdim=True)
 
     def forward(self, x: Tensor, z_style: Tensor) -> Tensor:
         """Images N,3,size,size and style codes [N, style_dim] -> logits [N, 1]."""
@@ -292,7 +304,9 @@ def build_discriminator(config: Config) -> Discriminator:
 def build_latent_discriminator(config: Config) -> ProjectionDiscriminator:
     """The discriminator of pictures with style codes."""
     c = config
-    return ProjectionDiscriminator(c.size, c.style_dim, c.channel_multiplier, base_channels=c.base_channels)
+    return ProjectionDiscriminator(
+        c.size, c.style_dim, c.channel_multiplier, base_channels=c.base_channels, normalised=c.normalised
+    )
 
 
 def build_style_encoder(config: Config, backbone: str | Backbone | None = None) -> StyleEncoder:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -22,38 +19,14 @@ from anifast.systems.disentangle import checkpoints, codes
 from anifast.systems.disentangle.config import STAGES, Config
 from anifast.systems.disentangle.networks import Classifier, Discriminator, Encoder
 from anifast.systems.disentangle.training import Pictures, Pretraining, Stage1, Stage2, Trained
+from anifast.systems.staging import Stage, StagedRun
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a run, which has a folder of its name.
+class Run(StagedRun):
+    """The stages of a run and what they take from one another."""
 
-    Attributes:
-        name: "stage1", "encode", "classifier" or "stage2".
-        done: whether nothing is left of it.
-        assemble: what the training loop needs; None: the stage is no training.
-        work: the stage instead.
-    """
-
-    name: str
-    done: Callable[[], bool]
-    assemble: Callable[[], tuple[Trained, Pictures, Plan]] | None = None
-    work: Callable[[], None] | None = None
-
-
-class Run:
-    """The stages of a run and what they take from one another.
-
-    Args:
-        config: all settings.
-        data: the data folder.
-        out: the run folder.
-        device: where everything lives.
-        team: the processes that share the work; None: one.
-    """
-
-    def __init__(self, config: Config, data: Path, out: Path, device: torch.device, team: Team | None = None) -> None:
-        self.config, self.data, self.out, self.device, self.team = config, data, out, device, team
+    TAKING_OVER = "--start-from takes stage 1 over"
+    config: Config
 
     @cached_property
     def pictures(self) -> Labelled:
@@ -105,43 +78,11 @@ class Run:
         }
         return [makers[name]() for name in names]
 
-    def _plan(self, batch: int, iterations: int) -> Plan:
-        return dataclasses.replace(Plan.of(self.config, batch * iterations), batch=batch)
-
-    def _images(self, stage: str) -> int | None:
-        """Pictures that a stage has seen, or None where it has not begun."""
-        folder = self.out / stage
-        if not (folder / checkpoint.NAME).exists():
-            return None
-        return int(checkpoint.load(folder, mmap=True).get("images", 0))
-
-    def _reached(self, stage: str, plan: Plan) -> bool:
-        seen_by_it = self._images(stage)
-        return seen_by_it is not None and seen_by_it >= plan.total
-
-    def _is_over(self, stage: str, plan: Plan, standing_on_it: tuple[str, ...]) -> bool:
-        """Whether a stage has reached its end, or may not go on since others stand on it as it is.
-
-        Raises:
-            AnifastError: it is asked for alone, and may not go on.
-        """
-        if self._reached(stage, plan):
-            return True
-        later = [name for name in standing_on_it if (self.out / name).exists()]
-        if not later or self._images(stage) is None:
-            return False
-        if self.config.stage == stage:
-            raise AnifastError(
-                f"{self.out}: {stage} cannot go on, as {' and '.join(later)} stand on it as it is; remove them, or "
-                "begin another run (--start-from takes stage 1 over)"
-            )
-        return True
-
     def _stage1(self) -> Stage:
-        plan = self._plan(self.config.batch, self.config.iterations)
+        plan = self.plan(self.config.batch, self.config.iterations)
 
         def done() -> bool:
-            return self._is_over("stage1", plan, ("stage2", codes.NAME))
+            return self.is_over("stage1", plan, ("stage2", codes.NAME))
 
         def assemble() -> tuple[Trained, Pictures, Plan]:
             c = self.config
@@ -228,10 +169,10 @@ class Run:
 
     def _classifier(self) -> Stage:
         c = self.config
-        plan = self._plan(c.classifier_batch, c.classifier_iterations)
+        plan = self.plan(c.classifier_batch, c.classifier_iterations)
 
         def done() -> bool:
-            return self._is_over("classifier", plan, ("stage2",))
+            return self.is_over("classifier", plan, ("stage2",))
 
         def assemble() -> tuple[Trained, Pictures, Plan]:
             return (
@@ -268,7 +209,7 @@ class Run:
 
     def _stage2(self) -> Stage:
         c = self.config
-        plan = self._plan(c.stage2_batch, c.stage2_iterations)
+        plan = self.plan(c.stage2_batch, c.stage2_iterations)
 
         def assemble() -> tuple[Trained, Pictures, Plan]:
             path = self.out / codes.NAME
@@ -290,7 +231,7 @@ class Run:
             data = Pictures(self.pictures, c.stage2_batch, c.seed, self.device, self.team, stored)
             return system, data, plan
 
-        return Stage("stage2", lambda: self._reached("stage2", plan), assemble)
+        return Stage("stage2", lambda: self.reached("stage2", plan), assemble)
 
 
 def stages(config: Config, data: Path, out: Path, device: torch.device, team: Team | None = None) -> list[Stage]:

@@ -1,0 +1,617 @@
+"""Training BlendGAN's generator (stage gan): data, one step in phases, and what a run shows of itself.
+
+The style encoder is trained in `contrast`, the encoder of photos in `inversion`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from anifast.data.augment import uniforms
+from anifast.data.folders import read_image, resize, to_float, to_tensor
+from anifast.data.packed import PackedImages, pack, spread
+from anifast.data.samplers import ClassSampler
+from anifast.engine.distributed import Team, alone
+from anifast.engine.ema import EMA
+from anifast.engine.loop import Phase, Plan
+from anifast.engine.sheets import Block, sheet
+from anifast.engine.state import restore
+from anifast.errors import DataError
+from anifast.nn.regularizers import PathLength, path_lengths, r1_penalty
+from anifast.nn.stylegan2 import Discriminator, stages
+from anifast.nn.stylegan2_layers import without_autocast
+from anifast.systems.blendgan.codes import Queue
+from anifast.systems.blendgan.config import INDEX, Config
+from anifast.systems.blendgan.contrast import check_digests, digests, held_out, pictures_of
+from anifast.systems.blendgan.losses import adversarial
+from anifast.systems.blendgan.networks import Generator, ProjectionDiscriminator, StyleEncoder, networks
+from anifast.systems.blendgan.panels import PANELS
+
+__all__ = ["PANELS", "Faces", "Gan", "Pictures", "summary"]
+
+#: Faces on a sample sheet.
+SHOWN = {"cpu": 6, "cuda": 10}
+
+
+class Batch(NamedTuple):
+    """This process's part of a step.
+
+    Attributes:
+        faces: photos [n,3,size,size] in [-1, 1], mirrored half of the time.
+        art: style pictures, the same.
+        codes: their style codes [n, D], as they are mirrored, or empty where the system encodes them.
+    """
+
+    faces: Tensor
+    art: Tensor
+    codes: Tensor
+
+
+class Faces:
+    """Batches of one folder of pictures, mirrored half of the time.
+
+    Args:
+        pictures: they.
+        name: of the folder, for messages.
+        batch: of all processes.
+        seed: of order and mirroring.
+        stream: another number for each folder of a run.
+        device: where batches go.
+        team: the processes that share each batch; None: one.
+
+    Raises:
+        DataError: there are fewer pictures than a batch.
+    """
+
+    def __init__(
+        self,
+        pictures: PackedImages,
+        name: str,
+        batch: int,
+        seed: int,
+        stream: int,
+        device: torch.device,
+        team: Team | None = None,
+    ) -> None:
+        self._team = team or alone(device)
+        self._share = self._team.portion(batch)
+        if len(pictures) < batch:
+            raise DataError(
+                f"{name}: {len(pictures)} pictures that can be read, and a batch has {batch} different ones; add "
+                f"pictures, or take a smaller batch"
+            )
+        self.pictures, self._name, self._batch, self._device = pictures, name, batch, device
+        self._sampler = ClassSampler(
+            np.zeros(len(pictures), np.int64), self._share, (seed + stream) % 2**63, self._team.rank, self._team.world
+        )
+        self._first = (seed % 2**28) * 2**35 + stream * 2**33
+        self._drawn = 0
+
+    def next(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures [n,3,side,side] in [-1, 1], their places, and which are mirrored (int64 [n], 0 or 1)."""
+        chosen = self._sampler.next_batch()
+        images = to_float(self.pictures.batch(chosen).to(self._device, non_blocking=True))
+        first = self._first + self._drawn + self._team.rank * self._share
+        self._drawn += self._batch
+        mirrored = uniforms(torch.arange(first, first + self._share, device=self._device), 1)[:, 0] < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        return images, torch.from_numpy(chosen).to(self._device), mirrored.long()
+
+    def shown(self, count: int) -> Tensor:
+        """Up to so many pictures, always the same, [n,3,side,side] in [-1, 1]."""
+        return to_float(self.pictures.batch(spread(len(self.pictures), count)))
+
+    def skipped(self) -> dict[str, str]:
+        """Pictures that cannot be used, and why."""
+        return {f"{self._name}/{path}": why for path, why in self.pictures.skipped.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data stands, and which data it is."""
+        return {"sampler": self._sampler.state_dict(), "drawn": self._drawn, **digests(self.pictures)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            DataError: the folder holds other pictures than then.
+        """
+        check_digests(self.pictures, state, self._name)
+        self._sampler.load_state_dict(state["sampler"])
+        self._drawn = int(state["drawn"])
+
+
+class Pictures:
+    """Photos and art, or the one style picture, with style codes.
+
+    Args:
+        root: the data folder.
+        config: sizes, batch, seed, and the one style picture, if any.
+        device: where the batches go.
+        team: the processes that share each batch; None: one.
+        codes: the table of style codes [N,2,D] of all art, or [1,2,D] of the one picture; None: batches hold none.
+
+    Raises:
+        DataError: a folder is missing, or has fewer pictures than a batch.
+        ImageError: the one style picture cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        config: Config,
+        device: torch.device,
+        team: Team | None = None,
+        codes: Tensor | None = None,
+    ) -> None:
+        c = config
+        self._faces = Faces(pictures_of(root, "faces", c.size), "faces", c.batch, c.seed, 0, device, team)
+        self._one: Tensor | None = None
+        self._art: Faces | None = None
+        if c.one_shot is not None:
+            self._one = the_picture(c.one_shot, c.size).to(device)
+        else:
+            self._art = Faces(pictures_of(root, "styles", c.size), "styles", c.batch, c.seed, 1, device, team)
+        self._codes = None if codes is None else codes.to(device)
+        self._none = torch.empty(0, device=device)
+        self._config, self._device, self._root = config, device, root
+        self._team = team or alone(device)
+        self._drawn = 0
+        self.counts = (len(self._faces.pictures), 1 if self._art is None else len(self._art.pictures))
+
+    def next(self) -> Batch:
+        """The next batch."""
+        faces, _, _ = self._faces.next()
+        if self._art is not None:
+            art, places, mirrored = self._art.next()
+        else:
+            assert self._one is not None
+            share = self._team.portion(self._config.batch)
+            first = (self._config.seed % 2**28) * 2**35 + 2**33 + self._drawn + self._team.rank * share
+            mirrored = (uniforms(torch.arange(first, first + share, device=self._device), 1)[:, 0] < 0.5).long()
+            places = torch.zeros_like(mirrored)
+            art = torch.where(mirrored[:, None, None, None] == 1, self._one.flip(3), self._one)
+            self._drawn += self._config.batch
+        return Batch(faces, art, self._none if self._codes is None else self._codes[places, mirrored])
+
+    def samples(self, count: int) -> tuple[Tensor, Tensor]:
+        """Up to `count` photos and style pictures for the sample sheets, held out ones where there are any."""
+        found = []
+        for kind, train in (("faces", self._faces), ("styles", self._art)):
+            if train is None:
+                assert self._one is not None
+                found.append(self._one.cpu())
+            elif (folder := held_out(self._root, kind)) is not None:
+                test = pack(folder, self._config.size, how="crop")
+                found.append(to_float(test.batch(spread(len(test), count))))
+            else:
+                found.append(train.shown(count))
+        return found[0], found[1]
+
+    def skipped(self) -> dict[str, str]:
+        """Pictures that cannot be used, and why."""
+        return self._faces.skipped() | ({} if self._art is None else self._art.skipped())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data stands, and which data it is."""
+        art = {"drawn": self._drawn} if self._art is None else self._art.state_dict()
+        return {"faces": self._faces.state_dict(), "art": art}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            DataError: the folders hold other pictures than then.
+        """
+        self._faces.load_state_dict(state["faces"])
+        if self._art is None:
+            self._drawn = int(state["art"]["drawn"])
+        else:
+            self._art.load_state_dict(state["art"])
+
+
+def the_picture(path: str, size: int) -> Tensor:
+    """One picture as [1,3,size,size] in [-1, 1], the largest square in its middle.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return to_float(to_tensor(resize(read_image(Path(path)), size, "crop"))[None])
+
+
+class Gan:
+    """The generator and its three discriminators, their losses and optimisers; what the training loop runs.
+
+    Natural and stylized pictures of the same faces are painted in one batch, each with its own blending indicator.
+
+    Args:
+        config: all settings.
+        device: where everything lives.
+        queue: style codes [n, D] of any pictures, which the queue is filled from.
+        shown: photos and art for the sample sheets, and the art's style codes.
+        team: the processes that share each batch; None: one.
+        encoder: encodes batches that come without style codes.
+    """
+
+    stage = "gan"
+    panels = PANELS
+    watched = None
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        queue: Tensor,
+        shown: tuple[Tensor, Tensor, Tensor] | None = None,
+        team: Team | None = None,
+        encoder: StyleEncoder | None = None,
+    ) -> None:
+        c = config
+        self.config, self.device, self.shown, self.encoder = config, device, shown, encoder
+        self.team = team or alone(device)
+        # Matrix units take channels_last as it is; on CPUs contiguous maps were faster.
+        self._layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.nets = {name: net.to(device) for name, net in networks(config).items()}
+        for net in self.nets.values():
+            if self._layout == torch.channels_last:
+                _lay_out(net)
+            net.recompute = c.checkpointing  # type: ignore[assignment]
+        source = np.random.default_rng([c.seed, 1])
+        self.queue = Queue(queue[torch.from_numpy(source.integers(0, len(queue), c.queue))].to(device))
+        self.paths = {"face": PathLength().to(device), "style": PathLength().to(device)}
+        self.ema: EMA | None = None
+        self.start_averaging()
+        # lazy regularisation (Karras et al. 2020, appendix B)
+        lazy_g = c.path_every / (c.path_every + 1) if c.path_length else 1.0
+        lazy_d = c.r1_every / (c.r1_every + 1) if c.r1 else 1.0
+        generator, judges = [self.nets["G"]], [self.nets[name] for name in ("D_face", "D_style", "D_latent")]
+        self.optimizers = {"G": _adam(generator, c.lr, lazy_g), "D": _adam(judges, c.lr, lazy_d)}
+        self.optimizers["G"].register_step_post_hook(lambda *_: self._g.project())
+        self.phases = [Phase("discriminators", self.discriminators, self.optimizers["D"], judges, self.judged)]
+        if c.r1:
+            self.phases.append(
+                Phase(
+                    "gradient penalty",
+                    self.penalties,
+                    self.optimizers["D"],
+                    judges,
+                    self.real,
+                    interval=c.r1_every,
+                )
+            )
+        self.phases.append(
+            Phase("generator", self.generator, self.optimizers["G"], generator, self.painted, ready=self._warm)
+        )
+        if c.path_length:
+            self.phases += [
+                Phase("path lengths", self.lengths, None, generator, self.sampled, c.path_every, ready=self._warm),
+                Phase(
+                    "path length penalty",
+                    self.path_penalty,
+                    self.optimizers["G"],
+                    generator,
+                    self.gathered,
+                    c.path_every,
+                    ready=self._warm,
+                ),
+            ]
+        self.batch = Batch(*[torch.empty(0)] * 3)
+        self.steps = 0
+        self._fakes: tuple[Tensor, Tensor] | None = None
+        self._lengths: Tensor | None = None
+
+    def start_averaging(self) -> None:
+        """Let the average be the generator as it is now."""
+        c = self.config
+        if c.ema:
+            self.ema = EMA({"G": self.nets["G"]}, c.batch * math.log(0.5) / math.log(c.ema))
+
+    @property
+    def _g(self) -> Generator:
+        net = self.nets["G"]
+        assert isinstance(net, Generator)
+        return net
+
+    def _judge(self, name: str) -> Discriminator:
+        net = self.nets[name]
+        assert isinstance(net, Discriminator)
+        return net
+
+    @property
+    def _d_latent(self) -> ProjectionDiscriminator:
+        net = self.nets["D_latent"]
+        assert isinstance(net, ProjectionDiscriminator)
+        return net
+
+    def _warm(self) -> bool:
+        """Whether the generator takes part."""
+        return self.steps >= self.config.warm_up
+
+    @torch.no_grad()
+    def begin(self, batch: Batch, images: int) -> None:
+        """Take the next batch."""
+        faces, art = (x.contiguous(memory_format=self._layout) for x in (batch.faces, batch.art))
+        codes = batch.codes if self.encoder is None else self.encoder(batch.art)
+        self.batch = Batch(faces, art, codes)
+        self.steps = images // self.config.batch
+        self._fakes = self._lengths = None
+
+    def _draws(self, purpose: int, count: int) -> tuple[Tensor, ...]:
+        """Face codes [n, D] twice, the slot from which the second counts [n], and noise maps, of this process.
+
+        They depend on the run's seed, the step, its purpose and the place in the joined batch alone.
+        """
+        c, joined = self.config, count * self.team.world
+        source = np.random.default_rng([c.seed, self.steps, 2 + purpose])
+        z = torch.from_numpy(source.standard_normal((2, joined, c.style_dim), dtype=np.float32))
+        slot = source.integers(1, self._g.n_latent, joined)
+        slot = np.where(source.random(joined) < c.mixing, slot, self._g.n_latent)
+        generator = torch.Generator(self.device).manual_seed(int(source.integers(2**62)))
+        sides = [4, *(side for side in stages(c.size) for _ in range(2))]
+        noise = [
+            # natural and stylized pictures of a face have their own
+            torch.randn(joined, 2, side, side, generator=generator, device=self.device)
+            for side in sides
+        ]
+        share = self.team.share
+        maps = [share(x).transpose(0, 1).flatten(0, 1)[:, None] for x in noise]
+        one, two, at = (share(x).to(self.device) for x in (z[0], z[1], torch.from_numpy(slot)))
+        return one, two, at, *maps
+
+    def _codes(self, one: Tensor, two: Tensor, at: Tensor, codes: Tensor) -> Tensor:
+        """W+ [2n, L, D]: natural faces, then the same faces in styles."""
+        g, count = self._g, len(one)
+        w = g.get_latent(torch.cat([one, two]))
+        slots = torch.arange(g.n_latent, device=w.device)
+        mixed = torch.where((slots < at[:, None])[..., None], w[:count, None], w[count:, None])
+        index = torch.zeros(2 * count, dtype=torch.int64, device=w.device)
+        index[:count] = g.n_latent
+        return g.codes(mixed.repeat(2, 1, 1), codes.repeat(2, 1), index)
+
+    def judged(self) -> tuple[Tensor, ...]:
+        """Photos, art, style codes, other pictures' codes, and the draws of the faces to paint."""
+        b, c = self.batch, self.config
+        source = np.random.default_rng([c.seed, self.steps, 1])
+        numbers = torch.from_numpy(source.random(len(b.faces) * self.team.world))
+        others = self.queue.get(self.team.share(numbers).to(self.device))
+        if c.one_shot is None:  # else the one picture's code would meet itself as another's
+            self.queue.put(self.team.gather(b.codes))
+        return (b.faces, b.art, b.codes, others, *self._draws(0, len(b.faces)))
+
+    def discriminators(
+        self,
+        faces: Tensor,
+        art: Tensor,
+        codes: Tensor,
+        others: Tensor,
+        one: Tensor,
+        two: Tensor,
+        at: Tensor,
+        *noise: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adversarial losses of the three discriminators on pictures painted for them."""
+        c, count = self.config, len(faces)
+        with torch.no_grad():
+            natural, stylized = self._g.render(self._codes(one, two, at, codes), noise).split(count)
+        self._fakes = natural, stylized
+        parts, both = {}, [count, count]
+        for name, real, fake in (("face", faces, natural), ("style", art, stylized)):
+            logits = self._judge(f"D_{name}")(torch.cat([real, fake]), both).split(count)
+            parts[f"d_{name}"] = adversarial(logits[0], True) + adversarial(logits[1], False)
+        if c.lambda_latent:
+            parts["d_latent"] = self._latent(art, stylized, codes, others)
+        return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+
+    def _latent(self, art: Tensor, stylized: Tensor, codes: Tensor, others: Tensor) -> Tensor:
+        """The loss of D_latent (equation 8); its trunk sees each picture once, whatever codes it is judged with."""
+        d = self._d_latent
+        if self.config.latent_loss == "paper":
+            found = d.summed(stylized)
+            return adversarial(d.score(found, codes), True) + adversarial(d.score(found, others), False)
+        found, painted = d.summed(torch.cat([art, stylized]), [len(art), len(stylized)]).split(len(art))
+        wrong = adversarial(d.score(found, others), False) + adversarial(d.score(painted, codes), False)
+        return adversarial(d.score(found, codes), True) + 0.5 * wrong
+
+    def real(self) -> tuple[Tensor, ...]:
+        """What gradients are penalised on: photos, art, the pictures that go with codes, and the codes."""
+        assert self._fakes is not None, "the phase discriminators comes first"
+        b = self.batch
+        return b.faces, b.art, (self._fakes[1] if self.config.latent_loss == "paper" else b.art), b.codes
+
+    def penalties(self, faces: Tensor, art: Tensor, coded: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """R1 of the three discriminators, in float32: it squares gradients of second order."""
+        c, found = self.config, []
+        judged = [("D_face", faces), ("D_style", art)] + ([("D_latent", coded)] if c.lambda_latent else [])
+        for name, images in judged:
+            net = self.nets[name]
+            images = images.detach().float().requires_grad_()
+            with without_autocast(images):  # and not through what torch.compile makes: it has no second order
+                if isinstance(net, ProjectionDiscriminator):
+                    scores = net.score(type(net).summed(net, images), codes)
+                else:
+                    scores = net.forward(images)
+                found.append(r1_penalty(scores, images))
+        loss = torch.stack(found).sum() * (c.r1 / 2 * c.r1_every)
+        return loss, {"r1": loss.detach()}
+
+    def painted(self) -> tuple[Tensor, ...]:
+        """Style codes, and the draws of new faces."""
+        return (self.batch.codes, *self._draws(1, len(self.batch.faces)))
+
+    def generator(
+        self, codes: Tensor, one: Tensor, two: Tensor, at: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """All losses of the generator, with the discriminators as they now are."""
+        c, g = self.config, self._g
+        natural, stylized = g.render(self._codes(one, two, at, codes), noise).split(len(one))
+        parts = {
+            "g_face": adversarial(self._judge("D_face")(natural), True),
+            "g_style": adversarial(self._judge("D_style")(stylized), True),
+        }
+        loss = c.lambda_face * parts["g_face"] + c.lambda_style * parts["g_style"]
+        if c.lambda_latent:
+            parts["g_latent"] = adversarial(self._d_latent(stylized, codes), True)
+            loss = loss + c.lambda_latent * parts["g_latent"]
+        with torch.no_grad():
+            alpha = 1 - g.face_share.mean()
+            return_parts = {name: part.detach() for name, part in parts.items()}
+            return_parts |= {"alpha": alpha, "norm": codes.norm(dim=1).mean()}
+        return loss, return_parts
+
+    def sampled(self) -> tuple[Tensor, ...]:
+        """The same for path lengths, of a part of the batch, and their directions in the pictures."""
+        count = max(1, len(self.batch.faces) // self.config.path_shrink)
+        c = self.config
+        source = np.random.default_rng([c.seed, self.steps, 9])
+        generator = torch.Generator(self.device).manual_seed(int(source.integers(2**62)))
+        joined = torch.randn(count * self.team.world, 2, 3, c.size, c.size, generator=generator, device=self.device)
+        directions = self.team.share(joined).transpose(0, 1).flatten(0, 1)
+        return (self.batch.codes[:count], directions, *self._draws(2, count))
+
+    def lengths(
+        self, codes: Tensor, directions: Tensor, one: Tensor, two: Tensor, at: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """How far natural and stylized pictures move with their blended codes, kept with their graph."""
+        g = self._g
+        w = self._codes(one, two, at, codes)
+        with without_autocast(w):
+            images = type(g).render(g, w, noise)  # not what torch.compile makes: it has no second order
+            self._lengths = path_lengths(images, w, directions)
+        with torch.no_grad():
+            return self._lengths.sum(), {}
+
+    def gathered(self) -> tuple[Tensor, ...]:
+        """The lengths of all processes, without gradient, [world, 2, n]."""
+        assert self._lengths is not None, "the phase path lengths comes first"
+        return (self.team.gather(self._lengths.detach()[None]).unflatten(1, (2, -1)),)
+
+    def path_penalty(self, everyone: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Path length regularisation of natural and stylized pictures, each with its own mean length.
+
+        Its gradient is that to this process's own lengths, of the penalty on all; the processes' is averaged.
+        """
+        assert self._lengths is not None
+        c, world = self.config, self.team.world
+        mine, parts = self._lengths.unflatten(0, (2, -1)), {}
+        for k, name in enumerate(("face", "style")):
+            rows = [mine[k] if rank == self.team.rank else everyone[rank, k] for rank in range(world)]
+            parts[f"path_{name}"] = self.paths[name](torch.cat(rows)) * (c.path_length * c.path_every)
+        loss = torch.stack(list(parts.values())).sum()
+        return loss + (world - 1) * (loss - loss.detach()), {name: part.detach() for name, part in parts.items()}
+
+    def row(self, images: int) -> dict[str, Any]:
+        """Step and learning rate."""
+        return {"step": images // self.config.batch, "lr": self.config.lr}
+
+    def note(self, means: dict[str, float]) -> str:
+        """The main losses."""
+        words = "  ".join(
+            f"{name} {means[f'd_{name}']:.2f}/{means.get(f'g_{name}', math.nan):.2f}"
+            for name in ("face", "style", "latent")
+            if f"d_{name}" in means
+        )
+        return f"D/G {words}" if "g_face" in means else f"D/G {words}  G waits"
+
+    @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")
+    def sheet(self) -> Image.Image:
+        """Faces, natural and in the styles of pictures by several indicators; and every style on two faces."""
+        if self.shown is None:
+            raise ValueError("no pictures were given for the sample sheet")
+        photos, art, codes = (x.to(self.device) for x in self.shown)
+        g = self._g if self.ema is None else self.ema.nets["G"]
+        assert isinstance(g, Generator)
+        count = SHOWN[self.device.type]
+        source = torch.Generator().manual_seed(self.config.seed % 2**32)
+        z = torch.randn(count, self.config.style_dim, generator=source).to(self.device)
+        w = g.get_latent(z)
+        places = torch.arange(count, device=self.device) % len(art)
+        paint = partial(_painted, g)
+        rows = [
+            ("photos", photos[torch.arange(count, device=self.device) % len(photos)]),
+            ("styles", art[places]),
+            ("natural faces", paint(w)),
+            *((f"in styles, {i}", paint(w, codes[places], i)) for i in (8, INDEX, 4, 0) if i < g.n_latent),
+            ("the first face", paint(w[:1].expand(count, -1), codes[places], 0)),
+            ("in random styles", paint(w, torch.randn(z.shape, generator=source).to(self.device), 0)),
+        ]
+        caption = f"averaged weights, decay {self.config.ema:g} a step" if self.ema else ""
+        return sheet([Block("", rows)], caption=caption, tile=128 if self.config.size > 128 else 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers, the queue and the mean path lengths."""
+        return {
+            "stage": self.stage,
+            "nets": {name: net.state_dict() for name, net in self.nets.items()},
+            "optim": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "queue": self.queue.state_dict(),
+            "paths": {name: path.state_dict() for name, path in self.paths.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            CheckpointError: it does not fit these networks.
+        """
+        restore(self.nets, self.optimizers, state)
+        self.queue.load_state_dict(state["queue"])
+        for name, path in self.paths.items():
+            path.load_state_dict(state["paths"][name])
+
+    def summary(self) -> list[str]:
+        """For the first lines of the stage."""
+        c = self.config
+        sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in self.nets.items()}
+        start = f"; they start from {c.start_from}" if c.start_from else ""
+        penalty = f"R1 {c.r1:g} every {c.r1_every} steps" if c.r1 else "no gradient penalty"
+        length = f"path length {c.path_length:g} every {c.path_every}" if c.path_length else "no path length penalty"
+        where = "a table" if self.encoder is None else "the encoder"
+        waits = f"; the generator waits for {c.warm_up} steps" if c.warm_up else ""
+        return [
+            "gan: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()) + f" parameters{start}",
+            f"losses: face {c.lambda_face:g}, style {c.lambda_style:g}, style code {c.lambda_latent:g} "
+            f"({c.latent_loss}); {penalty}; {length}; mixing {c.mixing:g}",
+            f"style codes from {where}, {len(self.queue.codes)} in the queue; Adam, lr {c.lr:g}, batch "
+            f"{c.batch}{waits}",
+        ]
+
+
+def _painted(g: Generator, w: Tensor, codes: Tensor | None = None, index: int | None = None) -> Tensor:
+    """Pictures, a few at a time, with the generator's own noise maps."""
+    found = []
+    for start in range(0, len(w), 4):
+        part = w[start : start + 4]
+        style = None if codes is None else codes[start : start + 4]
+        found.append(g.render(g.codes(part, style, index), randomize_noise=False).float())
+    return torch.cat(found)
+
+
+def _adam(nets: Sequence[nn.Module], lr: float, lazy: float) -> torch.optim.Adam:
+    """Adam whose rate and decay are corrected for `lazy` of its steps being those of the main loss."""
+    parameters = [parameter for net in nets for parameter in net.parameters()]
+    return torch.optim.Adam(parameters, lr=lr * lazy, betas=(0.0, 0.99**lazy), fused=True)
+
+
+def _lay_out(net: nn.Module) -> None:
+    """Put the weights of plain convolutions into channels_last."""
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def summary(system: Any, data: Any, plan: Plan) -> list[str]:
+    """What is trained on what, for the first lines of a stage."""
+    lines: list[str] = system.summary()
+    counts = getattr(data, "counts", None) or (len(data.pictures),)
+    names = ("photos", "pictures of art") if len(counts) == 2 else ("pictures",)
+    held = ", ".join(f"{count} {name}" for count, name in zip(counts, names, strict=True))
+    return [*lines, f"data: {held}", f"{plan.total} images, {plan.total // plan.batch} steps of {plan.batch}"]
