@@ -1,4 +1,4 @@
-"""A folder's pictures, decoded and resized once, kept as uint8 in one memory-mapped file.
+"""A folder's pictures, or those of an LMDB, decoded and resized once, kept as uint8 in one memory-mapped file.
 
 A pack is two files in the cache folder: `<key>-<unique>.npy` with the pixels and `<key>.json`, the sidecar, which names
 the pixel file and says what it was made from. The sidecar is replaced in one step, after the pixels are on the disk:
@@ -20,15 +20,17 @@ import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from anifast.data import lmdb
 from anifast.data.folders import MODES, RESIZES, pixel_limit, printable, read_image, resize, scan, walk
 from anifast.data.stream import in_order
 from anifast.errors import DataError, ImageError
@@ -134,6 +136,9 @@ def pack(
     place of the old one. Several processes may ask at once: one packs, the others wait for it. Pictures that cannot
     be read, and in mode RGBA those of which nothing is visible, are skipped and named in `skipped`.
 
+    A folder that holds an LMDB (`data.mdb`, see `anifast.data.lmdb`) gives its pictures of exactly this size, whose
+    keys are their paths.
+
     Args:
         root: the folder, searched as `scan` does.
         size: the side of a square, or (height, width).
@@ -146,8 +151,9 @@ def pack(
         progress: draw a bar while decoding.
 
     Raises:
+        AnifastError: it is an LMDB, and the package `lmdb` is not installed.
         DataError: the folder is missing or empty, none of its pictures can be used, crop_size is beyond the limit for
-            pictures, or the disk has no room.
+            pictures, the LMDB has no pictures of this size, or the disk has no room.
         ValueError: size, how, mode, crop_size or workers out of range.
     """
     height, width = (size, size) if isinstance(size, int) else size
@@ -216,6 +222,7 @@ class _Job:
     max_pixels: int
     workers: int
     progress: bool
+    database: lmdb.Database | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -229,7 +236,15 @@ class _Job:
 
     def fingerprint(self) -> str:
         """Digest of all that decides the pixels."""
+        if lmdb.is_lmdb(self.root):
+            return lmdb.fingerprint(self.root, FORMAT)
         return folder_fingerprint(self.root, f"{FORMAT} {self.max_pixels}")
+
+    def read(self, path: Path) -> Image.Image:
+        """A picture of the folder, or of the database under its key."""
+        if self.database is not None:
+            return self.database.read(path.name, self.mode)
+        return read_image(path, self.mode, max_pixels=self.max_pixels)
 
 
 def cache_name(root: Path, height: int, width: int, settings: str) -> str:
@@ -363,28 +378,109 @@ def _write(job: _Job, handle: IO[bytes], folder: Path, way_out: str) -> tuple[li
     Written in order and not through a map: a full disk is then an error and not a bus error, and only a few
     pictures are in memory at a time.
     """
-    found = scan(job.root)
-    needed, free = len(found) * job.row_bytes, shutil.disk_usage(folder).free
+    with _listed(job) as (job, names, rejected):
+        return _write_pictures(job, handle, folder, way_out, names, rejected)
+
+
+@contextmanager
+def _listed(job: _Job) -> Iterator[tuple[_Job, list[str], dict[str, str]]]:
+    """The job with its database open, if it is one, the pictures' names, and name -> reason for what is none."""
+    if not lmdb.is_lmdb(job.root):
+        found = scan(job.root)
+        yield job, found.names, dict(found.rejected)
+        return
+    if job.height != job.width:
+        raise DataError(
+            f"{printable(job.root)}: an LMDB holds squares, not {job.height}x{job.width}. Give a folder of pictures"
+        )
+    with lmdb.Database(job.root) as database:
+        yield replace(job, database=database), database.names(job.height), {}
+
+
+class _Undecoded:
+    """Pictures N,H,W,C that are decoded whenever they are looked at, in threads; stands in for a pack's array.
+
+    One that cannot be read is noted in `skipped`, and the next one that can be stands in for it.
+    """
+
+    def __init__(self, job: _Job, names: list[str], skipped: dict[str, str]) -> None:
+        self._job, self._names, self._skipped = job, names, skipped
+        self.shape = (len(names), job.height, job.width, MODES[job.mode])
+        self._pool = ThreadPoolExecutor(job.workers, thread_name_prefix="decode")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, place: Any) -> NDArray[np.uint8]:
+        """Of a number H,W,C, of numbers n,H,W,C."""
+        numbers = np.asarray(place, dtype=np.int64)
+        with ExitStack() as held:
+            job = self._job
+            if lmdb.is_lmdb(job.root):  # opened for each batch, as a process may not have it open twice
+                job = held.enter_context(_listed(job))[0]
+            found = list(self._pool.map(lambda number: self._read(job, int(number)), numbers.reshape(-1)))
+        out = np.stack(found) if found else np.empty((0, *self.shape[1:]), np.uint8)
+        return out.reshape(*numbers.shape, *self.shape[1:])
+
+    def _read(self, job: _Job, number: int) -> NDArray[np.uint8]:
+        reason = ""
+        for step in range(len(self)):
+            name = self._names[(number + step) % len(self)]
+            path = job.root / name
+            try:
+                return np.frombuffer(_decode(job, path), np.uint8).reshape(self.shape[1:])
+            except ImageError as error:
+                reason = str(error).removeprefix(f"{printable(path)}: ")
+                self._skipped[name] = reason
+        raise DataError(f"{printable(job.root)}: none of its pictures can be read; the last one: {reason}")
+
+
+def unpacked(
+    root: str | os.PathLike[str], size: int | tuple[int, int], *, how: str = "stretch", mode: str = "RGB"
+) -> PackedImages:
+    """The same pictures as `pack` gives, decoded anew whenever they are asked for: for sets too large for a cache.
+
+    A picture that cannot be read is found when it is asked for: it is then noted in `skipped`, and the next one stands
+    in for it.
+
+    Args:
+        root, size, how, mode: as of `pack`.
+
+    Raises:
+        AnifastError: it is an LMDB, and the package `lmdb` is not installed.
+        DataError: the folder is missing or empty, or the LMDB has no pictures of this size.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    folder = Path(os.path.expanduser(os.fspath(root))).absolute()
+    job = _Job(folder, height, width, how, mode, 0, pixel_limit(), _cpus(), False)
+    with _listed(job) as (_, names, rejected):
+        skipped = dict(rejected)
+    return PackedImages(_Undecoded(job, names, skipped), names, skipped)  # type: ignore[arg-type]
+
+
+def _write_pictures(
+    job: _Job, handle: IO[bytes], folder: Path, way_out: str, names: Sequence[str], skipped: dict[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Write pictures with these names, of which some more are skipped already; see `_write`."""
+    needed, free = len(names) * job.row_bytes, shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
             f"{printable(folder)}: packing {printable(job.root)} needs {_amount(needed)}, but only {_amount(free)} "
             f"are free. Free some space or {way_out}"
         )
     paths: list[str] = []
-    skipped = dict(found.rejected)
     stream = None if job.progress else io.StringIO()
-    pairs = zip(found.names, found.paths, strict=True)
     pool = ThreadPoolExecutor(job.workers, thread_name_prefix="pack")
     try:
         handle.write(_npy_header((0, job.height, job.width, MODES[job.mode])))
-        with Progress(len(found), f"packing {printable(job.root.name)}", stream=stream) as bar:
-            for (name, _), future in in_order(pairs, lambda pair: _decode(job, pair[1]), pool, 4 * job.workers):
+        with Progress(len(names), f"packing {printable(job.root.name)}", stream=stream) as bar:
+            for name, future in in_order(names, lambda name: _decode(job, job.root / name), pool, 4 * job.workers):
                 try:
                     handle.write(future.result())
                     paths.append(name)
                     bar.update()
                 except ImageError as error:
-                    skipped[name] = str(error).removeprefix(f"{printable(found.root / name)}: ")
+                    skipped[name] = str(error).removeprefix(f"{printable(job.root / name)}: ")
                     bar.update(note=f"{len(skipped)} skipped")
         handle.seek(0)
         handle.write(_npy_header((len(paths), job.height, job.width, MODES[job.mode])))
@@ -406,8 +502,7 @@ def _write(job: _Job, handle: IO[bytes], folder: Path, way_out: str) -> tuple[li
 
 def _decode(job: _Job, path: Path) -> bytes:
     """One picture's pixels, H,W,C."""
-    image = read_image(path, job.mode, max_pixels=job.max_pixels)
-    image = resize(image, (job.height, job.width), job.how, crop_size=job.crop_size)
+    image = resize(job.read(path), (job.height, job.width), job.how, crop_size=job.crop_size)
     if job.mode == "RGBA" and image.getchannel("A").getbbox() is None:
         raise ImageError(f"{printable(path)}: every pixel is transparent")
     return image.tobytes()

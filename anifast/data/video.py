@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -434,8 +434,9 @@ class _Sound:
         # of each stream: where it goes, and whether it is encoded
         self._targets: dict[int, tuple[Any, bool]] = {}
         streams = []
-        for number, stream in enumerate(_sounds(source), start=1):
-            name = f"sound {number}" if len(_sounds(source)) > 1 else "sound"
+        held = [] if source is None else _sounds(source)
+        for number, stream in enumerate(held, start=1):
+            name = f"sound {number}" if len(held) > 1 else "sound"
             context = stream.codec_context
             if context is None:
                 self.notes.append(f"{name} left out: of a kind that this PyAV does not know")
@@ -498,15 +499,15 @@ def check_suffix(out: Path) -> None:
 
 
 @contextmanager
-def writing(out: str | os.PathLike[str], like: VideoInfo, width: int, height: int) -> Iterator[VideoWriter]:
-    """Write a video with the sound, the time base and the rate of another, whole or not at all.
+def writing(out: str | os.PathLike[str], like: VideoInfo | int, width: int, height: int) -> Iterator[VideoWriter]:
+    """Write a video with the sound, the time base and the rate of another, or one without sound, whole or not at all.
 
     H.264 in 4:2:0, which everything plays, or VP9 for .webm. Sound is copied as it is; where the container cannot hold
     its kind it is encoded anew, as `notes` of the writer tells.
 
     Args:
         out: the new file; its suffix is one of `FORMATS`.
-        like: the video whose sound and clock it gets.
+        like: the video whose sound and clock it gets; or frames a second, and frames are shown at their numbers.
         width: of the frames; `height` likewise.
 
     Raises:
@@ -517,7 +518,11 @@ def writing(out: str | os.PathLike[str], like: VideoInfo, width: int, height: in
     check_suffix(out)
     suffix = out.suffix.lower()
     options = {"movflags": "+faststart"} if suffix in (".mp4", ".m4v", ".mov") else {}
-    with atomic_path(out) as temporary, _opened(like.path) as source:
+    with atomic_path(out) as temporary, ExitStack() as held:
+        if isinstance(like, VideoInfo):
+            source = held.enter_context(_opened(like.path))
+        else:
+            source, like = None, VideoInfo(out, width, height, 0, Fraction(like), Fraction(1, like), Fraction(0), 0.0)
         try:
             container = av.open(f"file:{temporary}", "w", options=options)
         except av.error.FFmpegError as error:

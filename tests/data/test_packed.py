@@ -24,7 +24,7 @@ from PIL import Image
 
 from anifast.data import packed
 from anifast.data.folders import read_image, resize
-from anifast.data.packed import PackedImages, pack
+from anifast.data.packed import PackedImages, pack, pixels_digest, unpacked
 from anifast.errors import DataError
 from anifast.progress import Progress
 
@@ -543,3 +543,30 @@ def test_real_selfies_have_the_published_statistics(shared: Path, cache: Path) -
     pixels = made.images.reshape(-1, 3) / 255
     assert np.abs(pixels.mean(axis=0) - [0.5636, 0.4678, 0.4462]).max() < 0.005
     assert np.abs(pixels.std(axis=0) - [0.3005, 0.2868, 0.2490]).max() < 0.02
+
+
+def test_unpacked_is_the_same_pictures_without_a_cache(folder: Path, cache: Path) -> None:
+    """The same names, pixels and digest, for one picture or several in any order."""
+    held, found = pack(folder, 8, how="crop", cache_dir=cache, progress=False), unpacked(folder, 8, how="crop")
+    assert found.paths == held.paths and found.images.shape == held.images.shape
+    order = [1, 0, 1]
+    assert torch.equal(found.batch(order), held.batch(order))
+    assert found.batch([]).shape == held.batch([]).shape
+    assert pixels_digest(found.images) == pixels_digest(held.images)
+
+
+def test_unpacked_pictures_that_cannot_be_read_give_way_to_the_next(folder: Path) -> None:
+    found = unpacked(folder, 8)
+    good = found.batch([1])
+    path = folder / found.paths[0]
+    path.write_bytes(path.read_bytes()[:60])
+    assert torch.equal(found.batch([0]), good)
+    assert list(found.skipped) == [found.paths[0]]
+
+
+def test_unpacked_without_any_picture_that_can_be_read(folder: Path) -> None:
+    found = unpacked(folder, 8)
+    for name in found.paths:
+        (folder / name).write_bytes((folder / name).read_bytes()[:60])
+    with pytest.raises(DataError, match="none of its pictures can be read"):
+        found.batch([0])

@@ -125,6 +125,11 @@ class Config(Steering):
         False, "stage gan: keep maps of each size only, and compute what is between again in backward"
     )
 
+    packed: bool = option(
+        True,
+        "decode pictures once into a cache (at 1024 px 3 GB for a thousand), or anew in each step",
+        on_resume=True,
+    )
     psp_batch: int = option(8, "photos in a step of stage psp, of all processes", low=1)
     psp_iterations: int = option(500_000, "steps of stage psp; 0: no inversion of photos", low=0, on_resume=True)
     psp_lr: float = option(1e-4, "stage psp: learning rate of Ranger", low=0)

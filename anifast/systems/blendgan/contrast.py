@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anifast.data.folders import to_float
-from anifast.data.packed import PackedImages, names_digest, pack, pixels_digest, spread
+from anifast.data.packed import PackedImages, names_digest, pack, pixels_digest, spread, unpacked
 from anifast.data.samplers import ClassSampler
 from anifast.engine.distributed import Team, alone
 from anifast.engine.loop import Phase
@@ -90,7 +90,7 @@ class Views:
     def __init__(self, root: Path, config: Config, batch: int, device: torch.device, team: Team | None = None) -> None:
         self._team = team or alone(device)
         self._share = self._team.portion(batch)
-        self.pictures = pictures_of(root, "styles", config.style_side)
+        self.pictures = pictures_of(root, "styles", config.style_side, config.packed)
         if len(self.pictures) < batch:
             raise DataError(
                 f"{find(root, 'styles')}: {len(self.pictures)} pictures that can be read, and a step has {batch} "
@@ -163,13 +163,13 @@ def held_out(root: Path, kind: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def pictures_of(root: Path, kind: str, side: int) -> PackedImages:
-    """The pictures of a data folder's "faces" or "styles", cut to squares.
+def pictures_of(root: Path, kind: str, side: int, packed: bool = True) -> PackedImages:
+    """The pictures of a data folder's "faces" or "styles", cut to squares; not `packed`, they are decoded each time.
 
     Raises:
         DataError: the folder is missing or holds none.
     """
-    return pack(find(root, kind), side, how="crop")
+    return (pack if packed else unpacked)(find(root, kind), side, how="crop")
 
 
 def digests(pictures: PackedImages) -> dict[str, str]:
@@ -251,7 +251,7 @@ class Style:
             projector = Projector(config.style_dim, config.projection)
         self.encoder, self.projector = encoder.to(device), projector.to(device)
         self.nets: dict[str, nn.Module] = {"E_style": self.encoder, "projector": self.projector}
-        first = self.encoder.embedder_mlp[0].weight
+        first = self.encoder.first_weight
         channels = self.encoder.embedder.channels
         factors = {first: folded_steps(channels, device=device)} if config.folded else {}
         trained = [self.encoder.embedder_mlp, self.projector]

@@ -92,7 +92,7 @@ def photos(root: Path, config: Config, device: torch.device, team: Team | None =
         DataError: the folder is missing or has fewer pictures than a batch.
     """
     c = config
-    return Photos(pictures_of(root, "faces", c.psp_side), "faces", c.psp_batch, c.seed, 2, device, team)
+    return Photos(pictures_of(root, "faces", c.psp_side, c.packed), "faces", c.psp_batch, c.seed, 2, device, team)
 
 
 class Inversion:

@@ -255,6 +255,13 @@ class StyleEncoder(nn.Module):
         """Whether the first layer takes upper triangles."""
         return self.embedder.folded
 
+    @property
+    def first_weight(self) -> nn.Parameter:
+        """The weight over Gram matrices, [style_dim, width]."""
+        first = self.embedder_mlp[0]
+        assert isinstance(first, EqualLinear)
+        return first.weight
+
     def grams(self, images: Tensor) -> Tensor:
         """Pictures N,3,H,W in [-1, 1], of any size -> their Gram matrices in a row, [N, width] in float32."""
         found: Tensor = self.embedder(images)
@@ -263,7 +270,7 @@ class StyleEncoder(nn.Module):
     def codes(self, grams: Tensor) -> Tensor:
         """What `grams` gives -> style codes [N, style_dim], neither normalised nor bounded, in float32."""
         with without_autocast(grams):
-            found: Tensor = self.embedder_mlp(grams.to(self.embedder_mlp[0].weight.dtype))
+            found: Tensor = self.embedder_mlp(grams.to(self.first_weight.dtype))
         return found
 
     def forward(self, images: Tensor) -> Tensor:

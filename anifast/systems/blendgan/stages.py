@@ -88,7 +88,7 @@ class Run(StagedRun):
             free = torch.cuda.mem_get_info(self.device)[0] / 2**30
         else:
             free = _free_memory()
-        held = len(pictures_of(self.data, "styles", c.style_side))
+        held = len(pictures_of(self.data, "styles", c.style_side, c.packed))
         batch = min(fitting_batch(c, 0.8 * free, self.device.type, team.world), 2 ** (held.bit_length() - 1))
         return team.world * max(1, -team.largest(-(batch // team.world)))  # that of the process with the least
 
@@ -176,7 +176,7 @@ class Run(StagedRun):
     @property
     def _art(self) -> Any:
         """The style pictures as the generator learns by them."""
-        return pictures_of(self.data, "styles", self.config.size)
+        return pictures_of(self.data, "styles", self.config.size, self.config.packed)
 
     # Stage gan
 

@@ -153,13 +153,13 @@ class Pictures:
         codes: Tensor | None = None,
     ) -> None:
         c = config
-        self._faces = Faces(pictures_of(root, "faces", c.size), "faces", c.batch, c.seed, 0, device, team)
+        self._faces = Faces(pictures_of(root, "faces", c.size, c.packed), "faces", c.batch, c.seed, 0, device, team)
         self._one: Tensor | None = None
         self._art: Faces | None = None
         if c.one_shot is not None:
             self._one = the_picture(c.one_shot, c.size).to(device)
         else:
-            self._art = Faces(pictures_of(root, "styles", c.size), "styles", c.batch, c.seed, 1, device, team)
+            self._art = Faces(pictures_of(root, "styles", c.size, c.packed), "styles", c.batch, c.seed, 1, device, team)
         self._codes = None if codes is None else codes.to(device)
         self._none = torch.empty(0, device=device)
         self._config, self._device, self._root = config, device, root
