@@ -46,8 +46,8 @@ def blend(
     if isinstance(index, int) and not 0 <= index <= slots:
         raise ValueError(f"blend: index is {index}, expected 0 (all of the style) to {slots} (none of it)")
     place = torch.arange(slots, device=weights.device)
-    at = torch.as_tensor(index, device=weights.device).reshape(-1, 1)
-    share = torch.as_tensor(theta, dtype=weights.dtype, device=weights.device).reshape(-1, 1)
+    # numbers stay numbers: a tensor of one would wait for the device
+    at, share = (x.reshape(-1, 1).to(weights.device) if isinstance(x, Tensor) else x for x in (index, theta))
     face = torch.where(place < at, torch.ones_like(weights), weights)
     face = torch.where(place == at, 1 - share * (1 - weights), face)[..., None]
     w_f, w_s = (w if w.dim() == 3 else w[:, None] for w in (w_f, w_s))

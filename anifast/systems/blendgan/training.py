@@ -342,7 +342,6 @@ class Gan:
         codes = batch.codes if self.encoder is None else self.encoder(batch.art)
         self.batch = Batch(faces, art, codes)
         self.steps = images // self.config.batch
-        self._fakes = self._lengths = None
 
     def _draws(self, purpose: int, count: int) -> tuple[Tensor, ...]:
         """Face codes [n, D] twice, the slot from which the second counts [n], and noise maps, of this process.
@@ -399,6 +398,7 @@ class Gan:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Adversarial losses of the three discriminators on pictures painted for them."""
         c, count = self.config, len(faces)
+        self._fakes = None
         with torch.no_grad():
             natural, stylized = self._g.render(self._codes(one, two, at, codes), noise).split(count)
         self._fakes = natural, stylized
@@ -481,6 +481,7 @@ class Gan:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """How far natural and stylized pictures move with their blended codes, kept with their graph."""
         g = self._g
+        self._lengths = None  # a step that was skipped has left its graph
         w = self._codes(one, two, at, codes)
         with without_autocast(w):
             images = type(g).render(g, w, noise)  # not what torch.compile makes: it has no second order
