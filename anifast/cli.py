@@ -79,10 +79,10 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
     options.add_computing(parser)
     styles = parser.add_argument_group(
         "styles",
-        "For models that paint in styles (GANs N' Roses, disentangling networks). A style is one drawing style for all "
-        "pictures: with several, NAME-s00.png is in the first, NAME-s01.png in the second; those of artists are called "
-        "NAME-ARTIST.png. Codes of styles that no name stands for are kept as styles.json in --out (styles-2.json "
-        "where other codes stand there).",
+        "For models that paint in styles (GANs N' Roses, disentangling networks, BlendGAN). A style is one drawing "
+        "style for all pictures: with several, NAME-s00.png is in the first, NAME-s01.png in the second; those of "
+        "artists are called NAME-ARTIST.png, and BlendGAN's NAME_v_STYLE.png. Codes of styles that no name stands for "
+        "are kept as styles.json or styles.pt in --out (styles-2 where other codes stand there).",
     )
     styles.add_argument(
         "--artist",
@@ -94,15 +94,26 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
         "--style",
         nargs="+",
         metavar="STYLE",
-        help=f"GANs N' Roses: {options.STYLE_SOURCES}; INPUTs stand before it [random]",
+        help=f"GANs N' Roses: {options.STYLE_SOURCES}. BlendGAN: {options.BLENDGAN_STYLES}. INPUTs stand before it "
+        "[random]",
     )
     styles.add_argument("--styles", type=int, metavar="N", help="how many random styles, one result each [1]")
     styles.add_argument("--seed", type=int, metavar="N", help="of random styles [0]")
     options.add_truncation(styles)
+    blending = parser.add_argument_group("BlendGAN", "For photos of faces that are aligned as FFHQ's.")
+    options.add_index(blending, 6)
+    options.add_output(blending)
+    blending.add_argument(
+        "--triptych",
+        action="store_true",
+        default=None,
+        help="a result is the photo, the picture of the style and the painting beside each other",
+    )
+    options.add_parts(blending)
 
 
 #: Options of `anifast translate` that not every system has; a model names its own in `options`.
-_OF_SOME = ("artist", "style", "styles", "seed", "truncation")
+_OF_SOME = ("artist", "style", "styles", "seed", "truncation", "index", "noise", "triptych", "parity")
 
 
 def _options_of(args: argparse.Namespace, model: Any) -> dict[str, Any] | None:
@@ -140,7 +151,7 @@ def _translate(args: argparse.Namespace) -> int:
         raise AnifastError(f"--batch {args.batch}: at least 1")
     if args.size is not None and (args.size < 8 or args.size % 4):
         raise AnifastError(f"--size {args.size}: a multiple of 4, at least 8")
-    from anifast.data.folders import counted, pixel_limit
+    from anifast.data.folders import counted, pixel_limit, printable
     from anifast.engine import precision, state, translate
 
     if args.size is not None and args.size**2 > pixel_limit():
@@ -148,8 +159,10 @@ def _translate(args: argparse.Namespace) -> int:
             f"--size {args.size}: more than {pixel_limit()} pixels; take a smaller one (or set ANIFAST_MAX_PIXELS)"
         )
     jobs, rejected = translate.collect(args.inputs, args.out)
-    model = anifast.load(args.model, args.device, precision=args.precision)
+    model = anifast.load(args.model, args.device, precision=args.precision, **options.given_parts(args))
     given = _options_of(args, model)
+    if hasattr(model, "memory"):
+        print("\n".join(options.memory_lines(model.memory(args.batch), args.batch)))
     to = args.to or next(iter(model.targets), None)
     with state.about(args.model):
         if to is not None:
@@ -158,9 +171,14 @@ def _translate(args: argparse.Namespace) -> int:
     if painter is not None:
         jobs = translate.several(jobs, painter.labels, painter.pictures)
     translate.check_writable(args.out)
+    if painter is not None and hasattr(painter, "prepare"):  # it reads all pictures before it paints one
+        unread = painter.prepare([job.source for job in jobs])
+        jobs = [job for job in jobs if job.source not in unread]
+        rejected |= {printable(path): why.removeprefix(f"{printable(path)}: ") for path, why in unread.items()}
     if painter is not None:
-        codes, usual = painter.save(args.out), args.out / "styles.json"
-        if codes not in (None, usual):
+        codes = painter.save(args.out)
+        usual = codes and args.out / f"styles{codes.suffix}"
+        if codes != usual:
             print(f"{usual} holds other styles and is kept; those painted now are in {codes}")
     about = [to, painter and painter.about, "averaged weights" if model.averaged else None]
     told = ", ".join(filter(None, about))
@@ -468,6 +486,10 @@ COMMANDS = {
     "gnr": Command("sheets, styles and videos with a GANs N' Roses", *_elsewhere("anifast.systems.gnr.cli")),
     "disentangle": Command(
         "artists, sheets, styles and codes of a disentangling network", *_elsewhere("anifast.systems.disentangle.cli")
+    ),
+    "blendgan": Command(
+        "pairs, sheets, videos, style codes and one-shot styles of a BlendGAN",
+        *_elsewhere("anifast.systems.blendgan.cli"),
     ),
     "plot": Command("draw the losses of runs, several in one figure", _plot_options, _plot),
     "eval": Command("FID, KID, diversity, disentanglement and more of a trained model", _eval_options, _eval),

@@ -192,9 +192,10 @@ def section(result: dict[str, Any], link: str = "", *, rows: bool = False) -> st
 def system_section(result: dict[str, Any], link: str) -> str:
     """Everything about one system on one device, from benchmarks/systems/bench_<system>.py.
 
-    A row may have an aim against the first rival, a roofline, what a step's forward keeps for its backward, and a peak
-    of memory beside. A result with several rivals names them, and has beside each ratio the one that it would be if
-    ours were the library's convolutions alone. A note says what else one has to know.
+    A row may have an aim against the first rival or the one that it names as `aimed`, a roofline, what a step's forward
+    keeps for its backward, and a peak of memory beside. A result with several rivals names them, and has beside each
+    ratio the one that it would be if ours were the library's convolutions alone; a row may lack some. A note says what
+    else one has to know.
     """
     about = environment_line(result["environment"])
     several: dict[str, str] = result.get("rivals", {})
@@ -210,9 +211,13 @@ def system_section(result: dict[str, Any], link: str) -> str:
     for row in result["rows"]:
         ours = row["ms"]["anifast"][0]
         against = []
-        for place, name in enumerate(rivals):
+        for name in rivals:
+            if name not in row["ms"]:
+                against += ["–", "–"]
+                continue
             rival = row["ms"][name][0]
-            notes = [f"aim {_times(row['aim'])}x"] if "aim" in row and place == 0 else []
+            aimed = "aim" in row and name == row.get("aimed", next(iter(rivals)))
+            notes = [f"aim {_times(row['aim'])}x"] if aimed else []
             notes += [f"bound {rival / row['convolutions_ms']:.2f}x"] if several else []
             against += [_ms(rival), f"{rival / ours:.2f}x" + (f" ({', '.join(notes)})" if notes else "")]
         lines.append(
@@ -261,8 +266,12 @@ def _beside(row: dict[str, Any], name: str, rivals: list[str]) -> str:
     if name not in row:
         return "–"
     if name == "roofline_ms":
-        return _of_ours(row[name], row["ms"]["anifast"][0])
-    others = ", ".join(f"{row[name][rival] / 2**20:.0f} MiB" for rival in rivals)
+        ours = row["ms"]["anifast"][0]
+        aim = (
+            f", ours {ours / row[name]:.2f} times (aim {_times(row['roofline_aim'])})" if "roofline_aim" in row else ""
+        )
+        return _of_ours(row[name], ours) + aim
+    others = ", ".join(f"{row[name][rival] / 2**20:.0f} MiB" if rival in row[name] else "–" for rival in rivals)
     text = f"{row[name]['anifast'] / 2**20:.0f} MiB ({others})"
     if f"{name}_aim" in row:
         share = row[name]["anifast"] / row[name][rivals[0]]

@@ -57,6 +57,7 @@ from benchmarks.shapes import (  # noqa: E402
 from benchmarks.systems import (  # noqa: E402
     _authors_disentangle,
     _authors_gnr,
+    _sides,
     bench_cyclegan,
     bench_disentangle,
     bench_gnr,
@@ -1041,7 +1042,8 @@ def test_gnr_is_measured_against_the_authors(
         alone.append(counted(*given))
         return alone[-1]
 
-    monkeypatch.setattr(bench_gnr, "interleave", interleave)
+    for module in (bench_gnr, _sides):
+        monkeypatch.setattr(module, "interleave", interleave)
     monkeypatch.setattr(bench_gnr, "convolutions_alone", convolutions_alone)
     monkeypatch.setattr(bench_gnr, "memory", lambda call, device: (1000, call()))
     monkeypatch.setattr(bench_gnr, "Sides", lambda *_: sides)
@@ -1141,17 +1143,17 @@ def test_the_convolutions_of_a_work_are_all_that_it_calls() -> None:
         work()
     cpu, seen = torch.device("cpu"), []
     for filtered in (False, True):
-        with bench_gnr._Convolutions() as mode:
+        with _sides.Convolutions() as mode:
             work(filtered)
         seen.append(mode.seen)
     assert seen[0] == seen[1] and any(key[0] for key in seen[0])
     with FlopCounterMode(display=False) as alone:
         for key, count in seen[0].items():
             for _ in range(count):
-                bench_gnr.convolve(key, cpu)()
+                _sides.repeated(key, cpu)()
     assert alone.get_total_flops() == counter.get_total_flops() > 0
     transposed = torch.randn(3, 5).t()
-    like = bench_gnr._alike((tuple(transposed.shape), transposed.stride(), torch.bfloat16), cpu)
+    like = _sides.alike((tuple(transposed.shape), transposed.stride(), torch.bfloat16), cpu)
     assert (like.shape, like.stride(), like.dtype) == (transposed.shape, transposed.stride(), torch.bfloat16)
 
 
@@ -1159,7 +1161,7 @@ def test_the_command_for_gnr_writes_its_file_or_one_clear_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.setattr(bench_gnr, "steady_allocator", lambda: False)  # which lasts as long as the process
+    monkeypatch.setattr(_sides, "steady_allocator", lambda: False)  # which lasts as long as the process
     options = ["--device", "cpu", "--size", "64", "--channel-multiplier", str(1 / 64), "--out", str(tmp_path)]
     assert bench_gnr.main([*options, "--authors", str(tmp_path)]) == 1
     assert f"bench_gnr: error: --authors {tmp_path}: no model.py" in capsys.readouterr().err
@@ -1191,7 +1193,7 @@ def test_the_command_for_gnr_takes_batches_and_tells_what_it_measured(
     authors_checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.setattr(bench_gnr, "steady_allocator", lambda: False)
+    monkeypatch.setattr(_sides, "steady_allocator", lambda: False)
     options = ["--device", "cpu", "--size", "64", "--channel-multiplier", str(1 / 64), "--out", str(tmp_path)]
     assert bench_gnr.main([*options, "--translate", "2", "0"]) == 1
     assert "bench_gnr: error: --translate 0: at least 1" in capsys.readouterr().err
@@ -1518,7 +1520,8 @@ def test_the_disentangling_network_is_measured_against_both(
             call()
         return {name: timing.Timing(*[taken.get(name, 1e-4)] * 3, 7) for name in calls}
 
-    monkeypatch.setattr(bench_disentangle, "interleave", interleave)
+    for module in (bench_disentangle, _sides):
+        monkeypatch.setattr(module, "interleave", interleave)
     monkeypatch.setattr(bench_disentangle, "memory", lambda call, device: (1000, call()))
     monkeypatch.setattr(bench_disentangle, "Sides", lambda *_: sides)
     row = bench_disentangle.measure(
@@ -1553,7 +1556,7 @@ def test_the_disentangling_network_is_measured_against_both(
 @pytest.mark.parametrize("stage", bench_disentangle.STAGES)
 def test_the_products_of_a_step_are_all_that_it_calls(stage: int) -> None:
     sides = bench_disentangle.Sides(tiny_disentangle("small"), stage, torch.device("cpu"))
-    with bench_disentangle.use_backend("reference"), bench_disentangle._Products() as mode:
+    with bench_disentangle.use_backend("reference"), _sides.Products() as mode:
         sides.step("anifast")()
 
     def flops(call: Callable[[], Any]) -> tuple[int, int]:
@@ -1567,7 +1570,7 @@ def test_the_products_of_a_step_are_all_that_it_calls(stage: int) -> None:
     def each() -> None:
         for key, count in mode.seen.items():
             for _ in range(count):
-                bench_disentangle._multiply(key, sides.device)()
+                _sides.repeated(key, sides.device)()
 
     alone, ours, eager = flops(each), flops(sides.step("anifast")), flops(sides.step("eager"))
     assert alone[0] == ours[0] > 0
@@ -1601,7 +1604,7 @@ def test_the_command_for_the_disentangling_network_writes_its_file_or_one_clear_
     authors_of_disentangle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.setattr(bench_disentangle, "steady_allocator", lambda: False)  # which lasts as long as the process
+    monkeypatch.setattr(_sides, "steady_allocator", lambda: False)  # which lasts as long as the process
     options = ["--device", "cpu", "--channel-multiplier", str(1 / 16), "--preset", "nist", "--out", str(tmp_path)]
 
     def error(*words: str) -> str:

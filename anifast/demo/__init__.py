@@ -3,7 +3,8 @@
 A is photo-like, B is drawn; no character is in both, and nothing tells the networks who belongs to whom. The pictures
 are procedural, so the same character can afterwards be drawn in the other domain as well, to compare with.
 
-There are two parts: a CycleGAN, for which B has one artist, and GANs N' Roses, for which B has several.
+There are three parts: a CycleGAN, for which B has one artist, GANs N' Roses, for which B has several, and BlendGAN,
+which paints faces of nobody in their styles.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pathlib import Path
 import torch
 
 import anifast
-from anifast.demo import cyclegan, gnr
+from anifast.demo import blendgan, cyclegan, gnr
 from anifast.engine import lock, precision
 from anifast.errors import AnifastError
 from anifast.files import write_text
 from anifast.progress import duration
 
-PARTS = {"cyclegan": cyclegan, "gnr": gnr}
+PARTS = {"cyclegan": cyclegan, "gnr": gnr, "blendgan": blendgan}
 _MARK = "demo.txt"
 
 

@@ -30,6 +30,7 @@ MADE = (NAME,)
 #: What the artists do, far apart in colour, line and ground -> their numbers.
 _ARTISTS = {"pop art": 1, "ink": 3, "pastel": 4, "neon": 7, "sunset": 13}
 ARTISTS = tuple(portraits.ARTISTS[number] for number in _ARTISTS.values())
+HEADS = tuple(_ARTISTS)
 #: Steps of a run where the machine is fast enough.
 STEPS = 2000
 SETTINGS: dict[str, Any] = {
@@ -112,7 +113,7 @@ def _sheet(model: Translator, photos: Tensor, drawings: Tensor) -> Image.Image:
     """Photos in the styles of drawings, one by each artist, and in random ones."""
     styles = torch.cat([model.styles_of(drawings), model.random_styles(_RANDOM)])
     shown = torch.cat([drawings, torch.ones(_RANDOM, *drawings.shape[1:])])
-    heads = [*list(_ARTISTS)[: len(drawings)], *(f"random {number}" for number in range(1, _RANDOM + 1))]
+    heads = [*HEADS[: len(drawings)], *(f"random {number}" for number in range(1, _RANDOM + 1))]
     names = [f"photo {number}" for number in range(len(photos))]
     return sheets.grid(model, photos, styles, names=names, heads=heads, references=shown)
 

@@ -33,10 +33,13 @@ def enough(images: int | None) -> int:
 
 
 def held_out(
-    folder: Path, artists: Sequence[portraits.Style] = portraits.ARTISTS[:1]
+    folder: Path, artists: Sequence[portraits.Style] = portraits.ARTISTS[:1], *, level: bool = False
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Draw the held-out faces of both domains, by domain, into testA and testB; see `drawn`."""
-    return {side: drawn(folder / f"test{side}", domain, HELD, HELD_FROM, artists) for side, domain in DOMAINS.items()}
+    return {
+        side: drawn(folder / f"test{side}", domain, HELD, HELD_FROM, artists, level=level)
+        for side, domain in DOMAINS.items()
+    }
 
 
 def drawn(
@@ -45,6 +48,8 @@ def drawn(
     count: int,
     first: int = 0,
     artists: Sequence[portraits.Style] = portraits.ARTISTS[:1],
+    *,
+    level: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Draw `count` faces into a folder: one studio, one photographer, artists in turn; every character is another.
 
@@ -54,6 +59,7 @@ def drawn(
         count: of the faces.
         first: number of the first one; those from 0 on are not drawn in the other domain.
         artists: number n is drawn by artist n modulo their number.
+        level: see `face`.
 
     Returns:
         The faces, and the same characters in the other domain, both count,3,SIZE,SIZE in [-1, 1].
@@ -63,7 +69,7 @@ def drawn(
     with Progress(count, f"drawing {folder.name}") as bar:
         for i in range(count):
             for kind in keep:
-                faces[kind].append(face(domain, first + i, kind, artists[i % len(artists)]))
+                faces[kind].append(face(domain, first + i, kind, artists[i % len(artists)], level))
             save_png(faces[domain][-1], folder / f"{i:04d}.png")
             bar.update()
     empty = torch.empty(0, 3, SIZE, SIZE)
@@ -71,8 +77,11 @@ def drawn(
     return torch.stack(faces[domain]), torch.stack(other) if other else empty
 
 
-def face(domain: str, number: int, kind: str, artist: portraits.Style) -> Tensor:
-    """Character `number` of a domain as "photo", or as "drawn" by an artist: 3,SIZE,SIZE in [-1, 1]."""
+def face(domain: str, number: int, kind: str, artist: portraits.Style, level: bool = False) -> Tensor:
+    """Character `number` of a domain as "photo", or as "drawn" by an artist: 3,SIZE,SIZE in [-1, 1].
+
+    `level`: heads are upright, in the middle and of one size, as the alignment of real pictures leaves them.
+    """
     # What 64 pixels cannot show, and what instance norm takes out of a picture, is left away.
     content = dataclasses.replace(
         portraits.sample_content(2 * number + (domain == "drawn")),
@@ -81,6 +90,8 @@ def face(domain: str, number: int, kind: str, artist: portraits.Style) -> Tensor
         glasses="none",
         accessory="none",
     )
+    if level:
+        content = dataclasses.replace(content, tilt=0.0, scale=1.0, offset_x=0.0, offset_y=0.0)
     style = portraits.ARTISTS[0] if kind == "photo" else artist
     return to_float(to_tensor(portraits.draw(content, style, kind, SIZE)))
 

@@ -95,15 +95,15 @@ def add_options(
     presets: Mapping[str, Mapping[str, Any]],
     leave_out: Collection[str] = (),
 ) -> None:
-    """Add one option per field of the dataclass `config` but those to leave out, and `--preset`.
+    """Add one option per field of the dataclass `config` but those to leave out, and `--preset` if there are several.
 
     Options that are not given leave no trace in the parsed namespace, so that a preset's values stand.
     """
     first = next(iter(presets.values()))
     words = "; ".join(f"{name}: {about['about']}" for name, about in presets.items())
-    parser.add_argument(
-        "--preset", choices=list(presets), default=None, help=f"named settings, default {next(iter(presets))}. {words}"
-    )
+    parser.set_defaults(preset=None)
+    if len(presets) > 1:
+        parser.add_argument("--preset", choices=list(presets), help=f"named settings, default {[*presets][0]}. {words}")
     own = parser.add_argument_group("settings (each overrides the preset; the defaults shown are the first preset's)")
     steering = parser.add_argument_group("settings of all systems' runs")
     types = _types(config)

@@ -132,7 +132,7 @@ def check_writable(out: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
-def _prepare(path: Path, size: int, how: str, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+def _prepare(path: Path, size: int, how: str, multiple: int) -> tuple[Tensor, tuple[int, int] | None]:
     """A picture as float 3,H,W, and the height and width that the result is cut to."""
     image = read_image(path)
     if size:
@@ -148,15 +148,15 @@ def _prepare(path: Path, size: int, how: str, multiple: int) -> tuple[Tensor, tu
 
 def _batches(
     jobs: Sequence[Job],
-    read: Callable[[Job], Future[tuple[Tensor, tuple[int, int]]]],
+    read: Callable[[Job], Future[tuple[Tensor, tuple[int, int] | None]]],
     batch: int,
     ahead: int,
     unreadable: Callable[[Job, ImageError], None],
-) -> Iterator[list[tuple[Job, Tensor, tuple[int, int]]]]:
+) -> Iterator[list[tuple[Job, Tensor, tuple[int, int] | None]]]:
     """Pictures of one size, up to `batch` at a time, in order; what cannot be read is told to `unreadable`."""
-    waiting: deque[tuple[Job, Future[tuple[Tensor, tuple[int, int]]]]] = deque()
+    waiting: deque[tuple[Job, Future[tuple[Tensor, tuple[int, int] | None]]]] = deque()
     upcoming = iter(jobs)
-    group: list[tuple[Job, Tensor, tuple[int, int]]] = []
+    group: list[tuple[Job, Tensor, tuple[int, int] | None]] = []
     while True:
         while len(waiting) < ahead and (job := next(upcoming, None)) is not None:
             waiting.append((job, read(job)))
@@ -203,7 +203,7 @@ def translate_files(
             tensor of all, or several that are asked for one after the other, so that no more of them than one are in
             the memory. First come those of the first picture, as many as its job has targets, then those of the second.
         jobs: from `collect` or `several`.
-        read: gives a picture as C,H,W in place of how it is read otherwise, of the size that its results have.
+        read: gives what `translate` takes of a picture, in place of how one is read otherwise; results are not cut.
         size: side to which each picture is brought; 0 keeps its own size: reflected on the right and at the bottom up
             to a multiple of `multiple`, and cut back.
         how: "crop" (largest centred square) or "stretch".
@@ -221,13 +221,10 @@ def translate_files(
     with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool, Progress(total, label) as bar:
         writing: deque[tuple[Path, Future[None]]] = deque()
 
-        def prepared(path: Path) -> tuple[Tensor, tuple[int, int]]:
-            if read is None:
-                return _prepare(path, size, how, multiple)
-            pixels = read(path)
-            return pixels, (pixels.shape[-2], pixels.shape[-1])
+        def prepared(path: Path) -> tuple[Tensor, tuple[int, int] | None]:
+            return _prepare(path, size, how, multiple) if read is None else (read(path), None)
 
-        def reading(job: Job) -> Future[tuple[Tensor, tuple[int, int]]]:
+        def reading(job: Job) -> Future[tuple[Tensor, tuple[int, int] | None]]:
             return pool.submit(prepared, job.source)
 
         def written(leave: int) -> None:
@@ -249,9 +246,10 @@ def translate_files(
                 for group in _batches(jobs, reading, batch, 2 * batch + workers, unreadable):
                     places = [(job, target, shape) for job, _, shape in group for target in job.targets]
                     results = _each(translate(torch.stack([pixels for _, pixels, _ in group])))
-                    for (job, target, (height, width)), (result, finite) in zip(places, results, strict=True):
+                    for (job, target, shape), (result, finite) in zip(places, results, strict=True):
                         if finite:
-                            writing.append((target, pool.submit(save_png, result[:, :height, :width], target)))
+                            whole = result if shape is None else result[:, : shape[0], : shape[1]]
+                            writing.append((target, pool.submit(save_png, whole, target)))
                             written(2 * batch)
                             bar.update()
                         else:

@@ -86,7 +86,10 @@ class _Extractor(nn.Module):
                 x = x.contiguous(memory_format=torch.channels_last)
             except RuntimeError:  # torch.func.vmap knows no layouts
                 return self.net.taps(x, self.layers)
-            if not torch.compiler.is_compiling() and not weight.is_contiguous(memory_format=torch.channels_last):
+            # Winograd's matrices are made of contiguous weights, and the CPU's other convolutions rearrange theirs anyway
+            cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+            compiling = torch.compiler.is_compiling()
+            if not (cpu or compiling or weight.is_contiguous(memory_format=torch.channels_last)):
                 with torch.inference_mode(False):  # for training too, wherever it runs first
                     self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self.net.taps(x, self.layers)

@@ -8,14 +8,17 @@
     anifast convert GNR_checkpoint.pt gnr.pt                            from theirs to an own file
     anifast convert runs/d theirs --format authors                      disentangle: theirs/stage1, classifier, stage2
     anifast convert save/stage2 d                                       from its authors' save folder to d/stage2
+    anifast convert runs/b theirs --format authors                      BlendGAN: theirs/blendgan.pt and three more
+    anifast convert pretrained_models blendgan.pt                       from its authors' files to one own file
 
 What there is to choose from depends on the system, which the file tells: CycleGAN has the formats anifast, reference
-and seed (the code of the selfie2anime report), GANs N' Roses has anifast and authors, and so has the disentangling
-network.
+and seed (the code of the selfie2anime report), GANs N' Roses has anifast and authors, and so have the disentangling
+network and BlendGAN.
 
-Weights are copied bit for bit; of a CycleGAN with --ema the averaged generators are, GANs N' Roses keeps both. An own
-file translates (`anifast translate s2a.pt ...`); with all its networks a run can start from its weights (`anifast train
-cyclegan --start-from s2a.pt ...`), but not be resumed: its optimisers begin anew.
+Weights are copied bit for bit (BlendGAN's folded ones are unfolded for its authors' code); of a CycleGAN with --ema the
+averaged generators are, GANs N' Roses keeps both, and so does BlendGAN in an own file. An own file translates (`anifast
+translate s2a.pt ...`); with all its networks a run can start from its weights (`anifast train cyclegan --start-from
+s2a.pt ...`), but not be resumed: its optimisers begin anew.
 
 The report's code, that of GANs N' Roses and the disentangling network's keep optimisers too. They come from the run,
 or from another file of that code; they are new where there are none, and where the generators are averages, to which

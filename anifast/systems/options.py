@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 #: What a style can be given as, for help texts.
 STYLE_SOURCES = (
@@ -18,6 +20,15 @@ ARTIST_SOURCES = (
 
 #: What one such style is given as.
 ONE_ARTIST = "the name of an artist; neutral; random; or one of a file of styles (styles.json#3)"
+
+#: What a style of BlendGAN is given as.
+BLENDGAN_STYLES = (
+    "pictures in any style, of any size, or folders of such; files of saved codes (codes.pt) or one of them "
+    "(codes.pt#3); or random"
+)
+
+#: What a face of BlendGAN is given as.
+BLENDGAN_FACES = "photos, and folders of such; codes of faces, z or W+, in a .pt or .npy; or random"
 
 
 def add_to(parser: argparse.ArgumentParser, default: str | None = "B") -> None:
@@ -47,3 +58,54 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at once [8]")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to compute in [fp32]")
     parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
+
+
+def add_index(parser: argparse._ActionsContainer, usual: int) -> None:
+    """Add --index, BlendGAN's blending indicator; it is None where it is left out."""
+    parser.add_argument(
+        "--index",
+        type=int,
+        metavar="I",
+        help="the blending indicator: 0 is all of the style, 18 at 1024 pixels (14 at 256, 10 at 64) none of it; "
+        f"higher ones keep more of the face [{usual}]",
+    )
+
+
+def add_output(parser: argparse._ActionsContainer) -> None:
+    """Add --noise and --parity; they are None where they are left out."""
+    parser.add_argument("--noise", type=int, metavar="SEED", help="draw the noise of each picture [the model's own]")
+    parser.add_argument(
+        "--parity",
+        action="store_true",
+        default=None,
+        help="cut values to 8 bits as the authors do, and do not round them",
+    )
+
+
+def add_parts(parser: argparse._ActionsContainer, psp: bool = True) -> None:
+    """Add --psp and --style-encoder, networks of BlendGAN that are elsewhere than the generator."""
+    if psp:
+        parser.add_argument("--psp", metavar="FILE", help="run or file with the encoder that inverts photos [RUN's]")
+    parser.add_argument("--style-encoder", metavar="FILE", help="run or file with the style encoder [RUN's]")
+
+
+def given_parts(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_parts` was given, for `anifast.load`."""
+    return {name: getattr(args, name) for name in ("psp", "style_encoder") if getattr(args, name, None) is not None}
+
+
+def memory_lines(found: Mapping[str, tuple[int, int]], batch: int) -> list[str]:
+    """What `memory` of a model tells, for the first lines of a command: its networks come one after the other."""
+    if not found:
+        return []
+    names = {"E_style": "style encoder", "psp": "encoder of photos", "G": "generator"}
+    parts = [
+        f"{names.get(name, name)} {_size(weights)} + {_size(maps)}"
+        for name, (weights, maps) in sorted(found.items(), key=lambda item: list(names).index(item[0]))
+    ]
+    most = max(weights + maps for weights, maps in found.values())
+    return [f"memory, weights + maps of {batch} pictures: {', then '.join(parts)}; about {_size(most)} at most"]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

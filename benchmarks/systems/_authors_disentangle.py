@@ -9,7 +9,6 @@ and logs. A batch is ready on the device, as floats.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import io
 import sys
@@ -24,7 +23,7 @@ from torch import Tensor
 from anifast.errors import AnifastError
 from anifast.systems.disentangle.config import Config
 
-from ._authors_gnr import _checkout_first, _git
+from . import _checkouts
 
 #: The modules that are used.
 MODULES = ("models", "utils", "trainers.stage1", "trainers.stage2")
@@ -44,13 +43,8 @@ def load(checkout: Path) -> dict[str, ModuleType]:
     """
     checkout = checkout.resolve()
     needed = ["models/__init__.py", "modules/__init__.py", "trainers/stage1.py", "trainers/stage2.py", "utils.py"]
-    missing = [name for name in needed if not (checkout / name).is_file()]
-    if missing:
-        raise AnifastError(
-            f"--authors {checkout}: no {' and no '.join(missing)}; expected a checkout of "
-            "https://github.com/stormraiser/adversarial-disentangle"
-        )
-    with _checkout_first(checkout):
+    _checkouts.require(checkout, needed, "https://github.com/stormraiser/adversarial-disentangle")
+    with _checkouts.checkout_first(checkout):
         try:
             torchvision = importlib.import_module("torchvision")
             if not hasattr(torchvision, "datasets"):  # not installed: an empty package stands for it
@@ -68,17 +62,9 @@ def _failed() -> str:
 
 
 def describe(checkout: Path) -> dict[str, Any]:
-    """Which code a checkout holds: `commit` with `uncommitted_changes`, or `sha256` over the sources by their names."""
+    """Which code a checkout holds, see `_checkouts.describe`."""
     checkout = checkout.resolve()
-    if _git(checkout, "rev-parse", "--show-toplevel") == str(checkout):
-        commit = _git(checkout, "rev-parse", "HEAD")
-        if commit is not None:
-            changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-            return {"commit": commit, "uncommitted_changes": None if changed is None else bool(changed)}
-    digest = hashlib.sha256()
-    for path in sorted([*checkout.glob("*.py"), *checkout.glob("*/*.py")]):
-        digest.update(path.relative_to(checkout).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return {"sha256": digest.hexdigest()}
+    return _checkouts.describe(checkout, sorted([*checkout.glob("*.py"), *checkout.glob("*/*.py")]))
 
 
 class Authors:

@@ -10,15 +10,8 @@ whole, optimisers and averages parameter by parameter.
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,46 +25,7 @@ from anifast.nn.stylegan2 import channels
 from anifast.systems.gnr import checkpoints
 from anifast.systems.gnr.config import Config
 
-#: Packages that their modules import at the top and their networks do without.
-UNUSED = ("torchvision", "kornia", "lpips", "matplotlib", "aubio", "dlib", "cv2")
-
-
-class _Empty(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds an empty package for each of `UNUSED`; asked last, so only for those that are not installed."""
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """The module of that name, if it is one of `UNUSED` or lies in one."""
-        if fullname.partition(".")[0] not in UNUSED:
-            return None
-        return importlib.util.spec_from_loader(fullname, self, is_package=True)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Leave it empty."""
-
-
-@contextmanager
-def _checkout_first(checkout: Path) -> Iterator[None]:
-    """Imports look into `checkout` first; afterwards what was imported from there, or is empty, is forgotten."""
-    own = {path.stem for path in checkout.glob("*.py")} | {path.parent.name for path in checkout.glob("*/__init__.py")}
-    before, path = dict(sys.modules), list(sys.path)
-    finder = _Empty()
-
-    def passing(name: str) -> bool:
-        return name.partition(".")[0] in own or getattr(sys.modules[name], "__loader__", None) is finder
-
-    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
-        del sys.modules[name]
-    sys.path.insert(0, str(checkout))
-    sys.meta_path.append(finder)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        sys.path[:] = path
-        for name in [name for name in sys.modules if passing(name)]:
-            del sys.modules[name]
-        sys.modules.update({name: module for name, module in before.items() if name.partition(".")[0] in own})
+from . import _checkouts
 
 
 def load_model(checkout: Path) -> ModuleType:
@@ -81,13 +35,8 @@ def load_model(checkout: Path) -> ModuleType:
         AnifastError: there is none, or it cannot be imported here.
     """
     checkout = checkout.resolve()
-    missing = [name for name in ("model.py", "op/__init__.py") if not (checkout / name).is_file()]
-    if missing:
-        raise AnifastError(
-            f"--authors {checkout}: no {' and no '.join(missing)}; expected a checkout of "
-            "https://github.com/mchong6/GANsNRoses"
-        )
-    with _checkout_first(checkout):
+    _checkouts.require(checkout, ("model.py", "op/__init__.py"), "https://github.com/mchong6/GANsNRoses")
+    with _checkouts.checkout_first(checkout):
         try:
             return importlib.import_module("model")
         except Exception as error:  # their other branches compile kernels while they are imported
@@ -97,23 +46,12 @@ def load_model(checkout: Path) -> ModuleType:
             ) from error
 
 
-def _git(checkout: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True, timeout=20
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
 def describe(checkout: Path) -> dict[str, Any]:
     """Which code a checkout holds, as JSON values.
 
     Returns:
-        `version`: "v1", "v1.1" or "v2", which the keys and shapes of its discriminator tell; and `commit` with
-        `uncommitted_changes`, or, where it is no repository of its own, `sha256` over model.py and the sources in op,
-        by their names.
+        `version`: "v1", "v1.1" or "v2", which the keys and shapes of its discriminator tell; and what
+        `_checkouts.describe` tells of model.py and the sources in op.
 
     Raises:
         AnifastError: it cannot be imported, or its networks are of no known version.
@@ -124,16 +62,8 @@ def describe(checkout: Path) -> dict[str, Any]:
     nets = {"G_A2B": model.Generator(64, 3, 8, 5, 1), "D_A": model.Discriminator(64)}
     weights = {name: net.state_dict() for name, net in nets.items()}
     found: dict[str, Any] = {"version": checkpoints.contents(weights).config.discriminator}
-    if _git(checkout, "rev-parse", "--show-toplevel") == str(checkout):
-        commit = _git(checkout, "rev-parse", "HEAD")
-        if commit is not None:
-            changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-            return {**found, "commit": commit, "uncommitted_changes": None if changed is None else bool(changed)}
-    digest = hashlib.sha256()
     sources = [path for path in (checkout / "op").iterdir() if path.suffix in (".py", ".cpp", ".cu")]
-    for path in (checkout / "model.py", *sorted(sources)):
-        digest.update(path.relative_to(checkout).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return {**found, "sha256": digest.hexdigest()}
+    return found | _checkouts.describe(checkout, (checkout / "model.py", *sorted(sources)))
 
 
 def _softplus(scores: Sequence[Tensor], sign: float) -> Tensor:

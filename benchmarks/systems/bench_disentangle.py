@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +31,34 @@ from torch import Tensor, nn
 from anifast import use_backend
 from anifast.engine.acceleration import WARM_UP, Graphs
 from anifast.engine.loop import run_step
-from anifast.engine.precision import matrix_unit
 from anifast.errors import AnifastError
-from anifast.files import write_text
 from anifast.systems.disentangle import codes
 from anifast.systems.disentangle.augmentation import prepare
 from anifast.systems.disentangle.config import Config, make
 from anifast.systems.disentangle.networks import networks
 from anifast.systems.disentangle.training import Batch, Stage1, Stage2
 
-from .. import environment
-from ..timing import Clock, clock_for, interleave, memory, steady_allocator
+from ..timing import Clock, clock_for, interleave, memory
 from . import _authors_disentangle as theirs
+from . import _checkouts
 from ._eager_disentangle import Draws, Eager
-from .bench_gnr import _alike, _Convolutions, as_after_training, convolve, tuned
+from ._sides import (
+    ROUNDING,
+    Call,
+    Products,
+    WrongResult,
+    add_options,
+    as_after_training,
+    begin,
+    milliseconds,
+    precisions_of,
+    relative,
+    seconds_of,
+    show,
+    tuned,
+    write,
+)
 
-FORMAT = "anifast.benchmark.system/1"
 #: What ours is compared with, in this order, and what tables call it.
 RIVALS = {"eager": "plain eager PyTorch", "authors": "the authors' code"}
 #: What stands under the table.
@@ -73,14 +83,6 @@ AIMS = {
     ("cuda", "nist", "fp32"): {(1, 8): 8.0},
     ("cuda", "paper", "bf16"): {(1, 8): 2.5, (2, 8): 2.5},
 }
-#: Of float32, relative.
-ROUNDING = torch.finfo(torch.float32).eps
-
-Call = Callable[[], Any]
-
-
-class WrongResult(AssertionError):
-    """Two sides do not compute the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,8 +281,8 @@ class Sides:
         rounding = 8 * ROUNDING if eager[0].precision == "fp32" else torch.finfo(torch.bfloat16).eps
         for name, value in exact.items():
             floor = turned if name.startswith("gradient") else rounding
-            allowed = 2 * _relative(rival[name], value) + floor
-            error = _relative(found[name], value)
+            allowed = 2 * relative(rival[name], value) + floor
+            error = relative(found[name], value)
             if not error <= allowed:
                 what = f"{who}, stage {self.stage}, {self.config.size} px, {self.config.precision}"
                 raise WrongResult(f"{what}: {name}: relative error {error:.3g}, allowed {allowed:.3g}")
@@ -313,39 +315,11 @@ def _results(
     return found
 
 
-def _relative(x: Tensor, exact: Tensor) -> float:
-    return float((x.to(exact) - exact).norm() / exact.norm())
-
-
-class _Products(_Convolutions):
-    """Counts matrix products too, but not those of a vector, as the style bank's."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run it, and count it if it is one."""
-        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
-            factors = args[-2:]
-            if all(1 not in x.shape for x in factors):
-                self.seen[("product", tuple((tuple(x.shape), x.stride(), x.dtype) for x in factors))] += 1
-            return func(*args, **(kwargs or {}))
-        return super().__torch_dispatch__(func, types, args, kwargs)
-
-
-def _multiply(key: tuple[Any, ...], device: torch.device) -> Call:
-    """The call of one that was counted; its bias is not the point."""
-    if key[0] != "product":
-        return convolve(key, device)
-    a, b = (_alike(like, torch.device("cpu")).to(device) for like in key[1])
-    return lambda: a @ b
-
-
 def products_alone(work: Call, device: torch.device, clock: Clock, seconds: float) -> float:
-    """Seconds that the library's convolutions and matrix products of `work` take by themselves, all in turn."""
-    with use_backend("reference"), _Products() as mode:
+    """Seconds that the library's convolutions and matrix products of `work` take by themselves."""
+    with use_backend("reference"), Products() as mode:
         work()
-    calls = {str(number): _multiply(key, device) for number, key in enumerate(mode.seen)}
-    with torch.no_grad(), tuned(device):
-        times = interleave(calls, clock, seconds=seconds, rounds=(5, 51))
-    return sum(count * times[str(number)].p25 for number, count in enumerate(mode.seen.values()))
+    return seconds_of(mode.seen, device, clock, seconds)
 
 
 def measure(
@@ -379,30 +353,12 @@ def measure(
     sides.record()
     times = interleave({name: sides.step(name) for name in sides.names}, clock, seconds=seconds, rounds=(7, 201))
     row: dict[str, Any] = {"work": f"stage {stage} of {preset}", "size": config.size, "precision": config.precision}
-    row |= {"images": sides.count}
-    row["ms"] = {n: [*(round(v * 1e3, 3) for v in (t.p25, t.p75, t.minimum)), t.count] for n, t in times.items()}
-    row |= {"convolutions_ms": round(alone * 1e3, 3), "peak": peak}
+    row |= {"images": sides.count, "ms": milliseconds(times), "convolutions_ms": round(alone * 1e3, 3), "peak": peak}
     if (stage, sides.count) in (aims or {}):
         row["aim"] = (aims or {})[stage, sides.count]
-    print(show(row), flush=True)
+    alone_title = "convolutions and products alone"
+    print(show(row, RIVALS, "eager", width=20, steps=True, bound=alone_title), flush=True)
     return row
-
-
-def show(row: dict[str, Any]) -> str:
-    """A row as one line."""
-    ours, alone = row["ms"]["anifast"], row["convolutions_ms"]
-    text = (
-        f"{row['work']:<20} {row['size']} px x{row['images']} {row['precision']}: anifast {ours[0]:8.2f} ms "
-        f"({1e3 / ours[0]:.4g} it/s, +{(ours[1] / ours[0] - 1) * 100:.0f} %)"
-    )
-    for name in RIVALS:
-        if name in row["ms"]:
-            rival = row["ms"][name][0]
-            text += f"  {name} {rival:8.2f} ms ({1e3 / rival:.4g} it/s), {rival / ours[0]:.2f}x ("
-            text += f"aim {row['aim']:.2f}x, " if "aim" in row and name == "eager" else ""
-            text += f"bound {rival / alone:.2f}x)"
-    text += f"  convolutions and products alone {alone:8.2f} ms, {alone / ours[0] * 100:.0f} % of ours"
-    return text + "  peak " + ", ".join(f"{name} {value / 2**20:.0f} MiB" for name, value in row["peak"].items())
 
 
 def _config(preset: str, multiplier: float, values: Mapping[str, Any]) -> Config:
@@ -416,11 +372,7 @@ def _config(preset: str, multiplier: float, values: Mapping[str, Any]) -> Config
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind `memory` tells of itself
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--authors", type=Path, metavar="DIR", help="checkout of github.com/stormraiser/adversarial-disentangle"
-    )
     parser.add_argument(
         "--preset",
         nargs="+",
@@ -431,25 +383,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, help="pictures of an iteration; default those of the preset")
     parser.add_argument("--channel-multiplier", type=float, default=1.0, help="factor on all channels; default 1")
     parser.add_argument(
-        "--precision", nargs="+", choices=("fp32", "bf16"), help="default: fp32 on a CPU, both on a GPU"
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
         "--cuda-graphs",
         action=argparse.BooleanOptionalAction,
         help="record our iterations as CUDA graphs; default: on a GPU",
     )
-    parser.add_argument("--seconds", type=float, default=30.0, help="for each row, and 3 rounds at least; default 30")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for <device>/systems/disentangle.json")
+    add_options(parser, "github.com/stormraiser/adversarial-disentangle", 30.0, "disentangle")
     chosen = parser.parse_args(arguments)
     device = torch.device(chosen.device)
-    if device.type == "cpu" and os.environ.get("OMP_WAIT_POLICY", "").upper() != "ACTIVE":
-        print("warning: without OMP_WAIT_POLICY=ACTIVE times on the CPU are unsteady", file=sys.stderr)
-    described = environment.describe(chosen.device)
-    described["allocator"] = "limits fixed" if steady_allocator() else "as the system has it"
-    described["bf16 matrix unit"] = "yes" if device.type == "cuda" or matrix_unit() else "no"
+    described = begin(chosen.device)
     graphs = device.type == "cuda" if chosen.cuda_graphs is None else chosen.cuda_graphs
-    precisions = chosen.precision or (["fp32", "bf16"] if device.type == "cuda" else ["fp32"])
     values: dict[str, Any] = {"cuda_graphs": graphs}
     if chosen.batch is not None:
         values |= {"batch": chosen.batch, "stage2_batch": chosen.batch}
@@ -457,7 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         authors = None if chosen.authors is None else theirs.describe(chosen.authors)
         for preset in chosen.preset or CHOSEN[chosen.device]:
-            for precision in precisions:
+            for precision in precisions_of(chosen):
                 config = _config(preset, chosen.channel_multiplier, {**values, "precision": precision})
                 aims = AIMS.get((chosen.device, preset, precision), {}) if chosen.channel_multiplier == 1 else {}
                 for stage in chosen.stage:
@@ -466,20 +408,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bench_disentangle: error: {error}", file=sys.stderr)
         return 1
     if chosen.out:
-        path = chosen.out / environment.slug(chosen.device) / "systems" / "disentangle.json"
-        rivals = {name: title for name, title in RIVALS.items() if name in rows[0]["ms"]}
         wide = chosen.channel_multiplier
         note = f"{f'{wide:g} times the channels. ' if wide != 1 else ''}{NOTE}"
         if graphs:
             note += f" {GRAPHS_NOTE}"
         if authors is not None:
-            which = f"commit {authors['commit'][:10]}" if "commit" in authors else f"sha256 {authors['sha256'][:10]}"
-            note += f" {AUTHORS_NOTE} ({which}{'+changes' if authors.get('uncommitted_changes') else ''})."
-        result: dict[str, Any] = {"format": FORMAT, "system": "disentangle", "note": note, "rivals": rivals}
-        result |= {} if authors is None else {"authors": authors}
-        result |= {"environment": described, "rows": rows}
-        write_text(path, json.dumps(result, indent=1) + "\n")
-        print(f"written: {path}")
+            note += f" {AUTHORS_NOTE} ({_checkouts.which(authors)})."
+        write(chosen.out, chosen.device, "disentangle", note, RIVALS, authors, described, rows)
     return 0
 
 

@@ -19,38 +19,47 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
-import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from anifast import use_backend
 from anifast.engine.acceleration import WARM_UP, Graphs
 from anifast.engine.loop import run_step
-from anifast.engine.precision import autocast, matrix_unit
+from anifast.engine.precision import autocast
 from anifast.errors import AnifastError
-from anifast.files import write_text
 from anifast.systems.gnr import checkpoints
 from anifast.systems.gnr.config import Config, make
 from anifast.systems.gnr.inference import Translator
 from anifast.systems.gnr.losses import gradient_penalty
 from anifast.systems.gnr.training import GNR, Batch
 
-from .. import environment
-from ..timing import Clock, clock_for, interleave, memory, steady_allocator
+from ..timing import Clock, clock_for, interleave, memory
 from . import _authors_gnr as theirs
+from . import _checkouts
+from ._sides import (
+    ROUNDING,
+    Call,
+    Convolutions,
+    WrongResult,
+    add_options,
+    as_after_training,
+    begin,
+    milliseconds,
+    precisions_of,
+    relative,
+    seconds_of,
+    show,
+    tuned,
+    write,
+)
 
-FORMAT = "anifast.benchmark.system/1"
 #: What ours is compared with, in this order, and what tables call it.
 RIVALS = {"authors": "the authors' code", "reference": "ours on `reference`"}
 #: What stands under the table.
@@ -80,37 +89,8 @@ AIMS = {
     ("cpu", 128, "fp32", "main"): {(TRANSLATE, 1): 1.5, (TRANSLATE, 8): 1.9, (R1, 2): 4.0, (AVERAGE, 2): 2.0},
     ("cuda", 256, "bf16", "main"): {(TRANSLATE, 16): 4.0, (AVERAGE, 7): 3.0},
 }
-#: Of float32, relative.
-ROUNDING = torch.finfo(torch.float32).eps
 #: The share of the authors' memory that an iteration of 7 pictures shall take at most on a GPU at 256 px.
 MEMORY_AIM = 0.6
-
-Call = Callable[[], Any]
-
-
-class WrongResult(AssertionError):
-    """Ours and a rival do not compute the same."""
-
-
-def as_after_training(nets: Iterable[nn.Module]) -> None:
-    """Move biases away from where new networks have them, always the same way."""
-    source = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for net in nets:
-            for name, value in net.named_parameters():
-                if name.rpartition(".")[2] == "bias":
-                    value.add_(torch.randn(value.shape, generator=source).to(value.device) * 0.1)
-
-
-@contextmanager
-def tuned(device: torch.device) -> Iterator[None]:
-    """On a GPU cuDNN measures which of its convolutions is the fastest, as the authors' program lets it."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 class Sides:
@@ -246,7 +226,7 @@ class Sides:
         floors = {"R1 of D_A": turned, "gradients of R1": math.sqrt(turned)}
         for what, values in expected.items():
             errors = {
-                name: max((_relative(x, y) for x, y in zip(results[what], values, strict=True)), key=_nan_last)
+                name: max(relative(x, y) for x, y in zip(results[what], values, strict=True))
                 for name, results in found.items()
             }
             allowed = 2 * errors[sides[-1]] + floors.get(what, 8 * ROUNDING)
@@ -291,66 +271,11 @@ def _r1(net: nn.Module, images: Tensor, penalty: Callable[[Any, Tensor], Tensor]
     return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
 
 
-def _relative(x: Tensor, exact: Tensor) -> float:
-    return float((x.double() - exact).norm() / exact.norm())
-
-
-def _nan_last(error: float) -> float:
-    return math.inf if math.isnan(error) else error
-
-
-class _Convolutions(TorchDispatchMode):
-    """Counts the convolutions and gradients of one that run under it, but not filters, which see one channel at once.
-
-    Attributes:
-        seen: how often each was called.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[tuple[Any, ...]] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run it, and count it if it is one."""
-        if func in (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default):
-            backward = func is torch.ops.aten.convolution_backward.default
-            tensors, numbers = args[: 2 + backward], args[3 + backward :]
-            x, weight = tensors[-2:]
-            # the double backward of a filter convolves channel by channel, for a gradient of the filter or not
-            one = weight.shape[1] if numbers[5] > 1 else max(x.shape[0], weight.shape[0])
-            if one > 1:
-                likes = tuple((tuple(x.shape), x.stride(), x.dtype) for x in tensors)
-                self.seen[(backward, likes, tuple(tuple(n) if isinstance(n, list) else n for n in numbers))] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _alike(like: tuple[Any, ...], device: torch.device) -> Tensor:
-    """Random numbers that lie as these do; on a GPU in channels_last, which its convolutions are fastest in."""
-    shape, stride, dtype = like
-    extent = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-    x = torch.randn(extent, device=device).to(dtype).as_strided(shape, stride)
-    return x.contiguous(memory_format=torch.channels_last) if device.type == "cuda" else x
-
-
-def convolve(key: tuple[Any, ...], device: torch.device) -> Call:
-    """The call of one counted convolution; its bias is not the point."""
-    backward, likes, numbers = key
-    tensors = [_alike(like, device) for like in likes]
-    if backward:
-        *numbers, wanted = numbers
-        mask = [*wanted[:2], False]
-        return lambda: torch.ops.aten.convolution_backward(*tensors, None, *numbers, mask)
-    return lambda: torch.ops.aten.convolution(*tensors, None, *numbers)
-
-
 def convolutions_alone(work: Call, device: torch.device, clock: Clock, seconds: float) -> float:
-    """Seconds that the library's convolutions of `work`, which plain PyTorch does, take by themselves, all in turn."""
-    with _Convolutions() as mode:
+    """Seconds that the library's convolutions of `work`, which plain PyTorch does, take by themselves."""
+    with Convolutions() as mode:
         work()
-    calls = {str(number): convolve(key, device) for number, key in enumerate(mode.seen)}
-    with torch.no_grad(), tuned(device):
-        times = interleave(calls, clock, seconds=seconds, rounds=(5, 51))
-    return sum(count * times[str(number)].p25 for number, count in enumerate(mode.seen.values()))
+    return seconds_of(mode.seen, device, clock, seconds)
 
 
 def measure(
@@ -385,18 +310,17 @@ def measure(
         if "authors" in ms and (work, images) in (aims or {}):
             row["aim"] = (aims or {})[work, images]
         rows.append(row)
-        print(show(row), flush=True)
+        print(show(row, RIVALS, "authors", width=29), flush=True)
 
     def timed(work: str, images: int, make_call: Callable[[str], Call], *, training: bool | None = None) -> None:
         """A row; with the peaks of memory where `training` tells whose."""
         calls = {name: make_call(name) for name in sides.names}
         alone = convolutions_alone(calls["reference"], device, clock, seconds / 4)
         times = interleave(calls, clock, seconds=seconds, rounds=(7, 51))
-        ms = {n: [*(round(v * 1e3, 3) for v in (t.p25, t.p75, t.minimum)), t.count] for n, t in times.items()}
         more = {}
         if training is not None and not (training and sides.graphs is not None):  # whose memory is never given back
             more["peak"] = {name: sides.peak(name, call, training) for name, call in calls.items()}
-        add(work, images, ms, round(alone * 1e3, 3), **more)
+        add(work, images, milliseconds(times), round(alone * 1e3, 3), **more)
 
     for count in counts:
         timed(TRANSLATE, count, partial(sides.translate, count=count), training=False)
@@ -431,33 +355,9 @@ def measure(
     return rows
 
 
-def show(row: dict[str, Any]) -> str:
-    """A row as one line."""
-    ours, alone = row["ms"]["anifast"], row["convolutions_ms"]
-    text = (
-        f"{row['work']:<29} {row['size']} px x{row['images']} {row['precision']}: anifast {ours[0]:8.1f} ms "
-        f"({row['images'] * 1e3 / ours[0]:6.2f} img/s, +{(ours[1] / ours[0] - 1) * 100:.0f} %)"
-    )
-    for name in RIVALS:
-        if name in row["ms"]:
-            rival = row["ms"][name][0]
-            text += f"  {name} {rival:8.1f} ms, {rival / ours[0]:.2f}x ("
-            text += f"aim {row['aim']:.2f}x, " if "aim" in row and name == "authors" else ""
-            text += f"bound {rival / alone:.2f}x)"
-    text += f"  convolutions alone {alone:8.1f} ms, {alone / ours[0] * 100:.0f} % of ours"
-    if "peak" in row:
-        text += "  peak " + ", ".join(f"{name} {value / 2**20:.0f} MiB" for name, value in row["peak"].items())
-    if "peak_aim" in row:
-        share = row["peak"]["anifast"] / row["peak"]["authors"]
-        text += f", {share * 100:.0f} % of the authors' (aim {row['peak_aim'] * 100:.0f} %)"
-    return text
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind `memory` tells of itself
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--authors", type=Path, metavar="DIR", help="checkout of github.com/mchong6/GANsNRoses")
     parser.add_argument("--preset", choices=PRESETS, default="main", help="networks and losses; default main")
     parser.add_argument("--size", type=int, help="side of the pictures; default 128 on a CPU, 256 on a GPU")
     parser.add_argument("--batch", type=int, help="pictures of an iteration; default 2 on a CPU, 7 on a GPU")
@@ -470,31 +370,21 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--channel-multiplier", type=float, default=1.0, help="factor on all channels; default 1")
     parser.add_argument(
-        "--precision", nargs="+", choices=("fp32", "bf16"), help="default: fp32 on a CPU, both on a GPU"
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
         "--cuda-graphs", action="store_true", help="record our training iterations as CUDA graphs; on a GPU only"
     )
-    parser.add_argument("--seconds", type=float, default=40.0, help="for each row, and 3 rounds at least; default 40")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for <device>/systems/gnr.json")
+    add_options(parser, "github.com/mchong6/GANsNRoses", 40.0, "gnr")
     chosen = parser.parse_args(arguments)
     device = torch.device(chosen.device)
-    if device.type == "cpu" and os.environ.get("OMP_WAIT_POLICY", "").upper() != "ACTIVE":
-        print("warning: without OMP_WAIT_POLICY=ACTIVE times on the CPU are unsteady", file=sys.stderr)
-    described = environment.describe(chosen.device)
-    described["allocator"] = "limits fixed" if steady_allocator() else "as the system has it"
-    described["bf16 matrix unit"] = "yes" if device.type == "cuda" or matrix_unit() else "no"
+    described = begin(chosen.device)
     size, batch, counts = SIZES[chosen.device]
     size, batch = chosen.size or size, chosen.batch or batch
     counts = counts if chosen.translate is None else tuple(dict.fromkeys(chosen.translate))
-    precisions = chosen.precision or (["fp32", "bf16"] if device.type == "cuda" else ["fp32"])
     rows: list[dict[str, Any]] = []
     try:
         if min(counts) < 1:
             raise AnifastError(f"--translate {min(counts)}: at least 1")
         authors = None if chosen.authors is None else theirs.describe(chosen.authors)
-        for precision in precisions:
+        for precision in precisions_of(chosen):
             values = {"size": size, "batch": batch, "precision": precision, "lpips_net": "random"}
             values |= {"channel_multiplier": chosen.channel_multiplier, "cuda_graphs": chosen.cuda_graphs}
             config = make(chosen.preset, values)
@@ -504,21 +394,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bench_gnr: error: {error}", file=sys.stderr)
         return 1
     if chosen.out:
-        path = chosen.out / environment.slug(chosen.device) / "systems" / "gnr.json"
-        rivals = {name: title for name, title in RIVALS.items() if name in rows[0]["ms"]}
         wide = chosen.channel_multiplier
         note = f"Preset `{chosen.preset}`{f', {wide:g} times the channels' if wide != 1 else ''}; {NOTE}"
         if chosen.cuda_graphs:
             note += f" With CUDA graphs: {GRAPHS_NOTE}"
         if authors is not None:
-            which = f"commit {authors['commit'][:10]}" if "commit" in authors else f"sha256 {authors['sha256'][:10]}"
-            changes = "+changes" if authors.get("uncommitted_changes") else ""
-            note += f" The authors' code: networks {authors['version']}, {which}{changes}."
-        result: dict[str, Any] = {"format": FORMAT, "system": "gnr", "note": note, "rivals": rivals}
-        result |= {} if authors is None else {"authors": authors}
-        result |= {"environment": described, "rows": rows}
-        write_text(path, json.dumps(result, indent=1) + "\n")
-        print(f"written: {path}")
+            note += f" The authors' code: networks {authors['version']}, {_checkouts.which(authors)}."
+        write(chosen.out, chosen.device, "gnr", note, RIVALS, authors, described, rows)
     return 0
 
 

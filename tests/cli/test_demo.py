@@ -12,9 +12,12 @@ from PIL import Image
 
 import anifast
 from anifast import cli, demo
-from anifast.demo import cyclegan, gnr, shared
+from anifast.demo import blendgan, cyclegan, gnr, shared
 from anifast.engine import lock
 from anifast.systems import runs
+from anifast.systems.blendgan.contrast import Style
+from anifast.systems.blendgan.inference import Model
+from anifast.systems.blendgan.networks import networks as blendgan_networks
 from anifast.systems.cyclegan.training import networks
 from anifast.systems.gnr.inference import Translator
 from anifast.systems.gnr.styles import load as load_styles
@@ -31,7 +34,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, value in (("blocks", 1), ("width", 8), ("d_width", 8)):
             patch.setitem(cyclegan.SETTINGS, name, value)
         patch.setitem(gnr.SETTINGS, "channel_multiplier", 1 / 32)
-        for part in ("run", "gnr/run"):
+        for name, value in (("base_channels", 8), ("style_dim", 8), ("style_batch", 2)):
+            patch.setitem(blendgan.SETTINGS, name, value)
+        patch.setattr(blendgan, "_COUNTED", 6)
+        for part in ("run", "gnr/run", "blendgan/run"):
             (out / part).mkdir(parents=True)
             (out / part / "stale").touch()
         (out / "losses.png").touch()
@@ -41,10 +47,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_is_there(made: Path) -> None:
-    for part in (made, made / "gnr"):
+    for part in (made, made / "gnr", made / "blendgan"):
         for name in ("trainA", "trainB"):
             assert len(list((part / "faces" / name).glob("*.png"))) == 17
-        for picture in ("sheet.png", "losses.png"):
+        for picture in ("sheet.png", "losses.png", *(["sweep.png"] if part.name == "blendgan" else [])):
             with Image.open(part / picture) as image:
                 assert min(image.size) > 200
         settings = json.loads((part / "run" / "config.json").read_text())
@@ -68,8 +74,8 @@ def test_running_again_replaces_the_earlier_demo(made: Path) -> None:
 
 
 def test_no_character_is_in_two_folders(made: Path) -> None:
-    """Nor is there a picture twice in a folder; the photos of both parts are the same."""
-    for part in (made, made / "gnr"):
+    """Nor is there a picture twice in a folder; the photos of the first two parts are the same."""
+    for part in (made, made / "gnr", made / "blendgan"):
         pictures = [path.read_bytes() for path in (part / "faces").rglob("*.png")]
         assert len(set(pictures)) == len(pictures) == 40
 
@@ -99,6 +105,28 @@ def test_before_is_what_the_run_of_gnr_began_with(made: Path) -> None:
     before = gnr._untrained(model, torch.device("cpu")).translate(images, styles=styles)
     torch.testing.assert_close(before, expected)
     assert not torch.allclose(before, model.translate(images, styles=styles), atol=1e-4)
+
+
+def test_before_is_what_the_run_of_blendgan_began_with(made: Path) -> None:
+    model = anifast.load(made / "blendgan" / "run", "cpu")
+    assert isinstance(model, Model)
+    z, images = model.random_faces(1), torch.rand(2, 3, 64, 64) * 2 - 1
+    first, style = blendgan_networks(model.config)["G"], Style(model.config, 2, torch.device("cpu")).encoder
+    with torch.no_grad():
+        codes = style(images)
+        expected = first([z], codes[:1], 0, randomize_noise=False)[0].clamp(-1, 1)
+    before = blendgan._untrained(model, torch.device("cpu"))
+    torch.testing.assert_close(before.encode_styles(images), codes)
+    torch.testing.assert_close(before.paint(before.faces(z, 1.0), codes[:1], 0), expected)
+    assert not torch.allclose(model.encode_styles(images), codes, atol=1e-4)
+    assert not torch.allclose(model.paint(model.faces(z, 1.0), codes[:1], 0), expected, atol=1e-4)
+
+
+def test_heads_are_level() -> None:
+    """Without tilts and shifts faces differ less from one another."""
+    level = torch.stack([shared.face("photo", number, "photo", gnr.ARTISTS[0], level=True) for number in range(8)])
+    free = torch.stack([shared.face("photo", number, "photo", gnr.ARTISTS[0]) for number in range(8)])
+    assert float(level.std(0).mean()) < float(free.std(0).mean())
 
 
 def test_other_files_are_spared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +166,7 @@ def test_a_folder_takes_one_demo_at_a_time(
     assert sorted(made.rglob("*")) == before
 
 
-@pytest.mark.parametrize("only", [None, "cyclegan", "gnr"])
+@pytest.mark.parametrize("only", [None, "cyclegan", "gnr", "blendgan"])
 def test_parts_run_in_order_or_one_alone(
     only: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +182,7 @@ def test_parts_run_in_order_or_one_alone(
 
         monkeypatch.setattr(module, "run", run)
     out = tmp_path / "out"
-    for name in ("faces", "run", "translated", "gnr", "others"):
+    for name in ("faces", "run", "translated", "gnr", "blendgan", "others"):
         (out / name / "deep").mkdir(parents=True)
     for name in ("losses.png", "sheet.png", "demo.txt"):
         (out / name).touch()
@@ -163,10 +191,12 @@ def test_parts_run_in_order_or_one_alone(
     finally:
         torch.set_num_threads(threads)
     always = [lock.NAME, "demo.txt", "others"]
+    first = ["faces", "run", "translated", "losses.png", "sheet.png"]
     left = {
         None: always,
-        "cyclegan": [*always, "gnr"],
-        "gnr": [*always, "faces", "run", "translated", "losses.png", "sheet.png"],
+        "cyclegan": [*always, "gnr", "blendgan"],
+        "gnr": [*always, *first, "blendgan"],
+        "blendgan": [*always, *first, "gnr"],
     }
     assert ran == [(name, "cpu", 5, sorted(left[only])) for name in demo.PARTS if only in (None, name)]
     told = capsys.readouterr().out

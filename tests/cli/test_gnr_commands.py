@@ -22,6 +22,7 @@ from anifast.systems.cyclegan import config as cyclegan_config
 from anifast.systems.cyclegan.networks import build_generator, initialise
 from anifast.systems.gnr import styles
 from anifast.systems.gnr.networks import Generator
+from anifast.systems.styles import load_pictures
 
 Capture = pytest.CaptureFixture[str]
 CONFIG = tiny_config()
@@ -106,7 +107,7 @@ def tiles(path: Path) -> tuple[int, int]:
 
 
 def read(path: Path, how: str = "crop") -> torch.Tensor:
-    return styles.load_pictures([path], 64, how)
+    return load_pictures([path], 64, how)
 
 
 # --- translate

@@ -222,7 +222,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "save_every": 8000,
     },
 }
-_FILES = (
+#: The settings that are paths of files.
+FILES = (
     "backbone_weights",
     "style_encoder",
     "start_from",
@@ -241,7 +242,7 @@ def make(preset: str | None = None, values: Mapping[str, Any] | None = None) -> 
         AnifastError: an unknown preset, or a value that cannot be.
     """
     given = dict(values or {})
-    for name in _FILES:  # a resumed run may be called from elsewhere
+    for name in FILES:  # a resumed run may be called from elsewhere
         if given.get(name) is not None:
             given[name] = os.path.abspath(given[name])
     return from_preset(Config, PRESETS, preset, given)

@@ -84,17 +84,19 @@ class Views:
         team: the processes that share each batch; None: one.
 
     Raises:
-        DataError: the folder is missing or has fewer pictures than a batch.
+        DataError: the folder is missing, or has fewer pictures than a batch or only one.
     """
 
     def __init__(self, root: Path, config: Config, batch: int, device: torch.device, team: Team | None = None) -> None:
         self._team = team or alone(device)
         self._share = self._team.portion(batch)
         self.pictures = pictures_of(root, "styles", config.style_side, config.packed)
-        if len(self.pictures) < batch:
+        held = len(self.pictures)
+        if held < max(batch, 2):
+            fewer = f", or take --style-batch {held}" if held > 1 else ": at least 2 are to be told apart"
             raise DataError(
-                f"{find(root, 'styles')}: {len(self.pictures)} pictures that can be read, and a step has {batch} "
-                f"different ones; add pictures, or take --style-batch {len(self.pictures)}"
+                f"{find(root, 'styles')}: {held} pictures that can be read, and a step has {max(batch, 2)} different "
+                f"ones; add pictures{fewer}"
             )
         self._sampler = ClassSampler(
             np.zeros(len(self.pictures), np.int64),

@@ -143,13 +143,17 @@ class Inversion:
         self._lpips_weight = c.lambda_lpips / layers  # without heads a sum over layers of 2 - 2 cos: a mean of 1 - cos
         self.recognition = _recognition(c, device)
         self.optimizers = {"psp": Ranger(list(self.encoder.parameters()), c.psp_lr)}
+        self.optimizers["psp"].register_step_post_hook(lambda *_: self._join())
         self.phases = [Phase("inversion", self.inversion, self.optimizers["psp"], [self.encoder], self.given)]
         self.photos = torch.empty(0)
         self.steps = 0
 
     def begin(self, batch: Tensor, images: int) -> None:
-        """Take the next batch; what batch norms have seen becomes the mean over the processes."""
+        """Take the next batch."""
         self.photos, self.steps = batch, images // self.config.psp_batch
+
+    def _join(self) -> None:
+        """Let what batch norms have seen be the mean over the processes, behind each step: checkpoints are of all."""
         if self.team.world > 1:
             self.team.average(value for name, value in self.encoder.named_buffers() if ".running_" in name)
 

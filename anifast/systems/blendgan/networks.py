@@ -128,9 +128,9 @@ class Generator(stylegan2.Generator):
             theta: see `blend`.
 
         Returns:
-            W+ [N, L, style_dim], or w_f itself without a style.
+            W+ [N, L, style_dim], or w_f itself without a style, or with the number L for the indicator.
         """
-        if z_style is None:
+        if z_style is None or (isinstance(index, int) and index == self.n_latent):
             return w_f
         w_s = self.embed(z_style)
         return blend(w_f, w_s.expand(len(w_f), -1), self.face_share, index, theta)

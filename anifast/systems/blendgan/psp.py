@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anifast.nn import winograd
 from anifast.nn.stylegan2_layers import EqualLinear, without_autocast
 
 #: Channels and number of blocks of the body's four groups.
@@ -21,6 +22,25 @@ TAPS = (6, 20, 23)
 SIDE = 256
 #: Slots that are read from the coarse and from the middle maps; the others from the fine ones.
 COARSE, MIDDLE = 3, 4
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3 x 3 convolution without a bias, one zero on each side, by Winograd kernels where they are faster.
+
+    Args:
+        channels: in.
+        width: out.
+        stride: of the convolution.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int = 1) -> None:
+        super().__init__(channels, width, 3, stride, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N,in,H,W -> N,out,ceil(H/stride),ceil(W/stride)."""
+        if self.stride == (1, 1) and winograd.is_faster(x, self.weight):
+            return winograd.convolve(x, self.weight, act=False, gain=1.0)
+        return super().forward(x)
 
 
 class SqueezeExcite(nn.Module):
@@ -60,9 +80,9 @@ class Bottleneck(nn.Module):
             )
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(channels),
-            nn.Conv2d(channels, width, 3, 1, 1, bias=False),
+            Conv3x3(channels, width),
             nn.PReLU(width),
-            nn.Conv2d(width, width, 3, stride, 1, bias=False),
+            Conv3x3(width, width, stride),
             nn.BatchNorm2d(width),
             SqueezeExcite(width),
         )
@@ -78,7 +98,7 @@ class Bottleneck(nn.Module):
 
 
 def _input_layer() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
+    return nn.Sequential(Conv3x3(3, 64), nn.BatchNorm2d(64), nn.PReLU(64))
 
 
 def _body() -> nn.Sequential:
@@ -102,7 +122,7 @@ class Head(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(halvings):
-            layers += [nn.Conv2d(width, width, 3, 2, 1), nn.LeakyReLU(0.01)]
+            layers += [nn.Conv2d(width, width, 3, 2, 1), nn.LeakyReLU(0.01, inplace=True)]
         self.convs = nn.Sequential(*layers)
         self.linear = EqualLinear(width, width)
 

@@ -432,7 +432,7 @@ class Gan:
         judged = [("D_face", faces), ("D_style", art)] + ([("D_latent", coded)] if c.lambda_latent else [])
         for name, images in judged:
             net = self.nets[name]
-            images = images.detach().float().requires_grad_()
+            images = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
             with without_autocast(images):  # and not through what torch.compile makes: it has no second order
                 if isinstance(net, ProjectionDiscriminator):
                     scores = net.score(type(net).summed(net, images), codes)
@@ -474,7 +474,8 @@ class Gan:
         generator = torch.Generator(self.device).manual_seed(int(source.integers(2**62)))
         joined = torch.randn(count * self.team.world, 2, 3, c.size, c.size, generator=generator, device=self.device)
         directions = self.team.share(joined).transpose(0, 1).flatten(0, 1)
-        return (self.batch.codes[:count], directions, *self._draws(2, count))
+        codes = self.batch.codes[:: c.path_shrink][:count]  # of a joined batch's these are those of its parts
+        return (codes, directions, *self._draws(2, count))
 
     def lengths(
         self, codes: Tensor, directions: Tensor, one: Tensor, two: Tensor, at: Tensor, *noise: Tensor

@@ -24,8 +24,9 @@ from typing import Any
 from torch import Tensor
 
 from anifast.engine import state as files
-from anifast.errors import AnifastError, CheckpointError
+from anifast.errors import CheckpointError
 from anifast.systems.cyclegan.config import Config, make
+from anifast.systems.weights import Weights, settled, stripped
 
 #: Marks an own checkpoint, with the version of its contents.
 FORMAT = "anifast.cyclegan/1"
@@ -38,8 +39,6 @@ SEED = {"G_AB": "G_12", "G_BA": "G_21", "D_A": "D_1", "D_B": "D_2"}
 _UPIT = {"G_AB": "G_B", "G_BA": "G_A", "D_A": "D_A", "D_B": "D_B"}
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 _FILE = re.compile(r"(?P<tag>.+)_net_(?P<net>G|G_A|G_B|D_A|D_B)\.pth")
-
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,7 @@ def config_of(state: Mapping[str, Any]) -> Config:
         CheckpointError: not an own checkpoint of CycleGAN, one of a newer version, or a damaged one.
     """
     settings = files.settings_of(state, FORMAT, "CycleGAN")
-    try:
-        return make(values=settings)
-    except AnifastError as error:
-        raise CheckpointError(f"the settings in this file cannot be used: {error}") from error
+    return settled(make, None, settings, "the settings in this file")
 
 
 def averaged(state: Mapping[str, Any]) -> bool:
@@ -232,15 +228,7 @@ def _is_discriminator(net: Mapping[str, Tensor]) -> bool:
 
 def _stripped(state: Mapping[str, Any]) -> Weights:
     """Without wrappers' prefixes and without running statistics, which old files carry and nothing uses."""
-    plain = {}
-    for key, value in state.items():
-        if not isinstance(key, str):
-            continue
-        while key.startswith(("module.", "_orig_mod.")):
-            key = key.partition(".")[2]
-        if isinstance(value, Tensor) and not key.endswith(_STATISTICS):
-            plain[key] = value
-    return plain
+    return {key: value for key, value in stripped(state).items() if not key.endswith(_STATISTICS)}
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> Weights:

@@ -18,7 +18,6 @@ from anifast.systems.cyclegan.checkpoints import (
     REFERENCE,
     SEED,
     Contents,
-    Weights,
     averaged,
     contents,
     header,
@@ -27,6 +26,7 @@ from anifast.systems.cyclegan.checkpoints import (
 )
 from anifast.systems.cyclegan.config import Config, make
 from anifast.systems.cyclegan.networks import build_discriminator, build_generator, fill
+from anifast.systems.weights import Weights
 
 #: What can be written, the default first.
 FORMATS = ("anifast", "reference", "seed")

@@ -13,9 +13,10 @@ from anifast.data.stream import image_batches
 from anifast.engine.precision import enough_memory
 from anifast.errors import AnifastError, DataError
 from anifast.metrics.report import DISTANCES, Options, Report, distance_cells, distances
-from anifast.metrics.sets import FeatureSet, folder_features
+from anifast.metrics.sets import FeatureSet
 from anifast.progress import Progress
 from anifast.systems.cyclegan.inference import Translator
+from anifast.systems.measures import figure, real_features
 
 _OTHER = {"A": "B", "B": "A"}
 
@@ -83,7 +84,7 @@ def evaluate(model: Translator, data: Path, options: Options) -> Report:
     real: dict[str, FeatureSet] = {}
     if options.extractor is not None:
         names = {f"{name}{way}" for name in options.against for way in ways} | {"testA", "testB"}
-        real = {name: _real(model, data / name, options, report) for name in sorted(names)}
+        real = {name: real_features(data / name, model.size, options, report) for name in sorted(names)}
     directions: dict[str, Any] = {}
     for to in ways:
         source = sides[_OTHER[to]]
@@ -93,7 +94,7 @@ def evaluate(model: Translator, data: Path, options: Options) -> Report:
             "cycle_l1": source.cycle.value,
             "identity_l1": sides[to].identity.value,
         }
-        cells = [str(source.pictures), *(_cell(figures[key]) for key in ("cycle_l1", "identity_l1"))]
+        cells = [str(source.pictures), *(figure(figures[key], 4) for key in ("cycle_l1", "identity_l1"))]
         directions[name] = figures
         if source.fakes is None:
             report.rows.append((name, [*cells, *distance_cells(None)]))
@@ -147,21 +148,7 @@ def _pass(model: Translator, folder: Path, side: str, ways: list[str], options: 
     return result
 
 
-def _real(model: Translator, folder: Path, options: Options, report: Report) -> FeatureSet:
-    """Features of real pictures, from the cache if they are there."""
-    assert options.extractor is not None
-    with enough_memory(options.batch, "", "--batch"):
-        found = folder_features(folder, options.extractor, model.size, batch=options.batch, limit=options.limit)
-    for name, why in found.skipped.items():
-        report.note(f"left out: {printable(folder / name)}: {why}")
-    return found
-
-
 def _finite(images: Tensor, folder: Path) -> Tensor:
     if not bool(images.isfinite().all()):
         raise AnifastError(f"the model gives NaN for pictures of {printable(folder)}: its weights are damaged")
     return images
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from anifast.engine import state as files
-from anifast.errors import AnifastError, CheckpointError
+from anifast.errors import CheckpointError
 from anifast.systems.disentangle import codes
 from anifast.systems.disentangle.config import Config, make
 from anifast.systems.disentangle.networks import (
@@ -37,6 +37,7 @@ from anifast.systems.disentangle.networks import (
     Generator,
     StyleBank,
 )
+from anifast.systems.weights import Weights, fitted, plain, settled
 
 #: Marks an own checkpoint, with the version of its contents.
 FORMAT = "anifast.disentangle/1"
@@ -110,7 +111,6 @@ STAGE_OPTIONS = {
         "stage2_lr_style": "sty_lr",
     },
 }
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def config_of(state: Mapping[str, Any]) -> Config:
             "this is a file of the authors' code, which no run goes on from; begin one with its weights by --start-from"
         )
     settings = files.settings_of(state, FORMAT, "a disentangling network")
-    return _made(None, settings, "the settings in this file cannot be used")
+    return settled(make, None, settings, "the settings in this file")
 
 
 def averaged(state: Mapping[str, Any]) -> bool:
@@ -336,13 +336,6 @@ def _lacks(name: str, config: Config) -> bool:
     return not config.regularised and name in _JUDGES and (name != "C1" or config.c1_input == "image")
 
 
-def _made(preset: str | None, settings: Mapping[str, Any], what: str) -> Config:
-    try:
-        return make(preset, settings)
-    except AnifastError as error:
-        raise CheckpointError(f"{what}: {error}") from error
-
-
 def _same(one: Tensor | None, other: Tensor) -> bool:
     return one is not None and one.dtype == other.dtype and torch.equal(one, other)
 
@@ -389,7 +382,7 @@ def _own(state: Mapping[str, Any]) -> Contents:
         raise CheckpointError(f"damaged: nets has {unknown[0]}; the networks of {stage} are {', '.join(expected)}")
     _complete(stage, expected, held)
     nets = {
-        name: _fitted(name, _plain(held[name], f"nets.{name}"), f"nets.{name}", config, len(classes))
+        name: _fitted(name, plain(held[name], f"nets.{name}"), f"nets.{name}", config, len(classes))
         for name in expected
         if name in held
     }
@@ -417,20 +410,6 @@ def _complete(stage: str, expected: Sequence[str], held: Mapping[str, Any]) -> N
         )
 
 
-def _plain(weights: Any, label: str) -> Weights:
-    if not isinstance(weights, Mapping) or not weights:
-        what = "empty" if isinstance(weights, Mapping) else f"of type {type(weights).__name__}"
-        raise CheckpointError(f"damaged: {label} is {what}, expected the state dict of a network")
-    plain = {}
-    for key, value in weights.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"damaged: {label}: {key} is of type {type(value).__name__}, expected a tensor")
-        while key.startswith(("module.", "_orig_mod.")):
-            key = key.partition(".")[2]
-        plain[key] = value
-    return plain
-
-
 def _fitted(name: str, weights: Weights, label: str, config: Config, classes: int) -> Weights:
     """`weights` in the order of our network's keys; the tensors stay the file's."""
     net = build(name, config, classes)
@@ -438,21 +417,7 @@ def _fitted(name: str, weights: Weights, label: str, config: Config, classes: in
     where += f", content_size {config.content_size}" if name in ("E", "G") else ""
     where += f", style_size {config.style_width(classes)}" if name in ("G", "S") else ""
     where += f", {classes} artists" if name in ("S", "C1", "C2") else ""
-    expected = {key: list(value.shape) for key, value in net.state_dict().items()}
-    for key, shape in expected.items():
-        if key not in weights:
-            raise CheckpointError(f"damaged: {label}: {key} is missing, expected shape {shape} ({where})")
-        if list(weights[key].shape) != shape:
-            raise CheckpointError(f"{label}: {key} has shape {list(weights[key].shape)}, expected {shape} ({where})")
-        if not weights[key].is_floating_point():
-            raise CheckpointError(
-                f"damaged: {label}: {key} is of {weights[key].dtype}, expected floating-point numbers"
-            )
-    unknown = next((key for key in weights if key not in expected), None)
-    if unknown is not None:
-        shape = list(weights[unknown].shape)
-        raise CheckpointError(f"{label}: unknown key {unknown} of shape {shape}; there is none in {where}")
-    return {key: weights[key] for key in expected}
+    return fitted(net, weights, label, where)
 
 
 def _statistics(found: Any, size: int, names: Mapping[str, str] | None = None) -> dict[str, Tensor] | None:
@@ -556,7 +521,7 @@ def _theirs(state: Mapping[str, Any]) -> Contents:
     count: int = options["nclass"]
     ours = options.get(OURS) if isinstance(options.get(OURS), Mapping) else {}
     labels = {name: f"models/{state['tag']}_{AUTHORS[name]}.pt" for name in state["nets"]}
-    nets = {name: _plain(net, labels[name]) for name, net in state["nets"].items() if name not in left_out}
+    nets = {name: plain(net, labels[name]) for name, net in state["nets"].items() if name not in left_out}
     # A run here without batch regularisation was written with one that has never been trained.
     start = {name: unregularised(name, config, count) for name in nets}
     if all(_same(nets[name].get(key), value) for name in nets for key, value in start[name].items()):
@@ -629,11 +594,11 @@ def told(options: Mapping[str, Any], stage: str) -> tuple[Config, dict[str, str]
     values["nested"] = not values.get("content_keep") == values.get("style_keep") == 1
     if stage == "stage2" and options.get("cla_fake") is False:
         values["c2_fake"] = "none"
-    config = _made("release", values, "options cannot be used")
+    config = settled(make, "release", values, "options")
     ours = options.get(OURS)
     if not isinstance(ours, Mapping) or not isinstance(ours.get("config"), Mapping):
         return config, left_out
-    own = _made(None, ours["config"], "options cannot be used")
+    own = settled(make, None, ours["config"], "options")
     said, mine = architecture(config), architecture(own)
     for name in ("size", "features", "fc", "blocks", "content_size", *(["gen_blocks"] * (stage != "classifier"))):
         if said[name] != mine[name]:

@@ -188,7 +188,7 @@ def main(args: argparse.Namespace) -> int:
 
         return experiment.main(args)
     from anifast.engine import precision, state, translate
-    from anifast.systems.disentangle.styles import check_seed
+    from anifast.systems.styles import check_seed
 
     most = "max" if args.verb == "reconstruct" else "contents"
     for name, option in (("batch", "batch"), ("most", most), ("styles", "styles"), ("steps", "steps")):
@@ -279,7 +279,8 @@ def _contents(args: argparse.Namespace, model: Model, most: int, styles: int = 1
 def _chosen_styles(args: argparse.Namespace, model: Model) -> list[Style]:
     """The styles of a sheet."""
     from anifast.data.packed import spread
-    from anifast.systems.disentangle.styles import RANDOM, gather
+    from anifast.systems.disentangle.styles import gather
+    from anifast.systems.styles import RANDOM
 
     words: Sequence[str] = args.artist or ()
     if model.style_size and args.artist is None:
@@ -356,6 +357,7 @@ def _reconstruct(args: argparse.Namespace, model: Model) -> int:
 
     from anifast.systems.disentangle import pictures, sheets
     from anifast.systems.disentangle.styles import NEUTRAL, codes
+    from anifast.systems.sheets import label
 
     if not model.style_size:
         for option in ("artist", "other"):
@@ -364,7 +366,7 @@ def _reconstruct(args: argparse.Namespace, model: Model) -> int:
     found = _gather(args, model, args.contents, args.most)
     sheets.check_room(model, len(found), 4)
     images = pictures.read(model, found, args.resize)
-    names = [sheets.label(picture.name, "picture", number) for number, picture in enumerate(found)]
+    names = [label(picture.name, "picture", number) for number, picture in enumerate(found)]
     known = [False] * len(found)
     own, other = None, model.neutral(len(found))
     if model.style_size:
@@ -399,11 +401,9 @@ def _reconstruct(args: argparse.Namespace, model: Model) -> int:
 
 def _letters(model: Model, name: str) -> str:
     """A style's name as sheets can show it: an artist whose letters the font lacks by his number."""
-    from anifast.systems.disentangle import sheets
+    from anifast.systems.sheets import label
 
-    return sheets.label(
-        name, "artist" if model.knows(name) else "style", model.number(name) if model.knows(name) else 0
-    )
+    return label(name, "artist" if model.knows(name) else "style", model.number(name) if model.knows(name) else 0)
 
 
 def _next(model: Model, owner: str | None) -> str:

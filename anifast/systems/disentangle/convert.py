@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from anifast.engine import state as files
 from anifast.errors import AnifastError, CheckpointError
@@ -20,7 +20,6 @@ from anifast.systems.disentangle.checkpoints import (
     STAGE_OPTIONS,
     STATISTICS,
     Contents,
-    Weights,
     build,
     contents,
     encoder_digest,
@@ -32,6 +31,7 @@ from anifast.systems.disentangle.checkpoints import (
     unregularised,
     with_regularisation,
 )
+from anifast.systems.weights import Weights, moved
 
 #: What can be written, the default first.
 FORMATS = ("anifast", "authors")
@@ -162,7 +162,7 @@ def _own(found: Contents, state: Mapping[str, Any]) -> dict[str, Any]:
         "stage": found.stage,
         "classes": found.classes,
         "counts": found.counts,
-        "nets": {name: _moved(net) for name, net in found.nets.items()},
+        "nets": {name: moved(net) for name, net in found.nets.items()},
     }
     steps, optim = found.steps, {}
     if found.origin == "authors":
@@ -175,12 +175,6 @@ def _own(found: Contents, state: Mapping[str, Any]) -> dict[str, Any]:
     if found.statistics is not None:
         whole["statistics"] = found.statistics
     return whole | ({"optim": optim} if optim else {})
-
-
-def _moved(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _moved(inner) for key, inner in value.items()}
-    return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
 
 
 # --- the authors' folders
@@ -236,7 +230,7 @@ def _save_folders(
 
 def _their_net(name: str, net: Weights, found: Contents) -> Weights:
     """Keys and order of the authors' class."""
-    whole = {their_key(name, key, found.config): value for key, value in _moved(net).items()}
+    whole = {their_key(name, key, found.config): value for key, value in moved(net).items()}
     whole |= unregularised(name, found.config, len(found.classes))
     return {key: whole[key] for key in in_their_order(list(_theirs(name, found).state_dict()))}
 
@@ -358,7 +352,7 @@ def _checked(held: Any, nets: list[tuple[str, list[str]]], found: Contents, labe
                     f"as {'.'.join(owners[number])} has"
                 )
     return {
-        "state": {number: _moved(moments) for number, moments in state.items()},
+        "state": {number: moved(moments) for number, moments in state.items()},
         "param_groups": [
             {key: group[key] for key in _GROUP if key in group} | {"params": list(group["params"])} for group in groups
         ],

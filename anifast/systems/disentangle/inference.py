@@ -20,7 +20,8 @@ from anifast.systems.disentangle.augmentation import alpha_mask, prepare
 from anifast.systems.disentangle.config import Config
 from anifast.systems.disentangle.losses import pixel_weights, reconstruction
 from anifast.systems.disentangle.networks import Encoder, StyleBank
-from anifast.systems.disentangle.styles import RANDOM, Painter, gather
+from anifast.systems.disentangle.styles import Painter, gather
+from anifast.systems.styles import RANDOM
 
 #: How the style of one picture or of several is given: an artist's name or number, one for each picture, or codes.
 Artist: TypeAlias = "str | int | Sequence[str | int] | Tensor | None"

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from anifast.data.folders import pixel_limit, to_uint8
-from anifast.engine.sheets import Block, readable, sheet, shortened
-from anifast.errors import AnifastError
+from anifast.data.folders import to_uint8
+from anifast.engine.sheets import Block, readable, sheet
+from anifast.systems import sheets
+from anifast.systems.sheets import OnPainted, collected, label, labels
 
 if TYPE_CHECKING:
     from anifast.systems.disentangle.inference import Model
-
-#: Is told how many pictures were painted just now.
-OnPainted = Callable[[int], None]
-#: Width in pixels that the name of a row may take.
-_LABEL = 160
 
 
 def grid(
@@ -51,19 +47,19 @@ def grid(
     """
     columns = len(contents) + (0 if real is None else real.shape[1])
     check_room(model, len(styles) + (originals is not None), columns)
-    labels = _labels(names, "style")
+    named = labels(names, "style")
     rows = list(_painted(model, contents, styles, batch, on_painted))
     if originals is not None:
-        labels, rows = ["contents of", *labels], [shown(originals), *rows]
+        named, rows = ["contents of", *named], [shown(originals), *rows]
     if real is None:
-        return _sheet(model, [Block("the same contents in each style", list(zip(labels, rows, strict=True)))])
+        return _sheet(model, [Block("the same contents in each style", list(zip(named, rows, strict=True)))])
     beside = [shown(row) for row in real]
     if originals is not None:
         beside = [torch.full_like(beside[0], 255), *beside]
     return _sheet(
         model,
         [
-            Block("real pictures", list(zip(labels, beside, strict=True))),
+            Block("real pictures", list(zip(named, beside, strict=True))),
             Block("the same contents in each style", [("", row) for row in rows]),
         ],
     )
@@ -179,8 +175,8 @@ def again(
         if kind == "own style" and known:
             painted[~torch.tensor(known)] = 255
         columns.append(painted)
-    labels = ["\n".join(_labels(name.splitlines(), "line")) for name in names]
-    rows = list(zip(labels, torch.stack(columns, 1), strict=True))
+    named = ["\n".join(labels(name.splitlines(), "line")) for name in names]
+    rows = list(zip(named, torch.stack(columns, 1), strict=True))
     return _sheet(model, [Block("pictures, painted again", rows, ["picture", *kinds])])
 
 
@@ -195,12 +191,7 @@ def check_room(model: Model, rows: int, columns: int) -> None:
     Raises:
         AnifastError: it would have more pixels than pictures may have.
     """
-    pixels = rows * columns * _tile(model) ** 2
-    if pixels > pixel_limit():
-        raise AnifastError(
-            f"{rows} rows of {columns} pictures make a sheet of {pixels} pixels, more than {pixel_limit()}; take fewer "
-            "contents or styles (or set ANIFAST_MAX_PIXELS)"
-        )
+    sheets.check_room(_tile(model), rows, columns, "contents or styles")
 
 
 def _tile(model: Model) -> int:
@@ -222,16 +213,6 @@ def shown(images: Tensor) -> Tensor:
     if x.shape[1] == 4:
         x = x[:, :3] * x[:, 3:] + (1 - x[:, 3:])
     return to_uint8(x).expand(-1, 3, -1, -1)
-
-
-def label(name: str, kind: str, number: int) -> str:
-    """A name if the font of sheets has its letters, else what it is and a number."""
-    return name if readable(name) else f"{kind} {number}"
-
-
-def _labels(names: Sequence[str], kind: str) -> list[str]:
-    """Names as they fit beside pictures."""
-    return [shortened(label(name, kind, n), _LABEL) for n, name in enumerate(names)]
 
 
 def _wrapped(model: Model, heads: Sequence[str], tiles: Tensor, columns: int) -> Image.Image:
@@ -260,14 +241,8 @@ def _pairs(model: Model, contents: Tensor, styles: Tensor, batch: int, on_painte
     Raises:
         AnifastError: a painting is not finite.
     """
-    found = []
-    for content, style in zip(contents.split(batch), styles.split(batch), strict=True):
-        part = model.paint(content, style, batch)
-        if not torch.isfinite(part).all():
-            raise AnifastError(
-                "a painting is not finite (NaN); the model's weights may be damaged, or try --precision fp32"
-            )
-        found.append(shown(part))
-        if on_painted is not None:
-            on_painted(len(part))
-    return torch.cat(found)
+    parts = (
+        model.paint(content, style, batch)
+        for content, style in zip(contents.split(batch), styles.split(batch), strict=True)
+    )
+    return collected(parts, len(contents), on_painted, shown)

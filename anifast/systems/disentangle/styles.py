@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from anifast.data.folders import printable
-from anifast.errors import AnifastError, DataError
-from anifast.files import write_text
+from anifast.errors import AnifastError
+from anifast.systems.styles import (
+    RANDOM,
+    check_count,
+    check_seed,
+    chosen,
+    endings,
+    keep,
+    read_codes,
+    saved,
+    write_codes,
+)
 
 if TYPE_CHECKING:
     from anifast.systems.disentangle.inference import Model
 
 #: Marks a file of styles, with the version of its contents.
 FORMAT = "anifast.disentangle.styles/1"
-#: Its name beside results.
-NAME = "styles.json"
-#: Words in place of an artist's name; an artist who is called so goes first.
-NEUTRAL, RANDOM, ALL = "neutral", "random", "all"
-#: A file of styles, with the number of one of them behind it or not.
-_SAVED = re.compile(r"(?P<path>.+\.json)(#(?P<number>\d+))?", re.IGNORECASE | re.DOTALL)
-#: What a part of a file's name is not made of, on any system, and its longest.
-_UNFIT, _LONGEST = re.compile(r'[\s<>:"/\\|?*\x00-\x1f]+'), 60
-_LARGEST = torch.finfo(torch.float32).max
+#: Words in place of an artist's name, as RANDOM; an artist who is called so goes first.
+NEUTRAL, ALL = "neutral", "all"
 #: Random styles at once; each is drawn, painted in and kept by itself.
 _MOST = 10_000
 
@@ -66,9 +66,8 @@ def save(path: str | Path, styles: Sequence[Style]) -> None:
     Raises:
         AnifastError: the file cannot be written.
     """
-    lines = [json.dumps({"name": printable(style.name), "code": list(style.code)}) for style in styles]
-    head = f'"format": {json.dumps(FORMAT)},\n"style_size": {len(styles[0].code)},'
-    write_text(path, f'{{\n{head}\n"styles": [\n' + ",\n".join(lines) + "\n]\n}\n")
+    head = {"format": FORMAT, "style_size": len(styles[0].code)}
+    write_codes(path, head, ((style.name, style.code) for style in styles))
 
 
 def load(path: str | Path, style_size: int | None = None) -> list[Style]:
@@ -81,36 +80,10 @@ def load(path: str | Path, style_size: int | None = None) -> list[Style]:
     Raises:
         DataError: missing, no such file, damaged, or of another model's size.
     """
-    shown = printable(path)
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{shown}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{shown}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
-        raise DataError(f"{shown}: not a file of styles: {error}") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        held = found.get("format") if isinstance(found, dict) else None
-        raise DataError(f"{shown}: not a file of styles of artists (format {held!r}, expected {FORMAT!r})")
-    size, entries = found.get("style_size"), found.get("styles")
-    if type(size) is not int or not isinstance(entries, list) or not entries:
-        raise DataError(f"{shown}: damaged: expected style_size and at least one of styles")
-    if style_size is not None and size != style_size:
-        raise DataError(
-            f"{shown}: holds styles of {size} numbers, but this model's have {style_size} (style_size); they belong "
-            "to another model"
-        )
-    return [_style(entry, number, size, shown) for number, entry in enumerate(entries)]
-
-
-def _style(entry: Any, number: int, size: int, shown: str) -> Style:
-    name, code = (entry.get("name"), entry.get("code")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(name, str) or not isinstance(code, list) or len(code) != size:
-        raise DataError(f"{shown}: damaged: style {number} is not a name and a code of {size} numbers")
-    if not all(type(x) in (int, float) and abs(x) <= _LARGEST for x in code):
-        raise DataError(f"{shown}: damaged: style {number}: its code holds something else than finite numbers")
-    return Style(name, tuple(map(float, code)))
+    _, named = read_codes(
+        path, FORMAT, what="styles of artists", field="style_size", length=style_size, expected="style_size"
+    )
+    return [Style(name, code) for name, code in named]
 
 
 def gather(
@@ -137,8 +110,7 @@ def gather(
             a count without "random".
         DataError: a file that cannot be read, or that does not fit the model.
     """
-    if count is not None and count < 1:
-        raise AnifastError(f"--styles {count}: at least 1")
+    check_count(count)
     check_seed(seed)
     if not model.style_size:
         if words or count is not None:
@@ -173,28 +145,18 @@ def gather(
             found += [next(drawn) for _ in range(count)]
         elif word == ALL:
             found += _of_artists(model, model.classes)
-        elif match := _SAVED.fullmatch(word):
-            found += _saved(match["path"], match["number"], model.style_size)
+        elif file := saved(word):
+            found += chosen(load(file[0], model.style_size), *file)
         else:
             found += _of_artists(model, [word])  # which says that there is none
     return found
-
-
-def check_seed(seed: int | None) -> None:
-    """Refuse a seed that is out of range.
-
-    Raises:
-        AnifastError: it is.
-    """
-    if seed is not None and not 0 <= seed < 2**63:
-        raise AnifastError(f"--seed {seed}: a whole number from 0 to {2**63 - 1}")
 
 
 def _parts(model: Model, word: str) -> list[str]:
     """The names of a list with commas, unless it is a name or a file that is there with commas itself."""
     if "," not in word or model.knows(word):
         return [word]
-    if (match := _SAVED.fullmatch(word)) and os.path.exists(match["path"]):
+    if (file := saved(word)) and os.path.exists(file[0]):
         return [word]
     return [part.strip() for part in word.split(",") if part.strip()]
 
@@ -207,16 +169,6 @@ def _drawn(model: Model, count: int, seed: int) -> Iterator[Style]:
     width = max(2, len(str(count - 1)))
     for number, code in enumerate(model.random_styles(count, seed).tolist()):
         yield Style(f"random-{seed}-{number:0{width}d}", tuple(code), drawn=True)
-
-
-def _saved(path: str, number: str | None, style_size: int) -> list[Style]:
-    """The styles of a file, or the one with this number."""
-    styles = load(path, style_size)
-    if number is None:
-        return styles
-    if int(number) >= len(styles):
-        raise DataError(f"{printable(path)}#{number}: there is no such style; the file has 0 to {len(styles) - 1}")
-    return [styles[int(number)]]
 
 
 class Painter:
@@ -236,17 +188,7 @@ class Painter:
     @property
     def labels(self) -> tuple[str, ...]:
         """What the names of a picture's results end with: the artist, -NAME; with a number where names are alike."""
-        found: list[str] = []
-        taken: set[str] = set()
-        for style in self.styles:
-            plain = label = "-" + (_UNFIT.sub("_", style.name)[:_LONGEST] or "style")
-            number = 1
-            while label.lower() in taken:
-                number += 1
-                label = f"{plain}-{number}"
-            taken.add(label.lower())
-            found.append(label)
-        return tuple(found)
+        return endings([style.name for style in self.styles], "-")
 
     @property
     def pictures(self) -> list[Path]:
@@ -282,12 +224,8 @@ class Painter:
         drawn = [style for style in self.styles if style.drawn]
         if not drawn:
             return None
-        path, number = folder / NAME, 1
-        while path.exists():
-            with suppress(DataError):  # it is something else
-                if [style.code for style in load(path)] == [style.code for style in drawn]:
-                    return path
-            number += 1
-            path = folder / f"{Path(NAME).stem}-{number}.json"
-        save(path, drawn)
-        return path
+        return keep(
+            folder,
+            lambda path: [style.code for style in load(path)] == [style.code for style in drawn],
+            lambda path: save(path, drawn),
+        )

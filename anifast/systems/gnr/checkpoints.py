@@ -12,7 +12,6 @@ taken too, though it does not say which way it translates. What the networks are
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +22,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from anifast.engine.state import settings_of
-from anifast.errors import AnifastError, CheckpointError
+from anifast.errors import CheckpointError
 from anifast.systems.gnr.config import Config, make
 from anifast.systems.gnr.networks import LatentDiscriminator, build_discriminator, build_generator
+from anifast.systems.weights import Weights, agreed, count, fitted, plain, settled, shape_of, stripped
 
 #: Marks an own checkpoint, with the version of its contents.
 FORMAT = "anifast.gnr/1"
@@ -39,9 +39,7 @@ VERSIONS = {("v1", "v1.1"): "rel", ("v1", "v1"): "main", ("v2", "v2"): "new"}
 
 #: What a generator is called in messages that has no name.
 _UNNAMED = "the generator"
-_WRAPPERS = ("module.", "_orig_mod.")
-
-Weights = dict[str, Tensor]
+_SETTINGS = "the settings in this file"
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def recognises(state: Mapping[str, Any]) -> bool:
     """Whether a loaded dict is a file of GANs N' Roses, of a known kind."""
     if "format" in state:
         return str(state["format"]).startswith("anifast.gnr/")
-    return any(name in state for name in _THEIRS) or _kind(_stripped(state)) is not None
+    return any(name in state for name in _THEIRS) or _kind(stripped(state)) is not None
 
 
 def gather(path: Path) -> dict[str, Any] | None:
@@ -94,7 +92,7 @@ def config_of(state: Mapping[str, Any]) -> Config:
         raise CheckpointError(
             "this is a file of the authors' code, which no run goes on from; begin one with its weights by --start-from"
         )
-    return _made(None, settings_of(state, FORMAT, "GANs N' Roses"))
+    return settled(make, None, settings_of(state, FORMAT, "GANs N' Roses"), _SETTINGS)
 
 
 def averaged(state: Mapping[str, Any]) -> bool:
@@ -119,15 +117,15 @@ def contents(state: Mapping[str, Any]) -> Contents:
             raise CheckpointError(f"damaged: nets holds none of {', '.join(NETS)}")
         return _checked(Contents("anifast", config, nets, ema, _whole(state.get("steps"))))
     if any(name in state for name in _THEIRS):
-        nets = {name: _net(state[name], name) for name in NETS if name in state}
-        ema = {name: _net(state[f"{name}_ema"], f"{name}_ema") for name in GENERATORS if f"{name}_ema" in state}
+        nets = {name: plain(state[name], name) for name in NETS if name in state}
+        ema = {name: plain(state[f"{name}_ema"], f"{name}_ema") for name in GENERATORS if f"{name}_ema" in state}
         last = _whole(state.get("iter"))
         found = Contents("authors", _told(nets, ema, state), nets, ema, None if last is None else last + 1)
         return _checked(found)
-    plain = _stripped(state)
-    if _kind(plain) == "D":
+    bare = stripped(state)
+    if _kind(bare) == "D":
         raise CheckpointError("this file holds a discriminator, and only generators translate")
-    return _checked(Contents("authors", _told({_UNNAMED: plain}, {}, state), unnamed=plain))
+    return _checked(Contents("authors", _told({_UNNAMED: bare}, {}, state), unnamed=bare))
 
 
 def generators(state: Mapping[str, Any]) -> tuple[Config, dict[str, Weights]]:
@@ -197,50 +195,18 @@ def build(name: str, config: Config) -> nn.Module:
         return build_generator(config) if name in GENERATORS else build_discriminator(config)
 
 
-def _made(preset: str | None, settings: Mapping[str, Any], what: str = "the settings in this file") -> Config:
-    try:
-        return make(preset, settings)
-    except AnifastError as error:
-        raise CheckpointError(f"{what} cannot be used: {error}") from error
-
-
 def _held(part: Any, label: str, names: tuple[str, ...]) -> dict[str, Weights]:
     """Those of the networks `names` that a part of an own checkpoint has."""
     if not isinstance(part, Mapping):
         raise CheckpointError(f"damaged: {label} is a {type(part).__name__}, expected a dict of networks")
-    return {name: _net(part[name], f"{label}.{name}") for name in names if name in part}
+    return {name: plain(part[name], f"{label}.{name}") for name in names if name in part}
 
 
-def _net(weights: Any, label: str) -> Weights:
-    """A state dict without wrappers' prefixes."""
-    if not isinstance(weights, Mapping) or not weights:
-        raise CheckpointError(f"damaged: {label} is {_what(weights)}, expected the state dict of a network")
-    wrong = next((key for key, value in weights.items() if not isinstance(value, Tensor)), None)
-    if wrong is not None:
-        raise CheckpointError(f"damaged: {label}: {wrong} is {_what(weights[wrong])}, expected a tensor")
-    return _stripped(weights)
-
-
-def _what(value: Any) -> str:
-    return "empty" if isinstance(value, Mapping) and not value else f"of type {type(value).__name__}"
-
-
-def _stripped(state: Mapping[str, Any]) -> Weights:
-    """The tensors, their keys without what DataParallel and torch.compile put in front."""
-    plain = {}
-    for key, value in state.items():
-        if isinstance(key, str) and isinstance(value, Tensor):
-            while key.startswith(_WRAPPERS):
-                key = key.partition(".")[2]
-            plain[key] = value
-    return plain
-
-
-def _kind(plain: Mapping[str, Tensor]) -> str | None:
+def _kind(bare: Mapping[str, Tensor]) -> str | None:
     """Whether a bare state dict is a generator ("G") or a discriminator ("D") of these."""
-    if any(key.startswith("encoder.stem.") for key in plain) and any(k.startswith("adain_bottleneck.") for k in plain):
+    if any(key.startswith("encoder.stem.") for key in bare) and any(k.startswith("adain_bottleneck.") for k in bare):
         return "G"
-    return "D" if any(key.startswith(("l_branch.", "g_branch.", "fc.4.fc.")) for key in plain) else None
+    return "D" if any(key.startswith(("l_branch.", "g_branch.", "fc.4.fc.")) for key in bare) else None
 
 
 def _whole(number: Any) -> int | None:
@@ -256,51 +222,36 @@ def _told(nets: Mapping[str, Weights], ema: Mapping[str, Weights], state: Mappin
     painters |= {f"{name}_ema": net for name, net in ema.items()}
     if not painters:
         raise CheckpointError(f"there is no generator in it, only {', '.join(nets)}")
-    told = _agreed({label: _generator_settings(net, label) for label, net in painters.items()})
+    told = agreed({label: _generator_settings(net, label) for label, net in painters.items()})
     judges = {name: {"discriminator": _version(nets[name], name)} for name in ("D_A", "D_B") if name in nets}
-    told |= _agreed(judges)
+    told |= agreed(judges)
     if isinstance(state.get("config"), Mapping):
-        return _made(None, {**state["config"], **told})
+        return settled(make, None, {**state["config"], **told}, _SETTINGS)
     default = "v2" if told["generator"] == "v2" else "v1.1"
     preset = VERSIONS.get((told["generator"], told.get("discriminator", default)))
-    return _made(preset, told, "networks of these shapes")
-
-
-def _agreed(told: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """What all networks say of themselves."""
-    if not told:
-        return {}
-    first, *others = told
-    for other in others:
-        for name, value in told[first].items():
-            if told[other][name] != value:
-                raise CheckpointError(
-                    f"{first} and {other} do not belong together: {name} is {value} in {first} and "
-                    f"{told[other][name]} in {other}"
-                )
-    return dict(told[first])
+    return settled(make, preset, told, "networks of these shapes")
 
 
 def _generator_settings(net: Weights, label: str) -> dict[str, Any]:
     what = f"{label} is no generator of GANs N' Roses, or a damaged one"
-    n_res = _count(net, "adain_bottleneck")
-    latent_dim = _shape(net, "mapping.0.weight", 2, what, "[512, latent_dim]")[1]
+    n_res = count(net, "adain_bottleneck")
+    latent_dim = shape_of(net, "mapping.0.weight", 2, what, "[512, latent_dim]")[1]
     # convolutions that halve down to 4 x 4, flatten, two linear layers
-    last = max(_count(net, "encoder.style") - 1, 2)
-    length, base = _shape(net, f"encoder.style.{last}.weight", 2, what, f"[{latent_dim}, channels]")
+    last = max(count(net, "encoder.style") - 1, 2)
+    length, base = shape_of(net, f"encoder.style.{last}.weight", 2, what, f"[{latent_dim}, channels]")
     if length != latent_dim:
         raise CheckpointError(
             f"{what}: encoder.style.{last}.weight has shape {[length, base]}, expected [{latent_dim}, channels], as "
             f"long as the codes that mapping.0.weight takes"
         )
     form = "[channels, channels, k, k] with k = 1 (v1) or 3 (v2)"
-    content = _shape(net, "encoder.content.0.0.weight", 4, what, form)
+    content = shape_of(net, "encoder.content.0.0.weight", 4, what, form)
     if content[3] not in (1, 3):
         raise CheckpointError(f"{what}: encoder.content.0.0.weight has shape {list(content)}, expected {form}")
     counts = {
-        "encoder.stem": _count(net, "encoder.stem") - 1 - n_res,
-        "convs": _count(net, "convs") / 2,
-        "to_rgbs": _count(net, "to_rgbs"),
+        "encoder.stem": count(net, "encoder.stem") - 1 - n_res,
+        "convs": count(net, "convs") / 2,
+        "to_rgbs": count(net, "to_rgbs"),
     }
     if len(set(counts.values())) > 1:
         tell = ", ".join(f"{key} {value:g}" for key, value in counts.items())
@@ -310,7 +261,7 @@ def _generator_settings(net: Weights, label: str) -> dict[str, Any]:
         "size": 4 * 2 ** min(last - 2 + num_down, 30),
         "num_down": num_down,
         "latent_dim": latent_dim,
-        "n_mlp": _count(net, "mapping"),
+        "n_mlp": count(net, "mapping"),
         "n_res": n_res,
         "channel_multiplier": base / 512,
         "generator": "v1" if content[3] == 1 else "v2",
@@ -319,7 +270,7 @@ def _generator_settings(net: Weights, label: str) -> dict[str, Any]:
 
 def _version(net: Weights, label: str) -> str:
     """Of a discriminator: v2 has no layers of its own in front of the diversity head, v1 two and v1.1 three."""
-    layers = _count(net, "g_std")
+    layers = count(net, "g_std")
     if layers == 0 and "g_adv.weight" in net:
         return "v2"
     if layers in (3, 4):
@@ -328,21 +279,6 @@ def _version(net: Weights, label: str) -> str:
         f"{label} is no discriminator of GANs N' Roses, or a damaged one: expected g_std.2.weight (v1), g_std.3.weight "
         f"(v1.1) or g_adv.weight (v2), but it has {', '.join(list(net)[:4])}"
     )
-
-
-def _count(net: Mapping[str, Tensor], under: str) -> int:
-    """One more than the highest number behind `under`."""
-    numbers = [int(match[1]) for key in net if (match := re.match(rf"{re.escape(under)}\.(\d+)\.", key))]
-    return max(numbers, default=-1) + 1
-
-
-def _shape(net: Mapping[str, Tensor], key: str, dims: int, what: str, expected: str) -> tuple[int, ...]:
-    if key not in net:
-        raise CheckpointError(f"{what}: {key} is missing, expected {expected}")
-    shape = tuple(net[key].shape)
-    if len(shape) != dims:
-        raise CheckpointError(f"{what}: {key} has shape {list(shape)}, expected {expected}")
-    return shape
 
 
 def _checked(found: Contents) -> Contents:
@@ -373,25 +309,4 @@ def _fitted(net: nn.Module, weights: Weights, label: str, config: Config) -> Wei
     where = f"size {c.size}, num_down {c.num_down}, channel_multiplier {c.base_channels / 512:g}"
     if label.rpartition(".")[2][0] == "D":
         where = f"size {c.size}, channel_multiplier {c.base_channels / 512:g}, discriminator {c.discriminator}"
-    expected = {key: list(value.shape) for key, value in net.state_dict().items()}
-    for key, shape in expected.items():
-        if key.endswith("kernel"):
-            continue
-        if key not in weights:
-            raise CheckpointError(f"damaged: {label}: {key} is missing, expected shape {shape} ({where})")
-        if list(weights[key].shape) != shape:
-            raise CheckpointError(f"{label}: {key} has shape {list(weights[key].shape)}, expected {shape} ({where})")
-        if not weights[key].is_floating_point():
-            raise CheckpointError(
-                f"damaged: {label}: {key} is of {weights[key].dtype}, expected floating-point numbers"
-            )
-    unknown = [key for key in weights if key not in expected]
-    if unknown:
-        shape = list(weights[unknown[0]].shape)
-        raise CheckpointError(f"{label}: unknown key {unknown[0]} of shape {shape}; there is none in {where}")
-    try:
-        net.load_state_dict(weights, assign=True)
-    except RuntimeError as error:  # another blur kernel
-        lines = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise CheckpointError(f"{label}: {lines}") from error
-    return dict(net.state_dict())
+    return fitted(net, weights, label, where)

@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> int:
     from anifast.engine import precision, state, translate
     from anifast.files import atomic_path
     from anifast.progress import Progress
-    from anifast.systems.gnr.styles import RANDOM, check_truncation
+    from anifast.systems.styles import RANDOM, check_truncation
 
     for name, least in (("batch", 1), ("steps", 2), ("directions", 1)):
         value = getattr(args, name, least)
@@ -160,7 +160,7 @@ def load_model(path: str | Path, device: str | None = None, precision: str = "fp
 
 def _pictures(inputs: Iterable[Path]) -> tuple[list[Path], dict[str, str]]:
     """The pictures that files and folders hold, and path -> reason for what looked like pictures and is none."""
-    from anifast.systems.gnr.styles import pictures_in
+    from anifast.systems.styles import pictures_in
 
     paths: list[Path] = []
     rejected: dict[str, str] = {}
@@ -183,7 +183,8 @@ def _check_out(out: Path, inputs: Sequence[Path]) -> None:
 def _grid(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) -> tuple[int, Draw]:
     """How many pictures a sheet has to be painted with, and what draws it; so do the two below."""
     from anifast.systems.gnr import sheets
-    from anifast.systems.gnr.styles import codes, load_pictures
+    from anifast.systems.gnr.styles import codes
+    from anifast.systems.styles import load_pictures
 
     count = 5 if args.style is None and args.styles is None else args.styles
     styles = _gathered(args, model, args.style or (), count)
@@ -203,7 +204,8 @@ def _grid(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) ->
 
 def _interpolate(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) -> tuple[int, Draw]:
     from anifast.systems.gnr import sheets
-    from anifast.systems.gnr.styles import codes, load_pictures
+    from anifast.systems.gnr.styles import codes
+    from anifast.systems.styles import load_pictures
 
     ends = _gathered(args, model, args.between, None, "--between")
     if len(ends) != 2:
@@ -226,7 +228,8 @@ def _interpolate(args: argparse.Namespace, model: Translator, paths: Sequence[Pa
 
 def _edit(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) -> tuple[int, Draw]:
     from anifast.systems.gnr import sheets
-    from anifast.systems.gnr.styles import codes, load_pictures
+    from anifast.systems.gnr.styles import codes
+    from anifast.systems.styles import load_pictures
 
     if len(paths) != 1:
         raise AnifastError(f"{args.contents[0]}: holds {len(paths)} pictures; edit takes one")
@@ -266,7 +269,7 @@ def _references(args: argparse.Namespace, model: Translator, styles: Sequence[St
     """The pictures that styles were read from, white for those without one; None where none was."""
     import torch
 
-    from anifast.systems.gnr.styles import load_pictures
+    from anifast.systems.styles import load_pictures
 
     if all(style.picture is None for style in styles):
         return None

@@ -15,13 +15,13 @@ from anifast.systems.gnr.checkpoints import (
     GENERATORS,
     VERSIONS,
     Contents,
-    Weights,
     build,
     contents,
     header,
     missing_for_training,
 )
 from anifast.systems.gnr.config import Config, make
+from anifast.systems.weights import moved
 
 #: What can be written, the default first.
 FORMATS = ("anifast", "authors")
@@ -153,17 +153,13 @@ def _expressible(found: Contents, force: bool) -> None:
         )
 
 
-def _plain(net: Mapping[str, Tensor]) -> Weights:
-    return {key: value.detach().cpu().contiguous() for key, value in net.items()}
-
-
 def _own(found: Contents, moments: Mapping[str, Any]) -> dict[str, Any]:
     whole: dict[str, Any] = header(found.config)
     if found.steps is not None:
         whole["steps"] = found.steps
     for part, nets in (("nets", found.nets), ("ema", found.ema)):
         if nets:
-            whole[part] = {name: _plain(net) for name, net in nets.items()}
+            whole[part] = {name: moved(net) for name, net in nets.items()}
     return whole | ({"optim": dict(moments)} if moments else {})
 
 
@@ -172,9 +168,9 @@ def _authors(found: Contents, moments: Mapping[str, Any]) -> dict[str, Any]:
 
     Our settings go with it under a name that their code does not read.
     """
-    nets = {name: _plain(net) for name, net in found.nets.items()}
+    nets = {name: moved(net) for name, net in found.nets.items()}
     live = {name: nets[name] for name in GENERATORS if name in nets}
-    averages = live | {name: _plain(net) for name, net in found.ema.items()}  # they translate with nothing else
+    averages = live | {name: moved(net) for name, net in found.ema.items()}  # they translate with nothing else
     whole: dict[str, Any] = {**live, **{f"{name}_ema": net for name, net in averages.items()}}
     whole |= {name: net for name, net in nets.items() if name not in GENERATORS}
     if not missing_for_training(found):
@@ -236,13 +232,9 @@ def _adam(held: Any, title: str, label: str, config: Config) -> dict[str, Any]:
                     f"{name} has; the parameters are those of {order}, in this order"
                 )
     return {
-        "state": {number: {key: _moved(v) for key, v in moments.items()} for number, moments in state.items()},
+        "state": {number: moved(moments) for number, moments in state.items()},
         "param_groups": [{key: groups[0][key] for key in _GROUP if key in groups[0]} | {"params": numbers}],
     }
-
-
-def _moved(value: Any) -> Any:
-    return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
 
 
 def _new_adam(title: str, config: Config, steps: int) -> dict[str, Any]:

@@ -31,13 +31,13 @@ from anifast.metrics.diversity import (
     pairwise_lpips,
     style_stability,
 )
-from anifast.metrics.features import FID_WEIGHTS
 from anifast.metrics.report import DISTANCES, Options, Report, distance_cells, distances, table
-from anifast.metrics.sets import FeatureSet, folder_features
+from anifast.metrics.sets import FeatureSet
 from anifast.nn.perceptual import LPIPS
 from anifast.progress import Progress, duration
 from anifast.systems.gnr.augmentation import augment
 from anifast.systems.gnr.inference import OTHER, Translator
+from anifast.systems.measures import OTHER_NETWORK, figure, is_standard, real_features
 
 #: The real pictures that translations are compared with unless told otherwise.
 AGAINST = "train"
@@ -159,7 +159,7 @@ def evaluate(model: Translator, data: Path, options: Options) -> Report:
     real: dict[str, FeatureSet] = {}
     if options.extractor is not None:
         names = {name for way in ways for name in (*_sets(way, options), f"test{way.source}")}
-        real = {name: _real(model, data / name, options, report) for name in sorted(names)}
+        real = {name: real_features(data / name, model.size, options, report) for name in sorted(names)}
     for way in ways:
         for name in _sets(way, options) if way.fakes is not None else ():
             assert way.fakes is not None
@@ -344,16 +344,6 @@ def _paint(
     }
 
 
-def _real(model: Translator, folder: Path, options: Options, report: Report) -> FeatureSet:
-    """Features of real pictures, from the cache if they are there."""
-    assert options.extractor is not None
-    with enough_memory(options.batch, "", "--batch"):
-        found = folder_features(folder, options.extractor, model.size, batch=options.batch, limit=options.limit)
-    for name, why in found.skipped.items():
-        report.note(f"left out: {printable(folder / name)}: {why}")
-    return found
-
-
 def _dfid(
     model: Translator,
     data: Path,
@@ -447,16 +437,16 @@ def _dfid_of(
 def _add_rows(way: _Way, real: dict[str, FeatureSet], options: Options, report: Report) -> None:
     lpips, stability = way.facts.get("lpips"), way.facts.get("stability")
     shared = [
-        *(_cell(stability[key] if stability else None, 4) for key in ("variance", "between")),
-        _cell(way.facts["images_per_second"], 1),
+        *(figure(stability[key] if stability else None, 4) for key in ("variance", "between")),
+        figure(way.facts["images_per_second"], 1),
     ]
-    diversity = _cell(lpips["mean"] if lpips else None, 4)
+    diversity = figure(lpips["mean"] if lpips else None, 4)
     if not real:
         report.rows.append((way.name, [str(way.painted), *distance_cells(None), diversity, "-", *shared]))
         return
     for name in _sets(way, options):
         found = way.facts[name]
-        dfid = _cell(found["dfid"]["mean"] if "dfid" in found else None, 2)
+        dfid = figure(found["dfid"]["mean"] if "dfid" in found else None, 2)
         report.rows.append(
             (f"{way.name} ({name})", [str(way.painted), *distance_cells(found), diversity, dfid, *shared])
         )
@@ -528,11 +518,11 @@ def _compare(way: _Way, data: str, distance: str | None, options: Options, repor
     """Published figures, and ours in the same columns."""
     columns = ("DFID", "FID", "LPIPS")
     rows = [
-        (method, [_cell(dfid, 1), _cell(fid, 1), _cell(diversity, 3)])
+        (method, [figure(dfid, 1), figure(fid, 1), figure(diversity, 3)])
         for method, dfid, fid, diversity in PUBLISHED[data]
     ]
     extractor = options.extractor
-    other = extractor is not None and not (extractor.name == "inception" and extractor.weights.startswith(FID_WEIGHTS))
+    other = extractor is not None and not is_standard(extractor)
     marks = ("*" if other else "", "*" if other else "", "*" if distance not in (None, STANDARD) else "")
     diversity = way.facts["lpips"]["mean"] if "lpips" in way.facts else None
     for name in _sets(way, options) if extractor is not None else [None]:  # LPIPS alone compares with no set
@@ -544,14 +534,14 @@ def _compare(way: _Way, data: str, distance: str | None, options: Options, repor
         label = f"this model, {'' if name is None else f'{name}, '}n = {way.painted}"
         label += f" (DFID {dfid['contents']} x {dfid['styles']})" if dfid else ""
         cells = [
-            _cell(value, digits) + (mark if value is not None else "")
+            figure(value, digits) + (mark if value is not None else "")
             for value, digits, mark in zip(ours, (1, 1, 3), marks, strict=True)
         ]
         rows.append((label, cells))
     report.below += ["", *table(f"published for {data}, A -> B", columns, rows)]
     ours_are = [cell for _, cells in rows[len(PUBLISHED[data]) :] for cell in cells]
     if any(cell.endswith("*") for cell in ours_are):
-        report.below.append("* taken with another network than the published figures: not to be compared with them")
+        report.below.append(OTHER_NETWORK)
     if ours_are:
         by = [] if extractor is None else [f"FID and DFID by {extractor.about}"]
         by += [] if diversity is None else [f"diversity by {distance}"]
@@ -566,7 +556,3 @@ def _compare(way: _Way, data: str, distance: str | None, options: Options, repor
             {"method": method, "dfid": dfid, "fid": fid, "lpips": lpips} for method, dfid, fid, lpips in PUBLISHED[data]
         ],
     }
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from anifast.data.folders import pixel_limit, to_uint8
-from anifast.engine.sheets import Block, readable, sheet, shortened
-from anifast.errors import AnifastError
+from anifast.engine.sheets import Block, sheet
+from anifast.systems import sheets
+from anifast.systems.sheets import OnPainted, collected, labels
 
 if TYPE_CHECKING:
     from anifast.systems.gnr.inference import Translator
-
-#: Is told how many pictures were painted just now.
-OnPainted = Callable[[int], None]
-#: Width in pixels that the name of a row may take.
-_LABEL = 160
 
 
 def grid(
@@ -57,7 +52,7 @@ def grid(
     """
     check_room(model, len(images) + (references is not None), 1 + len(styles))
     w = model.latents(styles, to, truncation)
-    return _strips(model, images, w, to, names, _labels(heads, "style"), references, title, batch, on_painted)
+    return _strips(model, images, w, to, names, labels(heads, "style"), references, title, batch, on_painted)
 
 
 def interpolation(
@@ -170,12 +165,7 @@ def check_room(model: Translator, rows: int, columns: int) -> None:
     Raises:
         AnifastError: it would have more pixels than pictures may have.
     """
-    pixels = rows * columns * _tile(model) ** 2
-    if pixels > pixel_limit():
-        raise AnifastError(
-            f"{rows} rows of {columns} pictures make a sheet of {pixels} pixels, more than {pixel_limit()}; take fewer "
-            "pictures or styles (or set ANIFAST_MAX_PIXELS)"
-        )
+    sheets.check_room(_tile(model), rows, columns, "pictures or styles")
 
 
 def _tile(model: Translator) -> int:
@@ -201,29 +191,24 @@ def _strips(
     on_painted: OnPainted | None,
 ) -> Image.Image:
     """A row for each picture in all of w, under a row of references if there are some."""
-    labels = _labels(names, "picture") or [f"{n}" for n in range(len(images))]
+    named = labels(names, "picture") or [f"{n}" for n in range(len(images))]
     shown = list(images.split(1))
     painted = list(_painted(model, images, w, to, batch, on_painted))
     if references is not None:
-        labels, shown, painted = ["styles of", *labels], [_nothing(images), *shown], [references, *painted]
-    return _sheet(model, labels, shown, painted, title, heads)
-
-
-def _labels(names: Sequence[str], kind: str) -> list[str]:
-    """Names as they fit beside pictures; those in letters that the font lacks become numbers."""
-    return [shortened(name, _LABEL) if readable(name) else f"{kind} {n}" for n, name in enumerate(names)]
+        named, shown, painted = ["styles of", *named], [_nothing(images), *shown], [references, *painted]
+    return _sheet(model, named, shown, painted, title, heads)
 
 
 def _sheet(
     model: Translator,
-    labels: Sequence[str],
+    names: Sequence[str],
     shown: Sequence[Tensor],
     painted: Sequence[Tensor],
     title: str,
     heads: Sequence[str],
 ) -> Image.Image:
     """Pictures with their labels in the first column, and under title and heads what stands in the row of each."""
-    left = Block("", list(zip(labels, shown, strict=True)))
+    left = Block("", list(zip(names, shown, strict=True)))
     return sheet([left, Block(title, [("", row) for row in painted], heads)], tile=_tile(model))
 
 
@@ -232,20 +217,8 @@ def _painted(
 ) -> tuple[Tensor, ...]:
     """Every picture in styles w [S, 512], for each picture uint8 S,3,size,size on the CPU.
 
-    They are kept as the sheet has them, and no more than a batch is ever there as the model paints it.
-
     Raises:
         AnifastError: a painting is not finite.
     """
-    found = torch.empty(len(images) * len(w), *images.shape[1:], dtype=torch.uint8)
-    done = 0
-    for part in model.paintings(images, w, to, batch):
-        if not torch.isfinite(part).all():
-            raise AnifastError(
-                "a painting is not finite (NaN); the model's weights may be damaged, or try --precision fp32"
-            )
-        found[done : done + len(part)] = to_uint8(part).cpu()
-        done += len(part)
-        if on_painted is not None:
-            on_painted(len(part))
-    return found.split(len(w))
+    parts = model.paintings(images, w, to, batch)
+    return collected(parts, len(images) * len(w), on_painted).split(len(w))

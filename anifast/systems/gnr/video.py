@@ -533,7 +533,8 @@ def main(args: argparse.Namespace) -> int:
     from anifast.engine.translate import check_writable
     from anifast.progress import duration
     from anifast.systems.gnr.cli import load_model
-    from anifast.systems.gnr.styles import check_truncation, codes, gather
+    from anifast.systems.gnr.styles import codes, gather
+    from anifast.systems.styles import check_truncation
 
     truncation = check_truncation(args.truncation)
     video.check_suffix(args.out)
