@@ -73,8 +73,8 @@ RIVALS = {"authors": "the authors' code", "reference": "ours on `reference`"}
 #: What stands under the table.
 NOTE = (
     "Bounds are what the ratios would be if ours were the library's convolutions and matrix products alone, as plain "
-    "PyTorch calls them. Training iterations begin with a batch of pictures and style codes; the authors published no "
-    "training."
+    "PyTorch calls them; the roofline counts their operations, of which Winograd's algorithm on a CPU has fewer. "
+    "Training iterations begin with a batch of pictures and style codes; the authors published no training."
 )
 AUTHORS_NOTE = (
     "The authors' code is always in float32; in folder transfer it encodes face and style anew for each picture, and "
@@ -165,10 +165,10 @@ class Sides:
             nets["psp"] = PSPEncoder(c.n_latent, c.psp_side)
         as_after_training(nets.values())
         with torch.no_grad():
-            for name in ("E_style", "psp"):  # else what they see vanishes from layer to layer beside the biases
-                for value in nets[name].parameters() if name in nets else ():
-                    if value.dim() == 4:
-                        nn.init.kaiming_normal_(value)
+            for name, value in (pair for net in nets.values() for pair in net.named_parameters()):
+                # else what the encoders see vanishes from layer to layer beside the biases
+                if value.dim() == 4 and name.startswith(("embedder.", "styles.")):
+                    nn.init.kaiming_normal_(value)
             nets["G"].get_parameter("add_weight").uniform_()  # a new one has no styles
             for name, value in nets["G"].named_parameters():
                 if name.endswith(".noise.weight"):
@@ -535,7 +535,11 @@ def main(arguments: list[str] | None = None) -> int:
         default=2.0,
         help="of the channels above 32 px; default 2, and the authors' code takes whole numbers only",
     )
-    parser.add_argument("--quick", action="store_true", help="64 px and few pictures, to try it out")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="64 px, few pictures and, without --authors, narrow networks: to try it out",
+    )
     add_options(parser, "github.com/onion-liu/BlendGAN", 40.0, "blendgan")
     chosen = parser.parse_args(arguments)
     device, described = torch.device(chosen.device), begin(chosen.device)
@@ -551,6 +555,8 @@ def main(arguments: list[str] | None = None) -> int:
                 batch = chosen.batch or batches.training.get(size, batches.training[max(batches.training)])
                 values: dict[str, Any] = {"size": size, "batch": batch, "precision": precision}
                 values |= {"channel_multiplier": chosen.channel_multiplier, "lpips_net": "none"}
+                if chosen.quick and chosen.authors is None:  # whose networks have one width
+                    values |= {"base_channels": 64, "backbone": "vgg19_16x", "style_side": 64, "psp_side": 64}
                 # what does not depend on the size is measured once, with the first
                 works = [work for work in chosen.work if place == 0 or work in ("generator", "training")]
                 if works:

@@ -30,8 +30,8 @@ from anifast.systems.blendgan.inversion import Ranger
 from anifast.systems.blendgan.losses import adversarial, nt_xent
 from anifast.systems.blendgan.networks import (
     Generator,
-    Projector,
     ProjectionDiscriminator,
+    Projector,
     StyleEncoder,
     blend,
     build_discriminator,

@@ -117,6 +117,12 @@ class Config(Steering):
     lr: float = option(2e-3, "stage gan: learning rate of Adam, before the correction for lazy penalties", low=0)
     ema: float = option(0.997784, "decay of the generator's average in a step; 0: no average", low=0, high=0.999999)
     iterations: int = option(200_000, "steps of stage gan", low=0, on_resume=True)
+    alpha: float = option(
+        0.0,
+        "the style's share of each slot at first: 0 begins with a generator of faces; more learns faster from nothing",
+        low=0,
+        high=1,
+    )
     warm_up: int = option(0, "first steps of stage gan in which the generator waits for the discriminators", low=0)
     one_shot: str | None = option(
         None, "the only style picture: adapt start_from to it (anifast blendgan finetune)", none="all art"
@@ -213,6 +219,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "style_iterations": 1000,
         "iterations": 10_000,
         "normalised": True,
+        "alpha": 0.5,
+        "r1": 1.0,
         "psp_iterations": 1000,
         "psp_side": 64,
         "lpips_net": "random",

@@ -209,7 +209,7 @@ class Inversion:
             self.encoder.train()
         painted = F.adaptive_avg_pool2d(torch.cat(parts), self.config.psp_side)
         tile = 128 if self.config.psp_side > 128 else 0
-        return sheet([Block("", [("photos", images), ("inverted", painted)])], tile=tile)
+        return sheet([Block("", [("photos", images), ("inverted", painted)])], tile=tile, beside=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The encoder and its optimiser."""

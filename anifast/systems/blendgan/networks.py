@@ -326,8 +326,10 @@ def networks(config: Config) -> dict[str, nn.Module]:
     """G, D_face, D_style and D_latent of generator training, drawn from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        generator = build_generator(config)
+        nn.init.constant_(generator.add_weight, 1 - config.alpha)
         return {
-            "G": build_generator(config),
+            "G": generator,
             "D_face": build_discriminator(config),
             "D_style": build_discriminator(config),
             "D_latent": build_latent_discriminator(config),

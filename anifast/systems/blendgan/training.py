@@ -546,7 +546,7 @@ class Gan:
             ("in random styles", paint(w, torch.randn(z.shape, generator=source).to(self.device), 0)),
         ]
         caption = f"averaged weights, decay {self.config.ema:g} a step" if self.ema else ""
-        return sheet([Block("", rows)], caption=caption, tile=128 if self.config.size > 128 else 0)
+        return sheet([Block("", rows)], caption=caption, tile=128 if self.config.size > 128 else 0, beside=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the queue and the mean path lengths."""
