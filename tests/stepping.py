@@ -1,12 +1,14 @@
-"""What tests of training steps share: two trainings compared in float64, and steps of two processes."""
+"""What tests of training share: two trainings compared in float64, steps of two processes, runs compared by files."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from tiny_cyclegan import ROOT
@@ -85,3 +87,35 @@ def two_processes(module: str, function: str, folder: Path, *words: str) -> None
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*run, str(folder / "program.py")], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+
+
+def words(settings: Mapping[str, Any], **changes: Any) -> list[object]:
+    """Settings as options of a command."""
+    found: list[object] = []
+    for name, value in {**settings, **changes}.items():
+        flag = name.replace("_", "-")
+        found += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", value]
+    return found
+
+
+def rows_of(stage: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("images_per_second", "data_wait")} for row in rows]
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Checkpoints, bit for bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key, value in one.items():
+            assert_same(value, other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, (value, another) in enumerate(zip(one, other, strict=True)):
+            assert_same(value, another, f"{where}[{i}]")
+    else:
+        assert one == other, where

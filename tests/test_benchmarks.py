@@ -28,6 +28,9 @@ from anifast.errors import AnifastError, DataError
 from anifast.nn.backbones import load_backbone
 from anifast.nn.perceptual import NETS, STYLE_LAYERS
 from anifast.nn.stylegan2 import Generator
+from anifast.systems.blendgan import config as blendgan_config
+from anifast.systems.blendgan import inference as blendgan_inference
+from anifast.systems.blendgan import psp
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.networks import build_discriminator, build_generator
 from anifast.systems.disentangle import config as disentangle_config
@@ -55,9 +58,11 @@ from benchmarks.shapes import (  # noqa: E402
     stylegan2_layers,
 )
 from benchmarks.systems import (  # noqa: E402
+    _authors_blendgan,
     _authors_disentangle,
     _authors_gnr,
     _sides,
+    bench_blendgan,
     bench_cyclegan,
     bench_disentangle,
     bench_gnr,
@@ -1674,6 +1679,320 @@ def test_the_authors_of_the_disentangling_network_leave_nothing_behind(
         weights = {name: net.state_dict() for name, net in nets.items()}
         other = tiny_disentangle("small", fc=17)
         _authors_disentangle.Authors(modules, other, frequency, weights, torch.device("cpu"), 4)
+
+
+#: What bench_blendgan needs of the authors' repository, with our networks under their names.
+AUTHORS_OF_BLENDGAN = {
+    "op/__init__.py": "",
+    "utils.py": """
+import torch
+
+def cv2ten(img, device):
+    return (torch.from_numpy(img[..., ::-1].copy()).permute(2, 0, 1).float() / 127.5 - 1)[None].to(device)
+
+def ten2cv(image):
+    return ((image[0] + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()[..., ::-1]
+""",
+    "model_encoder.py": """
+import torchvision.models.vgg as vgg
+from torch import nn
+from anifast.systems.blendgan import networks
+
+print("running on cpu")
+VGG19 = vgg.vgg19
+
+class StyleEncoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        own = networks.StyleEncoder("random", 32, 16, 4, folded=False)
+        self.embedder = nn.Module()
+        self.embedder.feature_extractor = nn.Module()
+        self.embedder.feature_extractor.vgg_layers = own.embedder.net.features
+        self.embedder_mlp = own.embedder_mlp
+        self.__dict__["own"] = own
+
+    def forward(self, images):
+        return self.own(images)
+""",
+    "model.py": """
+import op
+import torch
+from anifast.systems.blendgan import networks
+from model_encoder import VGG19, StyleEncoder
+
+class Generator(networks.Generator):
+    def __init__(self, size, style_dim, n_mlp, channel_multiplier=2, load_pretrained_vgg=True):
+        assert not load_pretrained_vgg and isinstance(channel_multiplier, int)
+        super().__init__(size, style_dim, n_mlp, channel_multiplier, base_channels=8)
+        self.embedder = StyleEncoder()
+
+    def get_z_embed(self, images):
+        with torch.no_grad():
+            return self.embedder(images)
+
+    def forward(self, styles, z_embed=None, add_weight_index=None, **how):
+        return super().forward(styles, z_embed, add_weight_index, **how)
+""",
+    "psp_encoder/__init__.py": "",
+    "psp_encoder/psp_encoders.py": """
+from torch import nn
+from anifast.systems.blendgan import psp
+from model import Generator
+
+class GradualStyleEncoder(psp.PSPEncoder):
+    def __init__(self, num_layers, mode, n_styles):
+        assert (num_layers, mode) == (50, "ir_se")
+        super().__init__(n_styles)
+        del self._buffers["latent_avg"]
+
+    def forward(self, images):
+        return self.offsets(images)
+
+class PSPEncoder(nn.Module):
+    def __init__(self, path):
+        raise AssertionError("reads a file")
+
+    def forward(self, images):
+        return self.encoder(self.face_pool(images)) + self.latent_avg.repeat(len(images), 1, 1)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def authors_of_blendgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("authors_of_blendgan")
+    for name, text in AUTHORS_OF_BLENDGAN.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def tiny_blendgan(**values: Any) -> blendgan_config.Config:
+    tiny = {"size": 64, "base_channels": 8, "style_dim": 16, "n_mlp": 2, "backbone": "random", "style_side": 32}
+    tiny |= {"psp_side": 32, "psp_iterations": 0, "batch": 2, "lpips_net": "none"}
+    return blendgan_config.make(None, {**tiny, **values})
+
+
+@pytest.fixture
+def narrow_psp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos' encoders of 16 channels behind the first layer, and codes of 16 numbers."""
+    narrow = tuple((16, count) for _, count in psp.GROUPS)
+    for module in (psp, blendgan_inference):
+        monkeypatch.setattr(module, "GROUPS", narrow)
+
+
+def sides_of_blendgan(checkout: Path | None, *works: str, **values: Any) -> bench_blendgan.Sides:
+    return bench_blendgan.Sides(tiny_blendgan(**values), torch.device("cpu"), works, checkout)
+
+
+def test_blendgan_is_measured_against_the_authors(
+    authors_of_blendgan: Path, narrow_psp: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {"anifast": 1.0, "authors": 3.0, "reference": 1.5}
+    sides = sides_of_blendgan(authors_of_blendgan, *bench_blendgan.WORKS)
+
+    def interleave(calls: dict[str, Any], *_: Any, **__: Any) -> dict[str, timing.Timing]:
+        for call in calls.values():
+            call()
+        return {name: timing.Timing(*[taken.get(name, 1e-3)] * 3, 7) for name in calls}
+
+    for module in (bench_blendgan, _sides):
+        monkeypatch.setattr(module, "interleave", interleave)
+    monkeypatch.setattr(bench_blendgan, "memory", lambda call, device: (1000, call()))
+    monkeypatch.setattr(bench_blendgan, "Sides", lambda *_: sides)
+    pairs, average = (bench_blendgan.PAIRS, 64, 2), (bench_blendgan.AVERAGE, 64, 2)
+    aims = {pairs: 2.0, average: 1.2}
+    batches = bench_blendgan.Batches((3,), (2,), (1,), (1,), {64: 2}, 2, 3, 2)
+    rates = _sides.Rates({torch.float32: 1e9}, 1e9)
+    rows = bench_blendgan.measure(
+        sides.config, sides.device, 0.0, bench_blendgan.WORKS, batches, authors_of_blendgan, rates, aims, {pairs: 2.5}
+    )
+    b = bench_blendgan
+    works = [b.FORWARD, b.PAIRS, b.FULL, b.FOLDED, b.PSP, b.transfer_of(2, 3), b.PLAIN, b.PATH, b.BOTH, b.AVERAGE]
+    assert [row["work"] for row in rows] == works
+    assert [row["images"] for row in rows] == [3, 2, 1, 1, 1, 6, 2, 2, 2, 2]
+    assert [row["size"] for row in rows] == [64, 64, 32, 32, 32, *[64] * 5]
+    for row in rows[:6]:
+        factor = 3 if "transfer" in row["work"] else 1  # 2 of 6 pairs
+        expected = {name: [1e3 * seconds] * 3 + [7] for name, seconds in taken.items()}
+        expected["authors"] = [3e3 * factor] * 3 + [7]
+        assert row["ms"] == expected and set(row["peak"]) == set(taken)
+    for row in rows[6:]:
+        assert set(row["ms"]) == {"anifast", "reference"} and "peak" not in row
+    for key in ("convolutions_ms", "roofline_ms"):
+        plain, path, both, mean = (row[key] for row in rows[6:])
+        assert plain < path < both and mean == pytest.approx((12 * plain + 3 * path + both) / 16, abs=2e-3)
+    assert all(row["convolutions_ms"] > 0 and row["roofline_ms"] > 0 for row in rows)
+    # a pair is two pictures; the folded form has half of the columns
+    assert rows[1]["convolutions_ms"] == rows[0]["convolutions_ms"]
+    assert rows[1]["aim"] == 2.0 and rows[1]["aimed"] == "authors" and rows[1]["roofline_aim"] == 2.5
+    assert rows[9]["aim"] == 1.2 and not any("aim" in row for row in (rows[0], *rows[2:9]))
+    first = sides.weights["E_style"]["embedder_mlp.0.weight"]
+    less = 4 * 16 * (610304 - 305888)
+    assert first.shape[1] == 610304 and rows[2]["peak"]["anifast"] - rows[3]["peak"]["anifast"] == less
+    assert rows[2]["peak"]["authors"] == rows[3]["peak"]["authors"] == rows[2]["peak"]["anifast"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and "authors   3000.0 ms, 3.00x (aim 2.00x, bound " in lines[1]
+    assert "reference   1500.0 ms, 1.50x (aim 1.20x, bound " in lines[9]
+    about = {"cpu": "Some CPU", "cores": 2, "threads": 1, "cpu_capability": "AVX2", "build": {"isa": "avx2"}}
+    about |= {"settings": {}, "torch": "2.13.0", "commit": None, "uncommitted_changes": False, "date": "2001-01-01"}
+    result = {"system": "blendgan", "note": "Notes.", "rivals": b.RIVALS, "rows": rows, "environment": about}
+    header, _, *cells = report.system_section(result, "file").split("\n\n")[2].splitlines()
+    assert len(cells) == 10 and {text.count("|") for text in cells} == {header.count("|")}
+    assert "| 3000 ms | 3.00x (aim 2.0x, bound " in cells[1] and "times (aim 2.5) |" in cells[1]
+    assert "| – | – | 1500 ms | 1.50x (aim 1.2x, bound " in cells[9]
+
+
+def test_peaks_of_a_training_iteration_count_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = sides_of_blendgan(None, "training")
+    monkeypatch.setattr(bench_blendgan, "memory", lambda call, device: (1000, call()))
+    system = sides.begin_training()
+    peak = sides.peak("anifast", sides.iteration("anifast", 0))
+    assert system.ema is not None
+    sizes = {name: sum(x.nbytes for x in net.state_dict().values()) for name, net in system.nets.items()}
+    moments = sum(8 * p.numel() + 4 for net in system.nets.values() for p in net.parameters())
+    averages = sum(x.nbytes for x in system.ema.nets["G"].state_dict().values())
+    assert peak == sum(sizes.values()) + moments + averages + 1000
+    assert all(p.grad is None for net in system.nets.values() for p in net.parameters())
+
+
+def test_folder_transfer_gives_what_the_authors_program_gives(authors_of_blendgan: Path, narrow_psp: None) -> None:
+    sides = sides_of_blendgan(authors_of_blendgan, "transfer")
+    ours, theirs = (sides.transfer(name, 2, 3)() for name in ("anifast", "authors"))
+    assert ours.shape == (6, 3, 64, 192) and len(theirs) == 6
+    expected = torch.stack([torch.from_numpy(one[..., ::-1].copy()).permute(2, 0, 1) for one in theirs])
+    assert torch.equal(ours[..., :128], expected[..., :128])  # faces and styles, in this order and these colours
+    assert int((ours[..., 128:].int() - expected[..., 128:].int()).abs().max()) <= 1
+    assert int(ours[..., 128:].float().std()) > 8
+    for sample, count in ((2, 2), (4, 6)):  # whole rows of styles from the second face on
+        some = sides.transfer("authors", 2, 3, sample)()
+        assert len(some) == count and all((a == b).all() for a, b in zip(some, theirs, strict=False))
+
+
+def test_a_wrong_network_of_blendgan_is_not_timed(
+    authors_of_blendgan: Path, narrow_psp: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = sides_of_blendgan(authors_of_blendgan, "pairs", "style", "psp")
+    sides.check()
+    for name, what in (("paint", "pair"), ("encode_styles", "style encoder"), ("invert", "pSp")):
+        for wrong in (1.001, math.nan):
+            right = getattr(sides.model, name)
+            with monkeypatch.context() as patch:
+                patch.setattr(sides.model, name, lambda *a, of=right, by=wrong, **k: of(*a, **k) * by)
+                with pytest.raises(bench_blendgan.WrongResult, match=f"{what}, 64 px, fp32: anifast: relative error"):
+                    sides.check()
+    assert sides.authors is not None
+    monkeypatch.setattr(sides.authors, "encode_styles", lambda images: sides.model.encode_styles(images) * 1.001)
+    with pytest.raises(bench_blendgan.WrongResult, match="style encoder, 64 px, fp32: authors: relative error"):
+        sides.check()
+    halves = sides_of_blendgan(None, "pairs", precision="bf16")
+    assert halves.names == ["anifast", "reference"]
+    halves.check()
+
+
+def test_operations_and_bytes_of_what_was_counted() -> None:
+    x = torch.randn(2, 4, 9, 9, requires_grad=True)
+    weights = [torch.randn(shape, requires_grad=True) for shape in ((6, 4, 3, 3), (6, 5, 3, 3), (7, 5))]
+
+    def work() -> Any:
+        y = F.conv_transpose2d(F.conv2d(x, weights[0], stride=2), weights[1], stride=2)
+        return torch.autograd.grad((y.mean((2, 3)) @ weights[2].t()).square().sum(), [x, *weights])
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    with _sides.Products(vectors=True) as mode:
+        work()
+    costs = {key: _sides.cost(key) for key in mode.seen}
+    assert sum(count * costs[key][0] for key, count in mode.seen.items()) == counter.get_total_flops() > 0
+    maps = {"x": 2 * 4 * 81, "middle": 2 * 6 * 16, "out": 2 * 5 * 81, "first": 6 * 4 * 9, "second": 6 * 5 * 9}
+    one, two = maps["x"] + maps["first"] + maps["middle"], maps["middle"] + maps["second"] + maps["out"]
+    product = 2 * 5 + 5 * 7 + 2 * 7
+    found = sorted(nbytes for _, nbytes in costs.values())
+    assert found == sorted(4 * n for n in (one, 2 * one, two, 2 * two, product, product, product))
+    with _sides.Convolutions() as grouped:
+        F.conv2d(x.detach(), weights[0][:, :2].detach(), stride=2, groups=2)
+    (key,) = grouped.seen
+    assert _sides.cost(key) == (2 * maps["middle"] * 2 * 9, 4 * (maps["x"] + maps["first"] // 2 + maps["middle"]))
+    rates = _sides.Rates({torch.float32: 1.0}, math.inf)
+    assert _sides.roofline(mode.seen, rates) == counter.get_total_flops()
+    fast = _sides.Rates({torch.float32: math.inf}, 2.0)
+    assert _sides.roofline(mode.seen, fast) == sum(count * costs[key][1] for key, count in mode.seen.items()) / 2
+
+
+def test_a_checkout_of_blendgan(
+    authors_of_blendgan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "model", types.ModuleType("model"))
+    state = list(sys.path), list(sys.meta_path), sys.modules["model"]
+    before = set(sys.modules)
+    modules = _authors_blendgan.load(authors_of_blendgan)
+    assert (sys.path, sys.meta_path, sys.modules["model"]) == state and capsys.readouterr().out == ""
+    if "torchvision" not in before and importlib.util.find_spec("torchvision") is None:
+        assert set(sys.modules) == before
+        layers = modules["model"].VGG19(pretrained=False).features
+        own = load_backbone("vgg19", pretrained=False).features
+        shapes = [{key: value.shape for key, value in one.state_dict().items()} for one in (layers, own)]
+        assert shapes[0] == shapes[1]
+        assert [type(one) for one in layers] == [type(one) for one in own]
+    copied = tmp_path / "authors"
+    shutil.copytree(authors_of_blendgan, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    first = _authors_blendgan.describe(copied)
+    assert set(first) == {"sha256"} and first == _authors_blendgan.describe(authors_of_blendgan)
+    (copied / "psp_encoder" / "psp_encoders.py").write_text("import no_such_package\n")
+    assert _authors_blendgan.describe(copied) != first
+    with pytest.raises(AnifastError, match="cannot be imported .*No module named 'no_such_package'"):
+        _authors_blendgan.load(copied)
+    (copied / "utils.py").unlink()
+    with pytest.raises(AnifastError, match="no utils.py; expected a checkout of https://github.com/onion-liu/BlendGAN"):
+        _authors_blendgan.load(copied)
+    for values in ({"base_channels": 16}, {"style_mlp": 5}):  # other shapes, and other layers
+        with pytest.raises(
+            AnifastError, match="--authors: the networks are not BlendGAN's .G: .*(size|embedder_mlp.4)"
+        ):
+            sides_of_blendgan(authors_of_blendgan, "style", **values)
+
+
+def test_the_command_for_blendgan_writes_its_file_or_one_clear_error(
+    authors_of_blendgan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr(_sides, "steady_allocator", lambda: False)  # which lasts as long as the process
+    rates = _sides.Rates({torch.float32: 1e9}, 1e9)
+    monkeypatch.setattr(_sides.Rates, "measure", staticmethod(lambda *_: rates))
+    options = ["--device", "cpu", "--seconds", "0", "--out", str(tmp_path)]
+    (tmp_path / "op").mkdir()
+    assert bench_blendgan.main([*options, "--quick", "--authors", str(tmp_path)]) == 1
+    assert f"bench_blendgan: error: --authors {tmp_path}: no model.py and no " in capsys.readouterr().err
+    assert bench_blendgan.main([*options, "--quick", "--batch", "0"]) == 1
+    assert "bench_blendgan: error: setting batch: 0" in capsys.readouterr().err
+    given: list[Any] = []
+
+    def measure(*arguments: Any) -> list[dict[str, Any]]:
+        given.append(arguments)
+        row = {"work": bench_blendgan.PLAIN, "size": 64, "precision": "fp32", "images": 2, "convolutions_ms": 60.4}
+        return [{**row, "ms": {"anifast": [100.0, 101.0, 99.0, 7], "reference": [250.0, 260.0, 240.0, 7]}}]
+
+    monkeypatch.setattr(bench_blendgan, "measure", measure)
+    assert bench_blendgan.main([*options, "--quick"]) == 0
+    (config, _, _, works, batches, checkout, *_) = given.pop()
+    assert (config.size, config.batch, config.base_channels, checkout) == (64, 2, 64, None)
+    assert tuple(works) == bench_blendgan.WORKS and batches is bench_blendgan.BATCHES["quick"]
+    assert bench_blendgan.main([*options, "--quick", "--authors", str(authors_of_blendgan)]) == 0
+    config = given.pop()[0]
+    assert (config.base_channels, config.backbone, config.style_side) == (512, "vgg19", 256)
+    words = ["--precision", "fp32", "bf16", "--work", "style", "training", "--authors", str(authors_of_blendgan)]
+    assert bench_blendgan.main([*options, *words]) == 0
+    # what does not depend on the size is measured with the first alone
+    assert given[0][7] == bench_blendgan.AIMS["cpu", "fp32"] and given[2][7] == {}
+    called = [(c.precision, c.size, c.batch, tuple(works)) for c, _, _, works, *_ in given]
+    both, training = ("style", "training"), ("training",)
+    assert called == [(p, s, n, w) for p in ("fp32", "bf16") for s, n, w in ((256, 2, both), (1024, 1, training))]
+    (path,) = tmp_path.glob("*/systems/blendgan.json")
+    result = json.loads(path.read_text())
+    assert result["rivals"] == {"reference": "ours on `reference`"} and len(result["rows"]) == 4
+    assert result["authors"] == _authors_blendgan.describe(authors_of_blendgan)
+    assert f"its time is that of 4 of them, multiplied (sha256 {result['authors']['sha256'][:10]})." in result["note"]
+    assert bench_blendgan.NOTE in report.document(tmp_path, tmp_path)
 
 
 def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -108,6 +108,26 @@ def pixels_digest(images: NDArray[np.uint8], rows: Sequence[int] | NDArray[np.in
     for i in spread(len(chosen), SAMPLED):
         digest.update(images[chosen[i]].tobytes())
     return digest.hexdigest()[:16]
+
+
+def digests(pictures: PackedImages) -> dict[str, str]:
+    """By what pictures are known again."""
+    return {"names": names_digest(pictures.paths), "pixels": pixels_digest(pictures.images)}
+
+
+def check_digests(pictures: PackedImages, state: Mapping[str, Any], name: str) -> None:
+    """Look whether these are the pictures of `digests` in a checkpoint.
+
+    Raises:
+        DataError: they are others.
+    """
+    now = digests(pictures)
+    for key, how in (("names", ""), ("pixels", " under the same names")):
+        if state[key] != now[key]:
+            raise DataError(
+                f"{name} holds other pictures{how} than when this stage began, so it cannot go on as if nothing had "
+                "happened. Put the old pictures back, or start a new run"
+            )
 
 
 def cache_folder() -> Path:

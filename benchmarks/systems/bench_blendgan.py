@@ -127,7 +127,8 @@ BATCHES = {
     "quick": Batches((1,), (1, 2), (1,), (1,), {64: 2}, 2, 2, 1),
 }
 _ENCODERS = {(work, n): 1.3 for work in (FULL, FOLDED) for n in (1, 64)}
-#: (device, precision) -> {(work, side, pictures): how many times faster than the authors' code it shall be}
+#: (device, precision) -> {(work, side, pictures): how many times faster than the authors' code it shall be, and the
+#: average iteration than `reference`}
 AIMS: dict[tuple[str, str], dict[tuple[str, int, int], float]] = {
     ("cpu", "fp32"): {
         (PAIRS, 256, 1): 1.5,
@@ -138,7 +139,7 @@ AIMS: dict[tuple[str, str], dict[tuple[str, int, int], float]] = {
     ("cuda", "bf16"): {(FORWARD, 1024, 16): 4.0, (AVERAGE, 256, 8): 3.0},
 }
 #: The same of the roofline, in times of it that ours may take at most.
-ROOFLINE_AIMS = {("cuda", "bf16"): {(FORWARD, 1024, 16): 2.5}}
+ROOFLINE_AIMS: dict[tuple[str, str], dict[tuple[str, int, int], float]] = {("cuda", "bf16"): {(FORWARD, 1024, 16): 2.5}}
 
 
 class Sides:
@@ -157,6 +158,7 @@ class Sides:
     def __init__(self, config: Config, device: torch.device, works: Iterable[str], checkout: Path | None) -> None:
         c, works = config, set(works)
         self.config, self.device = config, device
+        modules = None if checkout is None else theirs.load(checkout)
         torch.manual_seed(0)
         nets: dict[str, nn.Module] = {"G": build_generator(c)}
         if works & {"style", "transfer"}:
@@ -182,8 +184,8 @@ class Sides:
         self.mean = self.model.mean_latent()
         self.system: Gan | None = None
         self.authors: theirs.Authors | None = None
-        if checkout is not None:
-            self.authors = theirs.Authors(theirs.load(checkout), c, self.weights, device)
+        if modules is not None:
+            self.authors = theirs.Authors(modules, c, self.weights, device)
         self.names = ["anifast", *([] if self.authors is None else ["authors"]), "reference"]
 
     def _random(self, seed: int, *shape: int) -> Tensor:
@@ -331,52 +333,53 @@ class Sides:
     def check(self) -> None:
         """Compare what all sides give for one input each with the networks in float64 on `reference`.
 
-        The relative error of each may be twice the largest of the rivals in the same precision, plus what roundings
-        explain: a sum of n products errs by about sqrt(n) / 2 of them (benchmarks/bench.py), and those of all layers
-        may add up.
+        The relative error of each may be twice that of the networks on `reference` in the precision that is measured,
+        plus what roundings explain: a sum of n products errs by about sqrt(n) / 2 of them (benchmarks/bench.py), and
+        those of all layers may add up. The authors' code, always in float32, is held to that.
 
         Raises:
             WrongResult: an error is larger, or NaN.
         """
         c = self.config
-        codes = torch.cat([self._random(1, 1, c.style_dim), self._random(2, 1, c.style_dim)]).double()
-        works: dict[str, tuple[str, Callable[[Any], Tensor], list[Callable[[str], Call]]]] = {
-            "pair": ("G", lambda net: _exact_pair(net, codes, self.mean.double()), [partial(self.pairs, count=1)])
-        }
+        z, style = self._random(1, 1, c.style_dim), self._random(2, 1, c.style_dim)
+        made: list[Callable[[str], Call]] = [partial(self.pairs, count=1)]
+        works = {"pair": ("G", partial(_pair, inputs=(z, style, self.mean)), made)}
         if "E_style" in self.weights:
-            pictures = self._pictures(3, 1, c.style_side).double()
-            both: list[Callable[[str], Call]] = [
-                partial(self.encode, count=1, folded=folded) for folded in (False, True)
-            ]
-            works["style encoder"] = ("E_style", lambda net: net(pictures), both)
+            made = [partial(self.encode, count=1, folded=folded) for folded in (False, True)]
+            works["style encoder"] = ("E_style", partial(_coded, images=self._pictures(3, 1, c.style_side)), made)
         if "psp" in self.weights:
-            photos = self._pictures(4, 1, c.psp_side).double()
-            works["pSp"] = ("psp", lambda net: net(photos), [partial(self.invert, count=1)])
-        for what, (name, exactly, made) in works.items():
-            net = copy.deepcopy(self.nets[name]).double()
-            with torch.no_grad(), use_backend("reference"):
-                exact = exactly(net)
-            layers = [w for w in net.parameters() if w.dim() > 1 and w.numel() > w.shape[0]]
+            made = [partial(self.invert, count=1)]
+            works["pSp"] = ("psp", partial(_coded, images=self._pictures(4, 1, c.psp_side)), made)
+        for what, (name, plainly, made) in works.items():
+            layers = [w[0] if w.dim() == 5 else w for w in self.nets[name].parameters() if w.dim() in (2, 4, 5)]
             floor = sum(math.sqrt(w[0].numel()) / 2 for w in layers) * ROUNDING
-            del net
-            sides = [side for side in self.names if side != "authors" or c.precision == "fp32"]
+            with torch.no_grad(), use_backend("reference"):
+                exact = plainly(copy.deepcopy(self.nets[name]).double(), dtype=torch.float64)
+                with autocast(self.device, c.precision):
+                    usual = relative(plainly(self.nets[name]), exact)
             for make_call in made:
-                results = {side: make_call(side)() for side in sides}
-                if name == "G":  # the authors' pictures are not limited
-                    results = {side: result.clamp(-1, 1) for side, result in results.items()}
-                errors = {side: relative(result, exact) for side, result in results.items()}
-                allowed = 2 * max(error for side, error in errors.items() if side != "anifast") + floor
-                if not errors["anifast"] <= allowed:
-                    raise WrongResult(
-                        f"{what}, {c.size} px, {c.precision}: relative error {errors['anifast']:.3g}, "
-                        f"allowed {allowed:.3g}"
-                    )
+                for side in self.names:
+                    found = make_call(side)()
+                    # the authors' pictures are not limited
+                    error = relative(found.clamp(-1, 1) if name == "G" else found, exact)
+                    if not error <= 2 * usual + floor:
+                        raise WrongResult(
+                            f"{what}, {c.size} px, {c.precision}: {side}: relative error {error:.3g}, allowed "
+                            f"{2 * usual + floor:.3g}"
+                        )
 
 
-def _exact_pair(net: Any, codes: Tensor, mean: Tensor) -> Tensor:
-    """A natural and a stylized picture of [z; style code], as `Sides.pairs` gives them."""
-    w = net.latents(codes[:1], truncation=TRUNCATION, truncation_latent=mean)
-    images = [net.render(net.codes(w, style, INDEX), randomize_noise=False) for style in (None, codes[1:])]
+def _coded(net: Any, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What an encoder gives for pictures."""
+    found: Tensor = net(images.to(dtype))
+    return found
+
+
+def _pair(net: Any, inputs: tuple[Tensor, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """A natural and a stylized picture of (z, style code, the mean in w), as `Sides.pairs` gives them."""
+    z, style, mean = (x.to(dtype) for x in inputs)
+    w = net.latents(z, truncation=TRUNCATION, truncation_latent=mean)
+    images = [net.render(net.codes(w, given, INDEX), randomize_noise=False) for given in (None, style)]
     return torch.cat(images).clamp(-1, 1)
 
 
@@ -438,6 +441,8 @@ def measure(
     batches: Batches | None = None,
     checkout: Path | None = None,
     rates: Rates | None = None,
+    aims: Mapping[tuple[str, int, int], float] | None = None,
+    roofline_aims: Mapping[tuple[str, int, int], float] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of one size and precision.
 
@@ -449,6 +454,8 @@ def measure(
         batches: pictures at once; None: the device's.
         checkout: of the authors' repository; None: without them.
         rates: of the device; None: they are measured.
+        aims: see `AIMS`; that of the average iteration is against `reference`.
+        roofline_aims: see `ROOFLINE_AIMS`.
 
     Raises:
         AnifastError: the checkout cannot be used.
@@ -461,14 +468,13 @@ def measure(
     rows: list[dict[str, Any]] = []
 
     def add(row: dict[str, Any]) -> None:
-        kind, key = (device.type, config.precision), (row["work"], row["size"], row["images"])
+        key = row["work"], row["size"], row["images"]
         row = {**row, "precision": config.precision}
-        aim = AIMS.get(kind, {}).get(key)
-        against = next(name for name in (*RIVALS, "") if name in row["ms"])
-        if aim is not None and config.base_channels == 512 and (against == "authors" or row["work"] == AVERAGE):
-            row |= {"aim": aim, "aimed": against}
-        if key in ROOFLINE_AIMS.get(kind, {}):
-            row["roofline_aim"] = ROOFLINE_AIMS[kind][key]
+        against = "reference" if row["work"] == AVERAGE else "authors"
+        if key in (aims or {}) and against in row["ms"]:
+            row |= {"aim": (aims or {})[key], "aimed": against}
+        if key in (roofline_aims or {}):
+            row["roofline_aim"] = (roofline_aims or {})[key]
         rows.append(row)
         print(show(row, RIVALS, "authors", width=42, bound=BOUND), flush=True)
 
@@ -552,15 +558,19 @@ def main(arguments: list[str] | None = None) -> int:
         rates = Rates.measure(device, clock, min(chosen.seconds, 1.0))
         for precision in precisions_of(chosen):
             for place, size in enumerate(dict.fromkeys(sizes)):
-                batch = chosen.batch or batches.training.get(size, batches.training[max(batches.training)])
+                usual = batches.training.get(size, batches.training[max(batches.training)])
+                batch = usual if chosen.batch is None else chosen.batch
                 values: dict[str, Any] = {"size": size, "batch": batch, "precision": precision}
                 values |= {"channel_multiplier": chosen.channel_multiplier, "lpips_net": "none"}
                 if chosen.quick and chosen.authors is None:  # whose networks have one width
                     values |= {"base_channels": 64, "backbone": "vgg19_16x", "style_side": 64, "psp_side": 64}
                 # what does not depend on the size is measured once, with the first
                 works = [work for work in chosen.work if place == 0 or work in ("generator", "training")]
+                kind = (chosen.device, precision) if chosen.channel_multiplier == 2 else ("", "")
+                aims = AIMS.get(kind, {}), ROOFLINE_AIMS.get(kind, {})
                 if works:
-                    rows += measure(make(None, values), device, chosen.seconds, works, batches, chosen.authors, rates)
+                    config = make(None, values)
+                    rows += measure(config, device, chosen.seconds, works, batches, chosen.authors, rates, *aims)
     except AnifastError as error:
         print(f"bench_blendgan: error: {error}", file=sys.stderr)
         return 1

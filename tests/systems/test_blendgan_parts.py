@@ -1,4 +1,4 @@
-"""Parts of BlendGAN's training against the formulas of its specification: losses, networks, views, optimisers, queue."""
+"""Parts of BlendGAN's training against its specification's formulas: losses, networks, views, optimisers, queue."""
 
 from __future__ import annotations
 
@@ -253,6 +253,17 @@ def test_training_begins_with_a_generator_of_faces() -> None:
     with torch.no_grad():
         natural = g(z, randomize_noise=False, return_latents=True)[0]
         assert torch.equal(g(z, style, 0, randomize_noise=False)[0], natural)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_share_of_the_style_at_first_is_a_setting(alpha: float) -> None:
+    """And it is all that depends on it."""
+    found, usual = (networks(tiny_config(alpha=a)) for a in (alpha, 0.5))
+    share = found["G"].get_parameter("add_weight").detach()
+    torch.testing.assert_close(share, torch.full((1, L, 1), 1 - alpha), rtol=EPS32, atol=0)
+    for name, net in found.items():
+        for key, value in net.named_parameters():
+            assert key == "add_weight" or torch.equal(value, usual[name].get_parameter(key)), key
 
 
 def test_every_weight_of_the_generator_gets_a_gradient_from_both_kinds_at_once() -> None:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from anifast.data.folders import to_float
-from anifast.data.packed import PackedImages
+from anifast.data.packed import PackedImages, check_digests, digests
 from anifast.engine import state
 from anifast.errors import CheckpointError
 from anifast.progress import Progress
-from anifast.systems.blendgan.contrast import check_digests, digests
 from anifast.systems.blendgan.networks import StyleEncoder
 
 FORMAT = "anifast.blendgan.codes/1"

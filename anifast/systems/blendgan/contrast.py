@@ -7,19 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from anifast.data.folders import to_float
-from anifast.data.packed import PackedImages, names_digest, pack, pixels_digest, spread, unpacked
-from anifast.data.samplers import ClassSampler
+from anifast.data.packed import spread
 from anifast.engine.distributed import Team, alone
 from anifast.engine.loop import Phase
 from anifast.engine.sheets import Block, sheet
 from anifast.engine.state import restore
-from anifast.errors import DataError
 from anifast.nn.backbones import load_backbone
 from anifast.nn.perceptual import folded_steps
 from anifast.systems.blendgan.augmentation import views
@@ -27,6 +23,7 @@ from anifast.systems.blendgan.config import Config
 from anifast.systems.blendgan.losses import nt_xent
 from anifast.systems.blendgan.networks import Projector, StyleEncoder, build_style_encoder
 from anifast.systems.blendgan.panels import PANELS
+from anifast.systems.blendgan.pictures import Drawn, pictures_of
 
 #: Views that go through the backbone at once; nothing of them is kept for a gradient.
 CHUNK = {"cpu": 4, "cuda": 32}
@@ -73,7 +70,7 @@ class FoldedAdam(torch.optim.Adam):
         return found
 
 
-class Views:
+class Views(Drawn):
     """Style pictures, two views of each.
 
     Args:
@@ -88,110 +85,14 @@ class Views:
     """
 
     def __init__(self, root: Path, config: Config, batch: int, device: torch.device, team: Team | None = None) -> None:
-        self._team = team or alone(device)
-        self._share = self._team.portion(batch)
-        self.pictures = pictures_of(root, "styles", config.style_side, config.packed)
-        held = len(self.pictures)
-        if held < max(batch, 2):
-            fewer = f", or take --style-batch {held}" if held > 1 else ": at least 2 are to be told apart"
-            raise DataError(
-                f"{find(root, 'styles')}: {held} pictures that can be read, and a step has {max(batch, 2)} different "
-                f"ones; add pictures{fewer}"
-            )
-        self._sampler = ClassSampler(
-            np.zeros(len(self.pictures), np.int64),
-            self._share,
-            config.seed % 2**63,
-            self._team.rank,
-            self._team.world,
-        )
-        self._config, self._device, self._batch = config, device, batch
-        self._drawn = 0
+        pictures = pictures_of(root, "styles", config.style_side, config.packed)
+        super().__init__(pictures, "styles", batch, config.seed, 3, device, team, setting="style-batch", least=2)
+        self._config = config
 
     def next(self) -> Tensor:
         """First views of this process's pictures, then their second views, [2n,3,side,side] in [-1, 1]."""
-        images = to_float(self.pictures.batch(self._sampler.next_batch()).to(self._device, non_blocking=True))
-        first = (self._config.seed % 2**28) * 2**35 + 2 * self._drawn + self._team.rank * self._share
-        numbers = torch.arange(first, first + self._share, device=self._device)
-        self._drawn += self._batch
-        seeds = torch.cat([numbers, numbers + self._batch])
-        return views(images.repeat(2, 1, 1, 1), seeds, self._config)
-
-    def shown(self, count: int) -> Tensor:
-        """Up to so many pictures, always the same, [n,3,side,side] in [-1, 1]."""
-        return to_float(self.pictures.batch(spread(len(self.pictures), count)))
-
-    def skipped(self) -> dict[str, str]:
-        """Pictures that cannot be used, and why."""
-        return {f"styles/{path}": why for path, why in self.pictures.skipped.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the data stands, and which data it is."""
-        return {"sampler": self._sampler.state_dict(), "drawn": self._drawn, **digests(self.pictures)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken.
-
-        Raises:
-            DataError: the folder holds other pictures than then.
-        """
-        check_digests(self.pictures, state, "styles")
-        self._sampler.load_state_dict(state["sampler"])
-        self._drawn = int(state["drawn"])
-
-
-#: What a data folder's parts are called: as the portraits are written, or as in the systems of two domains.
-FOLDERS = {"faces": ("faces", "trainA"), "styles": ("styles", "trainB")}
-_HELD_OUT = {"faces": "testA", "styles": "testB"}
-
-
-def find(root: Path, kind: str) -> Path:
-    """The folder, or LMDB, of a data folder's "faces" or "styles".
-
-    Raises:
-        DataError: it is missing.
-    """
-    for name in FOLDERS[kind]:
-        if (root / name).is_dir():
-            return root / name
-    one, other = FOLDERS[kind]
-    what = "photos of faces" if kind == "faces" else "pictures of art"
-    raise DataError(f"{root}: no folder {one} (nor {other}). Expected {root / one} with {what}, or an LMDB of them")
-
-
-def held_out(root: Path, kind: str) -> Path | None:
-    """The folder of pictures that nothing is learnt from, or None."""
-    path = root / _HELD_OUT[kind]
-    return path if path.is_dir() else None
-
-
-def pictures_of(root: Path, kind: str, side: int, packed: bool = True) -> PackedImages:
-    """The pictures of a data folder's "faces" or "styles", cut to squares; not `packed`, they are decoded each time.
-
-    Raises:
-        DataError: the folder is missing or holds none.
-    """
-    return (pack if packed else unpacked)(find(root, kind), side, how="crop")
-
-
-def digests(pictures: PackedImages) -> dict[str, str]:
-    """By what pictures are known again."""
-    return {"names": names_digest(pictures.paths), "pixels": pixels_digest(pictures.images)}
-
-
-def check_digests(pictures: PackedImages, state: Mapping[str, Any], name: str) -> None:
-    """Look whether these are the pictures of `digests` in a checkpoint.
-
-    Raises:
-        DataError: they are others.
-    """
-    now = digests(pictures)
-    for key, how in (("names", ""), ("pixels", " under the same names")):
-        if state[key] != now[key]:
-            raise DataError(
-                f"{name} holds other pictures{how} than when this stage began, so it cannot go on as if nothing had "
-                "happened. Put the old pictures back, or start a new run"
-            )
+        images, _, seeds = self.draw()
+        return views(images.repeat(2, 1, 1, 1), torch.cat([seeds, seeds + 2**32]), self._config)
 
 
 def memory_estimate(config: Config, batch: int, device: str = "cpu") -> float:

@@ -9,35 +9,24 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from anifast.data.folders import (
-    ImageFolder,
-    class_labels,
-    counted,
-    printable,
-    read_image,
-    resize,
-    scan,
-    to_float,
-    to_tensor,
-    to_uint8,
-)
+from anifast.data.folders import class_labels, counted, printable, resize, to_float, to_tensor, to_uint8
 from anifast.data.packed import spread
-from anifast.data.stream import in_order
 from anifast.engine.config import option
 from anifast.engine.precision import enough_memory
 from anifast.engine.sheets import Block, sheet
 from anifast.engine.translate import check_writable
-from anifast.errors import AnifastError, DataError, ImageError
+from anifast.errors import AnifastError, DataError
 from anifast.files import atomic_path
 from anifast.metrics.cosines import INTERVAL, Closeness, class_cosines, closeness, nearest
 from anifast.metrics.diversity import LPIPS_NETS, STANDARD, load_lpips, lpips_diversity, pairwise_lpips
@@ -47,7 +36,15 @@ from anifast.nn.perceptual import LPIPS
 from anifast.progress import Progress
 from anifast.systems.blendgan import figures
 from anifast.systems.blendgan.inference import Model
-from anifast.systems.measures import OTHER_NETWORK, figure, is_standard, real_features
+from anifast.systems.measures import (
+    OTHER_NETWORK,
+    Pictures,
+    figure,
+    is_standard,
+    opened,
+    read_batches,
+    real_features,
+)
 
 #: The style pictures that paintings are compared with unless told otherwise.
 AGAINST = "train"
@@ -147,13 +144,23 @@ class _Codes:
 
     Attributes:
         values: [N, style_dim], on the CPU.
-        paths: of the N pictures.
-        names: of the N pictures, as in the folder.
+        folder: of the N pictures.
+        places: their numbers in the folder.
+        names: their names in it.
     """
 
     values: Tensor
-    paths: list[Path]
+    folder: Path
+    places: list[int]
     names: list[str]
+
+    def thumbnails(self, groups: Sequence[Sequence[int]], side: int = 128) -> list[Tensor]:
+        """uint8 n,3,side,side of some pictures, for each group of them."""
+        with opened(self.folder, side) as pictures:
+            return [
+                torch.stack([to_tensor(resize(pictures.read(self.places[k]), side, "crop")) for k in group])
+                for group in groups
+            ]
 
 
 def evaluate(model: Model, data: Path, options: Options) -> Report:
@@ -284,64 +291,35 @@ def _check(model: Model, data: Path, guides: list[str], options: Options, own: S
 # --- style codes of pictures
 
 
-def _encoded(model: Model, found: ImageFolder, places: Sequence[int], batch: int, label: str, report: Report) -> _Codes:
-    """Style codes of the pictures at `places` of a folder; those that cannot be read are left out and noted.
+def _encoded(model: Model, pictures: Pictures, places: Sequence[int], batch: int, label: str, report: Report) -> _Codes:
+    """Style codes of some pictures of a folder; those that cannot be read are left out and noted.
 
     Pictures go in as `anifast translate` reads styles: their largest centred square, pooled to the encoder's side.
     """
-    side, failed = model.sides["E_style"], dict(found.rejected)
+    side = model.sides["E_style"]
 
-    def pooled(place: int) -> Tensor:
-        image = read_image(found.paths[place])
-        image = resize(image, min(image.size), "crop")
-        return F.adaptive_avg_pool2d(to_float(to_tensor(image)), side)
+    def pooled(image: Image.Image) -> Tensor:
+        return F.adaptive_avg_pool2d(to_float(to_tensor(resize(image, min(image.size), "crop"))), side)
 
     kept: list[int] = []
     values: list[Tensor] = []
-    group: list[Tensor] = []
-
-    def encode() -> None:
-        codes = model.encode_styles(torch.stack(group).to(model.device), batch=batch).cpu()
-        if not bool(codes.isfinite().all()):
-            raise AnifastError("the model gives NaN for style codes of pictures: its weights are damaged")
-        values.append(codes)
-        group.clear()
-
-    pool = ThreadPoolExecutor(2, thread_name_prefix="pictures")  # whole pictures as floats: not many at a time
-    try:
-        with Progress(len(places), label) as bar, enough_memory(batch, f" of side {side}", "--batch"):
-            for place, future in in_order(places, pooled, pool, batch + 2):
-                try:
-                    group.append(future.result())
-                    kept.append(place)
-                except ImageError as error:
-                    why = str(error).removeprefix(f"{printable(found.paths[place])}: ")
-                    failed[found.names[place]] = why
-                if len(group) == batch:
-                    encode()
-                bar.update()
-            if group:
-                encode()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    if not kept:
-        first = min(failed)
-        raise DataError(
-            f"{printable(found.root)}: none of its pictures can be read, the first because {printable(first)}: "
-            f"{failed[first]}"
-        )
-    for name, why in failed.items():
-        report.note(f"left out: {printable(found.root / name)}: {why}")
-    return _Codes(torch.cat(values), [found.paths[k] for k in kept], [found.names[k] for k in kept])
+    with enough_memory(batch, f" of side {side}", "--batch"):
+        for images, numbers in read_batches(pictures, places, pooled, batch, label, report):
+            codes = model.encode_styles(images.to(model.device), batch=batch).cpu()
+            if not bool(codes.isfinite().all()):
+                raise AnifastError("the model gives NaN for style codes of pictures: its weights are damaged")
+            values.append(codes)
+            kept += numbers
+    return _Codes(torch.cat(values), pictures.folder, kept, [pictures.names[k] for k in kept])
 
 
 def _references(model: Model, folder: Path, options: Options, own: Settings, report: Report) -> _Codes:
     """Codes of random style pictures, no more than are painted in."""
-    found = scan(folder)
-    count = len(found) if options.limit is None else min(len(found), options.limit)
     source = torch.Generator().manual_seed(own.seed)
-    places = torch.randperm(count, generator=source)[: own.faces * own.styles].sort().values.tolist()
-    codes = _encoded(model, found, places, options.batch, f"styles of {folder.name}", report)
+    with opened(folder, model.sides["E_style"]) as pictures:
+        count = len(pictures.names[: options.limit])
+        places = torch.randperm(count, generator=source)[: own.faces * own.styles].sort().values.tolist()
+        codes = _encoded(model, pictures, places, options.batch, f"styles of {folder.name}", report)
     if len(codes.values) < own.styles:
         report.note(
             f"{counted(len(codes.values))} in {folder.name} for {own.styles} styles of each face: some are taken twice"
@@ -351,19 +329,19 @@ def _references(model: Model, folder: Path, options: Options, own: Settings, rep
 
 def _classes(model: Model, folder: Path, options: Options, own: Settings, report: Report) -> None:
     """Whether style codes know the class of a picture, into the report."""
-    found = scan(folder)
-    try:
-        names, owners = class_labels(found.names, 2)
-    except DataError as error:
-        raise DataError(f"{printable(folder)}: {error}") from error
-    places: list[int] = []
-    for number in range(len(names)):
-        places += [k for k in range(len(found)) if owners[k] == number][: options.limit]
-    codes = _encoded(model, found, places, options.batch, f"style codes of {printable(folder.name)}", report)
+    with opened(folder) as pictures:
+        try:
+            names, owners = class_labels(pictures.names, 2)
+        except DataError as error:
+            raise DataError(f"{printable(folder)}: {error}") from error
+        places: list[int] = []
+        for number in range(len(names)):
+            places += np.flatnonzero(owners == number)[: options.limit].tolist()
+        codes = _encoded(model, pictures, places, options.batch, f"style codes of {printable(folder.name)}", report)
     # pictures that could not be read may have left a class with one
     classes, again = class_labels(codes.names, 2)
     rows = torch.from_numpy(again >= 0).nonzero()[:, 0]
-    alone = sorted({name.partition("/")[0] for name in found.names} - set(classes))
+    alone = sorted({name.partition("/")[0] for name in pictures.names} - set(classes))
     if alone:
         report.note(f"left out: classes of fewer than 2 pictures: {', '.join(map(printable, alone))}")
     if len(classes) < 2:
@@ -384,22 +362,13 @@ def _classes(model: Model, folder: Path, options: Options, own: Settings, report
     drawn = {"style_codes.png": figures.matrix(class_cosines(values, labels), classes, title=title, about=about)}
     shown = min(_NEAREST, len(values) - 1)
     near = nearest(values, shown)
-    queries = list(spread(len(values), _ROWS))
-    pictures, heads = [], []
-    for query in queries:
-        members = [query, *near[query].tolist()]
-        paths = [codes.paths[int(rows[k])] for k in members]
-        pictures.append(torch.stack([_thumbnail(path) for path in paths]))
-        heads.append([classes[int(labels[k])] for k in members])
+    members = [[query, *near[query].tolist()] for query in spread(len(values), _ROWS)]
+    shown_pictures = codes.thumbnails([rows[group].tolist() for group in members])
+    heads = [[classes[int(labels[k])] for k in group] for group in members]
     caption = "pictures (left), and those with the nearest style codes"
-    drawn["style_neighbours.png"] = figures.neighbours(pictures, heads, caption=caption)
+    drawn["style_neighbours.png"] = figures.neighbours(shown_pictures, heads, caption=caption)
     for name, image in drawn.items():
         _draw(image, name, own, report)
-
-
-def _thumbnail(path: Path, side: int = 128) -> Tensor:
-    """uint8 3,side,side."""
-    return to_tensor(resize(read_image(path), side, "crop"))
 
 
 def _told_of_codes(found: Closeness, folder: Path, own: Settings) -> list[str]:
@@ -591,8 +560,8 @@ def _tell(
             ]
             report.rows.append((row.name if name is None else f"{row.name} ({name})", cells))
     report.above += [
-        f"paintings: {own.faces} random faces (truncation {own.truncation:g}) in {own.styles} styles, with random noise; compared at "
-        f"{side} px; i = {model.n_latent} paints no style: noise alone",
+        f"paintings: {own.faces} random faces (truncation {own.truncation:g}) in {own.styles} styles, with random "
+        f"noise; compared at {side} px; i = {model.n_latent} paints no style: noise alone",
     ]
     if distance is not None and rows:
         report.above.append(f"LPIPS: mean {distance} of all pairs of a face's paintings, over faces")
@@ -676,7 +645,7 @@ def _sheets(model: Model, rows: list[_Row], references: _Codes | None, own: Sett
         if guide == "reference":
             assert references is not None
             chosen = _chosen(references, own)[: len(labels), :_STYLES].tolist()
-            read = [torch.stack([_thumbnail(references.paths[k]) for k in places]) for places in chosen]
+            read = references.thumbnails(chosen)
             blocks.append(Block("styles of", list(zip(labels, read, strict=True))))
         for row in mine:
             none = ": no style" if row.index == model.n_latent else ""

@@ -21,9 +21,9 @@ from anifast.nn.perceptual import LPIPS
 from anifast.nn.stylegan2 import stages
 from anifast.nn.stylegan2_layers import without_autocast
 from anifast.systems.blendgan.config import Config
-from anifast.systems.blendgan.contrast import pictures_of
 from anifast.systems.blendgan.networks import Generator
 from anifast.systems.blendgan.panels import PANELS
+from anifast.systems.blendgan.pictures import pictures_of
 from anifast.systems.blendgan.psp import FaceRecognition, PSPEncoder
 from anifast.systems.blendgan.training import Faces
 

@@ -18,10 +18,11 @@ from anifast.engine.state import about
 from anifast.errors import CheckpointError, DataError
 from anifast.systems.blendgan import checkpoints, codes
 from anifast.systems.blendgan.config import STAGES, Config
-from anifast.systems.blendgan.contrast import AMONG, FOLDERS, Style, Views, fitting_batch, pictures_of
+from anifast.systems.blendgan.contrast import AMONG, Style, Views, fitting_batch
 from anifast.systems.blendgan.inversion import SHOWN as PHOTOS_SHOWN
 from anifast.systems.blendgan.inversion import Inversion, photos
 from anifast.systems.blendgan.networks import Generator, StyleEncoder, build_generator, build_style_encoder
+from anifast.systems.blendgan.pictures import FOLDERS, pictures_of
 from anifast.systems.blendgan.training import SHOWN, Gan, Pictures, the_picture
 from anifast.systems.staging import Stage, StagedRun
 

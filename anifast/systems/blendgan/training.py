@@ -18,23 +18,21 @@ from torch import Tensor, nn
 
 from anifast.data.augment import uniforms
 from anifast.data.folders import read_image, resize, to_float, to_tensor
-from anifast.data.packed import PackedImages, pack, spread
-from anifast.data.samplers import ClassSampler
+from anifast.data.packed import pack, spread
 from anifast.engine.distributed import Team, alone
 from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
 from anifast.engine.sheets import Block, sheet
 from anifast.engine.state import restore
-from anifast.errors import DataError
 from anifast.nn.regularizers import PathLength, path_lengths, r1_penalty
 from anifast.nn.stylegan2 import Discriminator, stages
 from anifast.nn.stylegan2_layers import without_autocast
 from anifast.systems.blendgan.codes import Queue
 from anifast.systems.blendgan.config import INDEX, Config
-from anifast.systems.blendgan.contrast import check_digests, digests, held_out, pictures_of
 from anifast.systems.blendgan.losses import adversarial
 from anifast.systems.blendgan.networks import Generator, ProjectionDiscriminator, StyleEncoder, networks
 from anifast.systems.blendgan.panels import PANELS
+from anifast.systems.blendgan.pictures import Drawn, held_out, numbers, pictures_of
 
 __all__ = ["PANELS", "Faces", "Gan", "Pictures", "summary"]
 
@@ -56,77 +54,14 @@ class Batch(NamedTuple):
     codes: Tensor
 
 
-class Faces:
-    """Batches of one folder of pictures, mirrored half of the time.
-
-    Args:
-        pictures: they.
-        name: of the folder, for messages.
-        batch: of all processes.
-        seed: of order and mirroring.
-        stream: another number for each folder of a run.
-        device: where batches go.
-        team: the processes that share each batch; None: one.
-
-    Raises:
-        DataError: there are fewer pictures than a batch.
-    """
-
-    def __init__(
-        self,
-        pictures: PackedImages,
-        name: str,
-        batch: int,
-        seed: int,
-        stream: int,
-        device: torch.device,
-        team: Team | None = None,
-    ) -> None:
-        self._team = team or alone(device)
-        self._share = self._team.portion(batch)
-        if len(pictures) < batch:
-            raise DataError(
-                f"{name}: {len(pictures)} pictures that can be read, and a batch has {batch} different ones; add "
-                f"pictures, or take a smaller batch"
-            )
-        self.pictures, self._name, self._batch, self._device = pictures, name, batch, device
-        self._sampler = ClassSampler(
-            np.zeros(len(pictures), np.int64), self._share, (seed + stream) % 2**63, self._team.rank, self._team.world
-        )
-        self._first = (seed % 2**28) * 2**35 + stream * 2**33
-        self._drawn = 0
+class Faces(Drawn):
+    """Pictures of one folder, mirrored half of the time; arguments as of `Drawn`."""
 
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures [n,3,side,side] in [-1, 1], their places, and which are mirrored (int64 [n], 0 or 1)."""
-        chosen = self._sampler.next_batch()
-        images = to_float(self.pictures.batch(chosen).to(self._device, non_blocking=True))
-        first = self._first + self._drawn + self._team.rank * self._share
-        self._drawn += self._batch
-        mirrored = uniforms(torch.arange(first, first + self._share, device=self._device), 1)[:, 0] < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        return images, torch.from_numpy(chosen).to(self._device), mirrored.long()
-
-    def shown(self, count: int) -> Tensor:
-        """Up to so many pictures, always the same, [n,3,side,side] in [-1, 1]."""
-        return to_float(self.pictures.batch(spread(len(self.pictures), count)))
-
-    def skipped(self) -> dict[str, str]:
-        """Pictures that cannot be used, and why."""
-        return {f"{self._name}/{path}": why for path, why in self.pictures.skipped.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the data stands, and which data it is."""
-        return {"sampler": self._sampler.state_dict(), "drawn": self._drawn, **digests(self.pictures)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken.
-
-        Raises:
-            DataError: the folder holds other pictures than then.
-        """
-        check_digests(self.pictures, state, self._name)
-        self._sampler.load_state_dict(state["sampler"])
-        self._drawn = int(state["drawn"])
+        images, places, seeds = self.draw()
+        mirrored = uniforms(seeds, 1)[:, 0] < 0.5
+        return torch.where(mirrored[:, None, None, None], images.flip(3), images), places, mirrored.long()
 
 
 class Pictures:
@@ -175,8 +110,8 @@ class Pictures:
         else:
             assert self._one is not None
             share = self._team.portion(self._config.batch)
-            first = (self._config.seed % 2**28) * 2**35 + 2**33 + self._drawn + self._team.rank * share
-            mirrored = (uniforms(torch.arange(first, first + share, device=self._device), 1)[:, 0] < 0.5).long()
+            first = self._drawn + self._team.rank * share
+            mirrored = (uniforms(numbers(self._config.seed, 1, first, share, self._device), 1)[:, 0] < 0.5).long()
             places = torch.zeros_like(mirrored)
             art = torch.where(mirrored[:, None, None, None] == 1, self._one.flip(3), self._one)
             self._drawn += self._config.batch
