@@ -75,8 +75,8 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--size", type=int, metavar="N", help="side of the results, a multiple of 4 [the model's own]")
     sizes.add_argument("--keep-size", action="store_true", help="keep each picture's own size")
-    options.add_resize(parser)
-    options.add_computing(parser)
+    options.add_resize(parser, parity=True)
+    options.add_computing(parser, f"{options.BATCH}; BlendGAN: {options.FEWER}")
     styles = parser.add_argument_group(
         "styles",
         "For models that paint in styles (GANs N' Roses, disentangling networks, BlendGAN). A style is one drawing "
@@ -99,7 +99,7 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
     )
     styles.add_argument("--styles", type=int, metavar="N", help="how many random styles, one result each [1]")
     styles.add_argument("--seed", type=int, metavar="N", help="of random styles [0]")
-    options.add_truncation(styles)
+    options.add_truncation(styles, "; BlendGAN: of faces, 0: the mean face")
     blending = parser.add_argument_group("BlendGAN", "For photos of faces that are aligned as FFHQ's.")
     options.add_index(blending, 6)
     options.add_output(blending)
@@ -140,14 +140,14 @@ def _options_of(args: argparse.Namespace, model: Any) -> dict[str, Any] | None:
         raise AnifastError(f"--to {args.to}: {args.model} holds a model without domains to choose from; leave it out")
     if model.multiple == model.size and (args.keep_size or args.size not in (None, model.size)):
         raise AnifastError(
-            f"{'--keep-size' if args.keep_size else f'--size {args.size}'}: the encoder of {args.model} is made for "
-            f"{model.size}x{model.size} pixels and no others; leave it out, pictures of any size are brought to these"
+            f"{'--keep-size' if args.keep_size else f'--size {args.size}'}: {args.model} gives pictures of "
+            f"{model.size}x{model.size} pixels and no others; leave it out, those of any size are taken"
         )
     return given if own else None
 
 
 def _translate(args: argparse.Namespace) -> int:
-    if args.batch < 1:
+    if args.batch is not None and args.batch < 1:
         raise AnifastError(f"--batch {args.batch}: at least 1")
     if args.size is not None and (args.size < 8 or args.size % 4):
         raise AnifastError(f"--size {args.size}: a multiple of 4, at least 8")
@@ -161,13 +161,16 @@ def _translate(args: argparse.Namespace) -> int:
     jobs, rejected = translate.collect(args.inputs, args.out)
     model = anifast.load(args.model, args.device, precision=args.precision, **options.given_parts(args))
     given = _options_of(args, model)
-    if hasattr(model, "memory"):
-        print("\n".join(options.memory_lines(model.memory(args.batch), args.batch)))
+    resize, batch = options.resize_of(args), args.batch or options.BATCH
+    if hasattr(model, "memory"):  # of networks that come one after the other
+        used = model.used((given or {}).get("style"))
+        batch = args.batch or model.fitting_batch(used)
+        print("\n".join(options.memory_lines(model.memory(batch, used), batch)))
     to = args.to or next(iter(model.targets), None)
     with state.about(args.model):
         if to is not None:
             model.require(to)
-        painter = None if given is None else model.painter(to, how=args.resize, batch=args.batch, **given)
+        painter = None if given is None else model.painter(to, how=resize, batch=batch, **given)
     if painter is not None:
         jobs = translate.several(jobs, painter.labels, painter.pictures)
     translate.check_writable(args.out)
@@ -188,9 +191,9 @@ def _translate(args: argparse.Namespace) -> int:
         jobs,
         read=getattr(painter, "read", None),
         size=0 if args.keep_size else args.size or model.size,
-        how=args.resize,
+        how=resize,
         multiple=model.multiple,
-        batch=args.batch,
+        batch=batch,
         smaller="--batch or --size" if painter is None else "--batch",
     )
     done = len(outcome.written)
@@ -457,7 +460,9 @@ def _neural_style(args: argparse.Namespace) -> int:
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where everything goes [demo]")
-    parser.add_argument("--only", choices=("cyclegan", "gnr"), help="one part alone; what is there of the other stays")
+    parser.add_argument(
+        "--only", choices=("cyclegan", "gnr", "blendgan"), help="one part alone; what is there of the others stays"
+    )
     parser.add_argument("--images", type=int, metavar="N", help="training pictures; fewer for a quick look")
     parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
 
@@ -496,7 +501,7 @@ COMMANDS = {
     "neural-style": Command(
         "give a picture the style of another by optimisation", _neural_style_options, _neural_style
     ),
-    "demo": Command("draw faces, train two small systems on them, translate new ones", _demo_options, _demo),
+    "demo": Command("draw faces, train three small systems on them, paint new ones", _demo_options, _demo),
     "portraits": Command("write procedural faces in the layouts of the systems", *_elsewhere("anifast.data.portraits")),
     "convert": Command(
         "write a model for an author's code, or one of theirs for anifast", *_elsewhere("anifast.systems.convert")

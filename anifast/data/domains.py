@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from anifast.data.folders import to_float, walk
-from anifast.data.packed import names_digest, pack, pixels_digest, spread
+from anifast.data.packed import check_digests, digests, pack, spread
 from anifast.errors import DataError
 
 
@@ -46,8 +46,6 @@ class TwoDomains:
             else:
                 held = pack(root / f"train{letter}", size, how=how) if loaded != size else train
             self._shown.append(held)
-        self._names = [names_digest(packed.paths) for packed in (self.a, self.b)]
-        self._pixels = [pixels_digest(packed.images) for packed in (self.a, self.b)]
 
     def skipped(self) -> dict[str, str]:
         """Path under the data folder -> reason, of the training pictures that could not be used."""
@@ -61,7 +59,8 @@ class TwoDomains:
 
     def digests(self) -> dict[str, Any]:
         """By what the pictures are known again."""
-        return {"names": list(self._names), "pixels": list(self._pixels)}
+        both = digests(self.a), digests(self.b)
+        return {key: [one[key] for one in both] for key in both[0]}
 
     def check(self, state: Mapping[str, Any]) -> None:
         """Look whether these are the pictures of `digests` in a checkpoint.
@@ -69,13 +68,6 @@ class TwoDomains:
         Raises:
             DataError: they are others.
         """
-        known = [("", state["names"], self._names)]
-        if "pixels" in state:  # checkpoints from before it was kept know the names only
-            known.append((" under the same names", state["pixels"], self._pixels))
-        for how, then, now in known:
-            for name, one, other in zip(("trainA", "trainB"), then, now, strict=True):
-                if one != other:
-                    raise DataError(
-                        f"{name} holds other pictures{how} than when this run began, so it cannot go on as if nothing "
-                        "had happened. Put the old pictures back, or start a new run"
-                    )
+        for i, (name, packed) in enumerate((("trainA", self.a), ("trainB", self.b))):
+            then = {key: state[key][i] for key in digests(packed) if key in state}
+            check_digests(packed, then, name, "this run")

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,9 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
 }
 # Pictures that stand in one transaction while writing.
 _GROUP = 100
+# Environments that are open, by path, and how many readers each has: a process may not open one twice.
+_OPEN: dict[str, tuple[Any, int]] = {}
+_OPENING = threading.Lock()
 
 
 def is_lmdb(folder: str | os.PathLike[str]) -> bool:
@@ -64,8 +68,28 @@ def _lmdb() -> Any:
     return lmdb
 
 
+def _opened(lmdb: Any, path: str) -> Any:
+    """The environment at a path, which `_closed` gives back."""
+    with _OPENING:
+        environment, readers = _OPEN.get(path) or (None, 0)
+        if environment is None:
+            environment = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False, create=False)
+        _OPEN[path] = environment, readers + 1
+        return environment
+
+
+def _closed(path: str) -> None:
+    """Give an environment back; the last one closes it."""
+    with _OPENING:
+        environment, readers = _OPEN.pop(path)
+        if readers > 1:
+            _OPEN[path] = environment, readers - 1
+        else:
+            environment.close()
+
+
 class Database:
-    """An LMDB of pictures, open for reading; threads may share it.
+    """An LMDB of pictures, open for reading; threads may share it, and it may be open several times.
 
     Nothing is written into its folder, not even a lock: nobody may be writing it meanwhile.
 
@@ -87,9 +111,8 @@ class Database:
         self._error: type[Exception] = lmdb.Error
         shown = printable(self._root)
         try:
-            self._database = lmdb.open(
-                os.fspath(self._root), readonly=True, lock=False, readahead=False, meminit=False, create=False
-            )
+            self._path: str | None = os.path.realpath(self._root)
+            self._database = _opened(lmdb, self._path)
         except (lmdb.Error, OSError) as error:
             raise DataError(
                 f"{shown}: the LMDB cannot be opened ({error}). Unless it is in use here, make it again"
@@ -117,7 +140,9 @@ class Database:
 
     def close(self) -> None:
         """Close it; nothing can be read any more."""
-        self._database.close()
+        if self._path is not None:
+            _closed(self._path)
+        self._path = None
 
     def _damaged(self, error: Exception) -> DataError:
         return DataError(f"{printable(self._root)}: the LMDB is damaged ({error}). Make it again")

@@ -19,9 +19,10 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,7 +61,8 @@ class PackedImages:
     Attributes:
         images: uint8 N,H,W,C, read-only, memory-mapped: only what is looked at is read from the disk.
         paths: the N pictures' POSIX paths relative to the folder, sorted bytewise.
-        skipped: relative path -> reason, for pictures that could not be used.
+        skipped: relative path -> reason, for pictures that could not be used. Of pictures that are decoded when they
+            are asked for (`unpacked`) it grows with each bad one that is met.
     """
 
     images: NDArray[np.uint8]
@@ -81,6 +83,19 @@ class PackedImages:
             raise IndexError(f"index {numbers.min()} is out of range for {len(self)} pictures")
         chosen = self.images[numbers]
         return torch.from_numpy(chosen).permute(0, 3, 1, 2).contiguous()
+
+    def ahead(self, indices: Sequence[int] | NDArray[np.int64] | torch.Tensor) -> None:
+        """Say which `batch` is asked for next: pictures that are not decoded yet are decoded meanwhile.
+
+        One batch is kept: another call before that `batch` takes its place.
+        """
+        if isinstance(self.images, _Undecoded):
+            self.images.ahead(np.asarray(indices, dtype=np.int64))
+
+    @cached_property
+    def _digests(self) -> tuple[str, str]:
+        """Of names and pixels; once, as looking at pictures that are not decoded yet takes its time."""
+        return names_digest(self.paths), pixels_digest(self.images)
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -112,20 +127,29 @@ def pixels_digest(images: NDArray[np.uint8], rows: Sequence[int] | NDArray[np.in
 
 def digests(pictures: PackedImages) -> dict[str, str]:
     """By what pictures are known again."""
-    return {"names": names_digest(pictures.paths), "pixels": pixels_digest(pictures.images)}
+    names, pixels = pictures._digests
+    return {"names": names, "pixels": pixels}
 
 
-def check_digests(pictures: PackedImages, state: Mapping[str, Any], name: str) -> None:
+def check_digests(pictures: PackedImages, state: Mapping[str, Any], name: str, began: str = "this stage") -> None:
     """Look whether these are the pictures of `digests` in a checkpoint.
+
+    Args:
+        pictures: they.
+        state: the digests of then.
+        name: of the folder, for the message.
+        began: what has begun with the pictures of then, for the message.
 
     Raises:
         DataError: they are others.
     """
     now = digests(pictures)
     for key, how in (("names", ""), ("pixels", " under the same names")):
+        if key == "pixels" and key not in state:  # checkpoints from before it was kept know the names only
+            continue
         if state[key] != now[key]:
             raise DataError(
-                f"{name} holds other pictures{how} than when this stage began, so it cannot go on as if nothing had "
+                f"{name} holds other pictures{how} than when {began} began, so it cannot go on as if nothing had "
                 "happened. Put the old pictures back, or start a new run"
             )
 
@@ -417,16 +441,23 @@ def _listed(job: _Job) -> Iterator[tuple[_Job, list[str], dict[str, str]]]:
         yield replace(job, database=database), database.names(job.height), {}
 
 
+#: A picture H,W,C, and name -> reason of the bad ones that it stands in for.
+_Decoded = tuple[NDArray[np.uint8], dict[str, str]]
+
+
 class _Undecoded:
     """Pictures N,H,W,C that are decoded whenever they are looked at, in threads; stands in for a pack's array.
 
-    One that cannot be read is noted in `skipped`, and the next one that can be stands in for it.
+    One that cannot be read is noted in `skipped` by who asks for it, and the next one that can be stands in for it.
     """
 
     def __init__(self, job: _Job, names: list[str], skipped: dict[str, str]) -> None:
         self._job, self._names, self._skipped = job, names, skipped
+        self._is_lmdb = lmdb.is_lmdb(job.root)
         self.shape = (len(names), job.height, job.width, MODES[job.mode])
         self._pool = ThreadPoolExecutor(job.workers, thread_name_prefix="decode")
+        self._before = ThreadPoolExecutor(1, thread_name_prefix="ahead")  # waits for the other's threads
+        self._next: tuple[NDArray[np.int64], Future[list[_Decoded]]] | None = None
 
     def __len__(self) -> int:
         return len(self._names)
@@ -434,24 +465,42 @@ class _Undecoded:
     def __getitem__(self, place: Any) -> NDArray[np.uint8]:
         """Of a number H,W,C, of numbers n,H,W,C."""
         numbers = np.asarray(place, dtype=np.int64)
-        with ExitStack() as held:
-            job = self._job
-            if lmdb.is_lmdb(job.root):  # opened for each batch, as a process may not have it open twice
-                job = held.enter_context(_listed(job))[0]
-            found = list(self._pool.map(lambda number: self._read(job, int(number)), numbers.reshape(-1)))
-        out = np.stack(found) if found else np.empty((0, *self.shape[1:]), np.uint8)
+        if self._next is not None and np.array_equal(self._next[0], numbers):
+            coming, self._next = self._next[1], None
+            found = coming.result()
+        else:
+            found = self._decoded(numbers)
+        for _, bad in found:
+            self._skipped.update(bad)
+        out = np.stack([pixels for pixels, _ in found]) if found else np.empty((0, *self.shape[1:]), np.uint8)
         return out.reshape(*numbers.shape, *self.shape[1:])
 
-    def _read(self, job: _Job, number: int) -> NDArray[np.uint8]:
+    def ahead(self, numbers: NDArray[np.int64]) -> None:
+        """Begin to decode what is asked for next."""
+        if self._next is not None:
+            self._next[1].cancel()
+        numbers = numbers.copy()
+        self._next = numbers, self._before.submit(self._decoded, numbers)
+
+    def _decoded(self, numbers: NDArray[np.int64]) -> list[_Decoded]:
+        if not self._is_lmdb:
+            return self._with(self._job, numbers)
+        with lmdb.Database(self._job.root) as database:  # opened for each batch, or somebody had to close it
+            return self._with(replace(self._job, database=database), numbers)
+
+    def _with(self, job: _Job, numbers: NDArray[np.int64]) -> list[_Decoded]:
+        return list(self._pool.map(lambda number: self._read(job, int(number)), numbers.reshape(-1)))
+
+    def _read(self, job: _Job, number: int) -> _Decoded:
+        bad: dict[str, str] = {}
         reason = ""
         for step in range(len(self)):
             name = self._names[(number + step) % len(self)]
             path = job.root / name
             try:
-                return np.frombuffer(_decode(job, path), np.uint8).reshape(self.shape[1:])
+                return np.frombuffer(_decode(job, path), np.uint8).reshape(self.shape[1:]), bad
             except ImageError as error:
-                reason = str(error).removeprefix(f"{printable(path)}: ")
-                self._skipped[name] = reason
+                bad[name] = reason = str(error).removeprefix(f"{printable(path)}: ")
         raise DataError(f"{printable(job.root)}: none of its pictures can be read; the last one: {reason}")
 
 
@@ -461,7 +510,7 @@ def unpacked(
     """The same pictures as `pack` gives, decoded anew whenever they are asked for: for sets too large for a cache.
 
     A picture that cannot be read is found when it is asked for: it is then noted in `skipped`, and the next one stands
-    in for it.
+    in for it. `ahead` lets the next batch be decoded while the one at hand is used.
 
     Args:
         root, size, how, mode: as of `pack`.

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,11 +34,11 @@ def enough(images: int | None) -> int:
 
 
 def held_out(
-    folder: Path, artists: Sequence[portraits.Style] = portraits.ARTISTS[:1], *, level: bool = False
+    folder: Path, artists: Sequence[portraits.Style] = portraits.ARTISTS[:1], *, plain: bool = False
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Draw the held-out faces of both domains, by domain, into testA and testB; see `drawn`."""
     return {
-        side: drawn(folder / f"test{side}", domain, HELD, HELD_FROM, artists, level=level)
+        side: drawn(folder / f"test{side}", domain, HELD, HELD_FROM, artists, plain=plain)
         for side, domain in DOMAINS.items()
     }
 
@@ -49,7 +50,7 @@ def drawn(
     first: int = 0,
     artists: Sequence[portraits.Style] = portraits.ARTISTS[:1],
     *,
-    level: bool = False,
+    plain: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Draw `count` faces into a folder: one studio, one photographer, artists in turn; every character is another.
 
@@ -59,7 +60,7 @@ def drawn(
         count: of the faces.
         first: number of the first one; those from 0 on are not drawn in the other domain.
         artists: number n is drawn by artist n modulo their number.
-        level: see `face`.
+        plain: see `face`.
 
     Returns:
         The faces, and the same characters in the other domain, both count,3,SIZE,SIZE in [-1, 1].
@@ -69,7 +70,7 @@ def drawn(
     with Progress(count, f"drawing {folder.name}") as bar:
         for i in range(count):
             for kind in keep:
-                faces[kind].append(face(domain, first + i, kind, artists[i % len(artists)], level))
+                faces[kind].append(face(domain, first + i, kind, artists[i % len(artists)], plain))
             save_png(faces[domain][-1], folder / f"{i:04d}.png")
             bar.update()
     empty = torch.empty(0, 3, SIZE, SIZE)
@@ -77,22 +78,22 @@ def drawn(
     return torch.stack(faces[domain]), torch.stack(other) if other else empty
 
 
-def face(domain: str, number: int, kind: str, artist: portraits.Style, level: bool = False) -> Tensor:
+def face(domain: str, number: int, kind: str, artist: portraits.Style, plain: bool = False) -> Tensor:
     """Character `number` of a domain as "photo", or as "drawn" by an artist: 3,SIZE,SIZE in [-1, 1].
 
-    `level`: heads are upright, in the middle and of one size, as the alignment of real pictures leaves them.
+    `plain`: upright heads in the middle, of few kinds and without grain, for networks that paint faces from nothing.
     """
-    # What 64 pixels cannot show, and what instance norm takes out of a picture, is left away.
-    content = dataclasses.replace(
-        portraits.sample_content(2 * number + (domain == "drawn")),
-        background_hue=0.55,
-        background_light=0.6,
-        glasses="none",
-        accessory="none",
-    )
-    if level:
-        content = dataclasses.replace(content, tilt=0.0, scale=1.0, offset_x=0.0, offset_y=0.0)
+    content = portraits.sample_content(2 * number + (domain == "drawn"))
     style = portraits.ARTISTS[0] if kind == "photo" else artist
+    # What 64 pixels cannot show, and what instance norm takes out of a picture, is left away.
+    room: dict[str, Any] = {"background_hue": 0.55, "background_light": 0.6}
+    if plain:
+        kept = ("skin", "hair_color", "eye_color", "clothes_color", "smile")
+        cut = "long" if content.hair_cut in ("long", "wavy", "twintails") else "bob"
+        content = portraits.Content(hair_cut=cut, **room, **{name: getattr(content, name) for name in kept})
+        style = dataclasses.replace(style, grain=0.0)
+    else:
+        content = dataclasses.replace(content, **room, glasses="none", accessory="none")
     return to_float(to_tensor(portraits.draw(content, style, kind, SIZE)))
 
 

@@ -58,6 +58,10 @@ class Graphs:
     gradients, the look at their values, and the optimiser come after it and are not recorded. The first steps run as
     usual, on a stream of their own as recording wants it; each phase is then recorded once.
 
+    A phase that leaves its graph for a later one is recorded in the same step as that one, whose gradient would free
+    what is recorded if it still ran as usual. So a phase's turns count only where all of the step has finished, also
+    those of phases that have run before the one at fault.
+
     Not yet run on a GPU; the test plays recording on the CPU.
 
     Args:
@@ -75,9 +79,12 @@ class Graphs:
             raise AnifastError("--cuda-graphs needs a GPU; leave it out on the CPU")
         self._record = record or _record
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        #: Steps that all phases have finished: they begin to be recorded together, also behind a step that was skipped.
+        #: Steps that all phases have finished, counted by who runs them.
         self.finished = 0
-        self._warm: dict[str, int] = {}
+        self._warm: dict[str, int] = {}  # turns of each phase in these
+        self._trained: dict[Tensor, None] = {}  # parameters of recorded phases
+        self._turns: set[str] = set()  # phases that have run in the step at hand
+        self._seen = 0  # steps that were finished before it
         self._recorded: dict[str, tuple[tuple[Tensor, ...], Callable[[], None], Loss, list[Tensor | None]]] = {}
 
     def run(
@@ -94,16 +101,19 @@ class Graphs:
         Raises:
             AnifastError: this phase cannot be recorded.
         """
+        self._count(name)
         if name in self._recorded:
             held, replay, results, gradients = self._recorded[name]
             for own, new in zip(held, inputs, strict=True):
                 own.copy_(new)
             replay()
+            if parameters:  # the optimiser may hold other phases' networks too, which only Python would leave out
+                for parameter in self._trained:
+                    parameter.grad = None
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient  # another phase of the same networks may have put its own there
             return results
-        self._warm[name] = self._warm.get(name, 0) + 1
-        if self.finished < WARM_UP or self._warm[name] <= WARM_UP:
+        if self._warm[name] < WARM_UP:
             return self._beside(lambda: work(*inputs))
         held = tuple(value.clone() for value in inputs)
         found: list[Loss] = []
@@ -115,8 +125,21 @@ class Graphs:
                 "Leave --cuda-graphs out"
             ) from error
         self._recorded[name] = held, replay, found[0], [parameter.grad for parameter in parameters]
+        self._trained.update(dict.fromkeys(parameters))
         replay()  # recording computes nothing
         return found[0]
+
+    def _count(self, name: str) -> None:
+        """Note a turn of a phase, and count those of the step before if this is a new one."""
+        if self.finished != self._seen:
+            for other in self._turns:
+                self._warm[other] += 1
+            self._turns.clear()
+        elif name in self._turns:  # the step before was skipped, or one of its phases has waited
+            self._turns.clear()
+        self._seen = self.finished
+        self._turns.add(name)
+        self._warm.setdefault(name, 0)
 
     def _beside(self, work: Callable[[], Any]) -> Any:
         if self._stream is None:

@@ -131,7 +131,7 @@ class Synthesis(nn.Module):
         for k in range(len(self.to_rgbs)):
             given = (k, x, image, styles[3 * k + 2 : 3 * k + 5], noise[2 * k + 1 : 2 * k + 3])
             if recompute and torch.is_grad_enabled():
-                noisy = self.conv1.noise is not None
+                noisy = self.conv1.noise is not None and any(one is None for one in given[4])
                 x, image = checkpoint(self._doubled, *given, use_reentrant=False, preserve_rng_state=noisy)
             else:
                 x, image = self._doubled(*given)

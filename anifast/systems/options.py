@@ -6,6 +6,11 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+#: Pictures that are computed at once where nothing else is asked for.
+BATCH = 8
+#: What `--batch` is where that is too many for the memory, for help texts.
+FEWER = "fewer where the memory has no room for so many"
+
 #: What a style can be given as, for help texts.
 STYLE_SOURCES = (
     "a picture of the wanted domain, of any size, whose style is read, or a folder of such; a file of saved codes "
@@ -36,26 +41,46 @@ def add_to(parser: argparse.ArgumentParser, default: str | None = "B") -> None:
     parser.add_argument("--to", choices=("A", "B"), default=default, help="the domain wanted [B]")
 
 
-def add_resize(parser: argparse.ArgumentParser, which: str = "pictures") -> None:
-    """Add --resize, of `which` pictures."""
+def add_resize(parser: argparse.ArgumentParser, which: str = "pictures", parity: bool = False) -> None:
+    """Add --resize, of `which` pictures; beside --parity it may be left out, see `resize_of`."""
     parser.add_argument(
         "--resize",
         choices=("crop", "stretch"),
-        default="crop",
-        help=f"{which} that are not square: largest centred square, or squeezed [crop]",
+        default=None if parity else "crop",
+        help=f"{which} that are not square: largest centred square, or squeezed "
+        f"[crop{'; with --parity stretch' if parity else ''}]",
     )
 
 
-def add_truncation(parser: argparse._ActionsContainer) -> None:
+def resize_of(args: argparse.Namespace) -> str:
+    """What --resize asks for: where it is left out, with --parity what the authors do."""
+    return args.resize or ("stretch" if getattr(args, "parity", None) else "crop")
+
+
+def add_truncation(parser: argparse._ActionsContainer, also: str = "") -> None:
     """Add --truncation to a parser or a group of one; it is None where it is left out."""
     parser.add_argument(
-        "--truncation", type=float, metavar="PSI", help="1: styles as they are, 0: the mean style, between: tamer [1]"
+        "--truncation",
+        type=float,
+        metavar="PSI",
+        help=f"1: styles as they are, 0: the mean style, between: tamer{also} [1]",
     )
 
 
-def add_computing(parser: argparse.ArgumentParser) -> None:
-    """Add --batch, --precision and --device."""
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at once [8]")
+def add_computing(parser: argparse.ArgumentParser, fitting: str = "") -> None:
+    """Add --batch, --precision and --device.
+
+    Args:
+        parser: gets them.
+        fitting: what --batch is where it is left out and depends on the memory, for the help text; then it is None.
+    """
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=None if fitting else BATCH,
+        metavar="N",
+        help=f"pictures at once [{fitting or BATCH}]",
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="numbers to compute in [fp32]")
     parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
 
@@ -73,20 +98,23 @@ def add_index(parser: argparse._ActionsContainer, usual: int) -> None:
 
 def add_output(parser: argparse._ActionsContainer) -> None:
     """Add --noise and --parity; they are None where they are left out."""
-    parser.add_argument("--noise", type=int, metavar="SEED", help="draw the noise of each picture [the model's own]")
+    parser.add_argument("--noise", type=int, metavar="SEED", help="draw the noise of each face [the model's own]")
     parser.add_argument(
         "--parity",
         action="store_true",
         default=None,
-        help="cut values to 8 bits as the authors do, and do not round them",
+        help="as the authors do, cut values to 8 bits without rounding, and squeeze pictures that are not square (see "
+        "--resize); results stay PNGs, where theirs are JPEGs",
     )
 
 
 def add_parts(parser: argparse._ActionsContainer, psp: bool = True) -> None:
     """Add --psp and --style-encoder, networks of BlendGAN that are elsewhere than the generator."""
     if psp:
-        parser.add_argument("--psp", metavar="FILE", help="run or file with the encoder that inverts photos [RUN's]")
-    parser.add_argument("--style-encoder", metavar="FILE", help="run or file with the style encoder [RUN's]")
+        parser.add_argument(
+            "--psp", metavar="RUN|CKPT", help="run or file with the encoder that inverts photos [the model's]"
+        )
+    parser.add_argument("--style-encoder", metavar="RUN|CKPT", help="run or file with the style encoder [the model's]")
 
 
 def given_parts(args: argparse.Namespace) -> dict[str, Any]:

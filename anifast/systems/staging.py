@@ -72,7 +72,7 @@ class StagedRun:
         """
         if self.reached(stage, plan):
             return True
-        later = [name for name in standing_on_it if (self.out / name).exists()]
+        later = [name for name in standing_on_it if (self.out / name).is_file() or self.begun(name)]
         if not later or not self.begun(stage):
             return False
         if self.config.stage == stage:

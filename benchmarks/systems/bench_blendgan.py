@@ -562,8 +562,9 @@ def main(arguments: list[str] | None = None) -> int:
                 batch = usual if chosen.batch is None else chosen.batch
                 values: dict[str, Any] = {"size": size, "batch": batch, "precision": precision}
                 values |= {"channel_multiplier": chosen.channel_multiplier, "lpips_net": "none"}
+                values["psp_side"] = min(256, size)
                 if chosen.quick and chosen.authors is None:  # whose networks have one width
-                    values |= {"base_channels": 64, "backbone": "vgg19_16x", "style_side": 64, "psp_side": 64}
+                    values |= {"base_channels": 64, "backbone": "vgg19_16x", "style_side": 64}
                 # what does not depend on the size is measured once, with the first
                 works = [work for work in chosen.work if place == 0 or work in ("generator", "training")]
                 kind = (chosen.device, precision) if chosen.channel_multiplier == 2 else ("", "")

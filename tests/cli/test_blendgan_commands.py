@@ -20,7 +20,7 @@ import anifast
 from anifast import cli
 from anifast.data.folders import to_uint8
 from anifast.systems import runs
-from anifast.systems.blendgan import checkpoints, styles
+from anifast.systems.blendgan import checkpoints, inference, sheets, styles, video
 from anifast.systems.blendgan.inference import Model
 from anifast.systems.blendgan.networks import Generator
 from anifast.systems.blendgan.psp import PSPEncoder
@@ -135,16 +135,71 @@ def test_triptychs_in_saved_styles(whole: Path, photos: Path, art: Path, tmp_pat
         ("b", ["--style", f"{tmp_path}/codes.pt#1"]),
     ):
         out = tmp_path / name
-        assert translate(whole, photos / "face0.png", "--out", out, "--parity", "--noise", 3, *words) == 0
+        words += ["--parity", "--noise", 3, "--resize", "crop"]
+        assert translate(whole, photos / "face0.png", "--out", out, *words) == 0
         assert files(out) == ["face0_v_oil.png"]
     wide = pixels(tmp_path / "a" / "face0_v_oil.png")
     assert wide.shape == (64, 192, 3) and np.array_equal(wide[:, :64], pixels(photos / "face0.png"))
     assert np.abs(wide[:, 128:] - pixels(tmp_path / "b" / "face0_v_oil.png")).max() <= 1
 
 
+def with_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let noise have strength, which it has not before training."""
+    built = Model._net
+
+    def noisy(self: Model, name: str) -> torch.nn.Module:
+        net = built(self, name)
+        for key, value in net.named_parameters():
+            if key.endswith("noise.weight"):
+                value.fill_(0.5)
+        return net
+
+    monkeypatch.setattr(Model, "_net", noisy)
+
+
+def with_memory(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    """Let the machine have so many bytes."""
+    monkeypatch.setattr(inference, "free_memory", lambda device: free / inference._FILLED)
+
+
+def test_as_many_at_once_as_the_memory_holds(
+    run: Path, whole: Path, photos: Path, art: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks that a command does not use take no room."""
+    with_memory(monkeypatch, max(map(sum, anifast.load(whole, "cpu").memory(4).values())))
+    assert translate(whole, photos, "--out", tmp_path / "four", "--style", art) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("memory, weights + maps of 4 pictures: style encoder "), first
+    assert len(files(tmp_path / "four")) == 4
+    assert translate(whole, photos, "--out", tmp_path / "given", "--batch", 3) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("memory, weights + maps of 3 pictures: encoder of photos ") and "generator" in first
+    with_memory(monkeypatch, sum(anifast.load(run, "cpu").memory(2)["G"]))
+    assert blendgan("pairs", run, "--out", tmp_path / "pairs", "--count", 1) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("memory, weights + maps of 2 pictures: generator ")
+    with_memory(monkeypatch, 0)
+    assert blendgan("encode", run, art, "--out", tmp_path / "codes.pt") == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("memory, weights + maps of 1 pictures: style encoder ")
+
+
+def test_parity_squeezes(run: Path, whole: Path, photos: Path, art: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the authors bring pictures to squares; --resize says otherwise."""
+    found: list[str] = []
+    pooled = styles.pooled
+    monkeypatch.setattr(styles, "pooled", lambda path, side, how: found.append(how) or pooled(path, side, how))
+    words = ("--style", art / "ink.png", "--index", L)
+    assert translate(whole, photos / "face1.png", "--out", tmp_path / "all", *words, "--parity") == 0
+    assert found == ["stretch", "stretch"], "the style and the face"
+    for more, how in (((), "crop"), (("--parity",), "stretch"), (("--parity", "--resize", "crop"), "crop")):
+        found.clear()
+        assert blendgan("pairs", run, "--out", tmp_path / "pairs", "--count", 1, *words, *more) == 0
+        assert found == [how]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--size", "128"), "--size 128: {run} gives pictures of 64x64 pixels and no others"),
         (("--index", "11"), "--index 11: 0 (all of the style) to 10 (none of it: the natural face)"),
         (("--index", "-1"), "--index -1"),
         (("--truncation", "-0.5"), "--truncation -0.5: a number from 0 (all the mean face)"),
@@ -216,7 +271,7 @@ def test_pairs_of_given_faces_in_several_styles(run: Path, art: Path, tmp_path: 
     words = ("--faces", tmp_path / "faces.pt", "--count", 2, "--style", art, "--truncation", 0.5, "--parity", "--jpg")
     assert blendgan("pairs", run, "--out", tmp_path / "out", *words) == 0
     assert files(tmp_path / "out") == ["000000.jpg", "000001.jpg"]
-    pictures = torch.stack([styles.pooled(art / f"{name}.png", 32, "crop") for name in ("ink", "oil")])
+    pictures = torch.stack([styles.pooled(art / f"{name}.png", 32, "stretch") for name in ("ink", "oil")])
     painted = model.paint(model.faces(z[1:2], 0.5).expand(2, -1), model.encode_styles(pictures))
     natural = model.paint(model.faces(z[1:2], 0.5))
     found = pixels(tmp_path / "out" / "000001.jpg")
@@ -234,6 +289,44 @@ def test_the_truncation_of_the_file(run: Path, tmp_path: Path) -> None:
     assert blendgan("pairs", run, "--out", tmp_path / "c", "--count", 1) == 0
     first, second, third = ((tmp_path / name / "000000.png").read_bytes() for name in "abc")
     assert first == second != third
+
+
+def test_codes_that_are_truncated_to_the_mean_face(run: Path, tmp_path: Path) -> None:
+    torch.save(torch.randn(2, L, D), tmp_path / "faces.pt")
+    for psi in (0, 1):
+        words = ("--faces", tmp_path / "faces.pt", "--truncation", psi)
+        assert blendgan("pairs", run, "--out", tmp_path / str(psi), *words) == 0
+    mean, plain = ([pixels(tmp_path / psi / f"00000{k}.png") for k in range(2)] for psi in "01")
+    assert np.abs(mean[0] - mean[1]).max() <= 1 < np.abs(plain[0] - plain[1]).max()
+    model = anifast.load(run, "cpu")
+    assert np.abs(mean[0][:, :64] - shown(model.paint(model.mean_latent()))).max() <= 1
+
+
+def test_noise_is_a_face_s(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of a face that are alike but for their noise, in whatever batches, have the same."""
+    with_noise(monkeypatch)
+    words = ("--count", 2, "--styles", 2, "--index", L, "--noise", 5, "--batch", 4)
+    assert blendgan("pairs", run, "--out", tmp_path, *words) == 0
+    rows = [np.split(pixels(tmp_path / f"00000{k}.png"), 3, axis=1) for k in range(2)]
+    model = anifast.load(run, "cpu")
+    natural = model.paint(model.faces(model.random_faces(2)), noise=5)
+    for row, face in zip(rows, natural, strict=True):
+        for picture_of in row:
+            assert np.abs(picture_of - shown(face[None])).max() <= 1
+    painted: list[torch.Tensor] = []
+    collected = sheets.collected
+
+    def watched(parts: Any, *rest: Any) -> torch.Tensor:
+        parts = list(parts)
+        painted.append(torch.cat(parts))
+        return collected(iter(parts), *rest)
+
+    monkeypatch.setattr(sheets, "collected", watched)
+    words = ("--count", 2, "--noise", 5, "--batch", 4)
+    assert blendgan("sweep", run, "--out", tmp_path / "sweep.png", "--indices", f"{L},{L},{L}", *words) == 0
+    assert blendgan("grid", run, "--out", tmp_path / "grid.png", "--styles", 2, "--index", L, *words) == 0
+    for found in painted:  # float32 sums of a few hundred terms in batches of another size, through 10 layers
+        torch.testing.assert_close(found, natural.repeat_interleave(3, 0), rtol=0, atol=2e-4)
 
 
 # --- sheets
@@ -356,19 +449,47 @@ def test_videos_of_several_faces(run: Path, tmp_path: Path) -> None:
         (("--out", "a.avi"), "a.avi: give a name that ends in .mp4"),
         (("--out", "a.mp4", "--count", "2"), "2 faces make as many videos; give a folder"),
         (("--out", "a.mp4", "--draw", "1"), "--draw 1"),
-        (("--out", "a.mp4", "--draw", "0", "--styles", "1"), "--draw 0: one style is no way"),
+        (("--out", "a.mp4", "--draw", "0", "--styles", "1"), "--styles 1: one style is no way"),
+        (("--out", "a.mp4", "--style", "{art}/ink.png"), "--style {art}/ink.png: one style is no way"),
         (("--out", "a.mp4", "--rate", "0"), "--rate 0"),
         (("--out", "a.mp4", "--index", "11"), "--index 11"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_videos_that_cannot_be(
-    run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+    run: Path,
+    art: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    said: str,
 ) -> None:
     pytest.importorskip("av")
     monkeypatch.chdir(tmp_path)
-    assert blendgan("video", run, "random", *words) == 1
-    assert said in the_error(capsys.readouterr().err) and not files(tmp_path)
+    assert blendgan("video", run, "random", *(word.format(art=art) for word in words)) == 1
+    assert said.format(art=art) in the_error(capsys.readouterr().err) and not files(tmp_path)
+
+
+def test_the_face_of_a_video_is_painted_as_the_rest(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its noise, and cut to 8 bits alike."""
+    pytest.importorskip("av")
+    found: list[Any] = []
+    monkeypatch.setattr(video, "write", lambda *_, face, **__: found.append(face) or 0)
+    words = ("--seed", 3, "--noise", 5, "--parity")
+    with_noise(monkeypatch)
+    assert blendgan("video", run, "random", "--out", tmp_path / "a.mp4", *words) == 0
+    model = anifast.load(run, "cpu")
+    natural = model.paint(model.faces(model.random_faces(1, 3)), noise=5)
+    assert np.array_equal(found[0], shown(styles.truncated(natural)))
+
+
+def test_a_folder_of_videos_may_have_a_dot(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    (tmp_path / "out.v2").mkdir()
+    words = ("--count", 2, "--styles", 2, "--draw", 0, "--batch", 64)
+    assert blendgan("video", run, "random", "--out", tmp_path / "out.v2", *words) == 0
+    assert files(tmp_path / "out.v2") == ["face_0.mp4", "face_1.mp4"]
 
 
 # --- faces as FFHQ's

@@ -301,8 +301,8 @@ def saved(path: Path, length: int = 8, to: str = "B", count: int = 1) -> Path:
         (("--seed", str(2**63)), f"--seed {2**63}"),
         (("--truncation", "-0.5"), "--truncation -0.5"),
         (("--truncation", "nan"), "--truncation nan"),
-        (("--keep-size",), "--keep-size: the encoder of {run} is made for 64x64 pixels"),
-        (("--size", "128"), "--size 128: the encoder of {run} is made for 64x64 pixels"),
+        (("--keep-size",), "--keep-size: {run} gives pictures of 64x64 pixels"),
+        (("--size", "128"), "--size 128: {run} gives pictures of 64x64 pixels"),
         (("--style", "{tmp}/nowhere.png"), "{tmp}/nowhere.png: no such file"),
         (("--style", "{tmp}/nowhere.json"), "{tmp}/nowhere.json: no such file"),
         (("--style", "{empty}"), "{empty}: no picture found"),
@@ -469,7 +469,7 @@ def test_sheets_from_python_are_those_of_the_commands(run: Path, photos: Path, t
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("grid", "{run}", "{photo}", "--out", "{tmp}/x.jpg"), "{tmp}/x.jpg: the sheet is a PNG"),
+        (("grid", "{run}", "{photo}", "--out", "{tmp}/x.jpg"), "{tmp}/x.jpg: give it a name that ends with .png"),
         (("grid", "{run}", "{photo}", "--out", "{tmp}/folder.png"), "is a folder"),
         (("grid", "{run}", "{mine}", "--out", "{mine}"), "{mine}: the result would overwrite an input"),
         (("grid", "{run}", "{photo}", "--out", "{mine}", "--style", "{mine}"), "would overwrite an input"),

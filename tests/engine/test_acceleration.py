@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_blendgan import tiny_config as tiny_blendgan
 from tiny_cyclegan import read, resume, the_error, train
 from tiny_disentangle import statistics
 from tiny_disentangle import tiny_config as tiny_disentangle
@@ -18,6 +19,13 @@ from anifast.engine import acceleration
 from anifast.engine.acceleration import WARM_UP, Graphs
 from anifast.engine.loop import NotFinite, run_step
 from anifast.errors import AnifastError
+from anifast.nn import perceptual
+from anifast.systems.blendgan import psp
+from anifast.systems.blendgan.contrast import Style
+from anifast.systems.blendgan.inversion import Inversion
+from anifast.systems.blendgan.networks import build_generator
+from anifast.systems.blendgan.training import Batch as Portraits
+from anifast.systems.blendgan.training import Gan
 from anifast.systems.cyclegan.config import make
 from anifast.systems.cyclegan.training import CycleGAN
 from anifast.systems.disentangle import training as disentangle
@@ -88,10 +96,10 @@ def test_a_recorded_phase_works_on_memory_that_does_not_move() -> None:
         return out.copy_(2 * x), {"out": out}
 
     graphs = Graphs(CPU, record=lambda work: (work(), work)[1])
-    graphs.finished = WARM_UP
     for step in range(WARM_UP + 3):
         given = torch.full((2,), float(step))
         loss, values = graphs.run("phase", work, (given,))
+        graphs.finished += 1
         assert loss is out and values["out"] is out and out.tolist() == [2.0 * step] * 2
         assert (seen[-1] is given) == (step < WARM_UP)
     assert len({id(x) for x in seen[WARM_UP:]}) == 1
@@ -102,10 +110,10 @@ def test_a_phase_that_cannot_be_recorded_is_one_error() -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     graphs = Graphs(CPU, record=record)
-    graphs.finished = WARM_UP
     work = lambda x: (x, {})  # noqa: E731
     for _ in range(WARM_UP):
         graphs.run("phase", work, (torch.zeros(1),))
+        graphs.finished += 1
     with pytest.raises(AnifastError, match="phase phase cannot be recorded.*capturing. Leave --cuda-graphs out"):
         graphs.run("phase", work, (torch.zeros(1),))
 
@@ -313,6 +321,175 @@ def test_a_phase_that_has_waited_does_not_run_through_what_was_recorded() -> Non
         if "painters" in graphs._recorded:
             break
     assert len(plainly) <= 1 and set(graphs._recorded) == {"pictures", "judges", "painters"}
+
+
+#: Networks as small as they can be, penalties in every second step.
+NARROW: dict[str, Any] = {
+    "style_dim": 16,
+    "base_channels": 8,
+    "queue": 5,
+    "r1_every": 2,
+    "path_every": 2,
+    "style_lr": 1e-2,
+    "psp_lr": 1e-3,
+}
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gram matrices of two layers, and an encoder of photos with few channels."""
+    monkeypatch.setitem(perceptual.STYLE_LAYERS, "random", (3, 8))
+    monkeypatch.setattr(psp, "GROUPS", ((16, 3), (16, 4), (16, 14), (16, 3)))
+
+
+def blendgan(kind: type[Any], **changes: Any) -> Any:
+    """A stage of BlendGAN, the same each time."""
+    config = tiny_blendgan(**NARROW | changes)
+    torch.manual_seed(0)
+    if kind is Gan:
+        system = Gan(config, CPU, torch.randn(9, config.style_dim))
+        system.nets["G"].add_weight.data.fill_(0.5)  # type: ignore[operator,union-attr]
+        return system
+    if kind is Style:
+        return Style(config, config.style_batch, CPU)
+    return Inversion(config, build_generator(config), CPU, latent_avg=torch.zeros(config.n_latent, config.style_dim))
+
+
+def begin(system: Any, step: int) -> None:
+    """Noise for pictures."""
+    c = system.config
+    source = torch.Generator().manual_seed(step)
+    if isinstance(system, Gan):
+        faces, art = (torch.rand(c.batch, 3, c.size, c.size, generator=source) * 2 - 1 for _ in range(2))
+        system.begin(Portraits(faces, art, torch.randn(c.batch, c.style_dim, generator=source)), step * c.batch)
+    else:
+        count, side = (2 * c.style_batch, c.style_side) if isinstance(system, Style) else (c.psp_batch, c.psp_side)
+        images = torch.rand(count, 3, side, side, generator=source) * 2 - 1
+        system.begin(images, step * (c.style_batch if isinstance(system, Style) else c.psp_batch))
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (Gan, {}),
+        (Gan, {"latent_loss": "matching", "warm_up": 2}),
+        (Gan, {"lambda_latent": 0.0, "checkpointing": True, "path_length": 0.0}),
+        (Style, {}),
+        (Inversion, {}),
+    ],
+    ids=["gan", "gan with waiting", "gan with checkpointing", "style", "psp"],
+)
+def test_phases_of_blendgan_take_everything_from_their_inputs(kind: type[Any], changes: dict[str, Any]) -> None:
+    """All but what phases before them have left, which lies where it was recorded."""
+    plain, recorded = blendgan(kind, **changes), blendgan(kind, **changes)
+    hidden = [name for name in ("batch", "queue", "views", "photos", "steps", "_others") if hasattr(recorded, name)]
+    assert len(hidden) >= 2
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        first, again = True, played(work, list(recorded.nets.values()))
+
+        def replay() -> None:
+            nonlocal first
+            if not first:  # recording has computed on the CPU, which it does not on a GPU
+                kept = {name: getattr(recorded, name) for name in hidden}
+                for name in hidden:
+                    delattr(recorded, name)
+                again()
+                for name, value in kept.items():
+                    setattr(recorded, name, value)
+            first = False
+
+        return replay
+
+    graphs = Graphs(CPU, record)
+    for step in range(WARM_UP + 11):
+        found = []
+        for system, how in ((plain, None), (recorded, graphs)):
+            begin(system, step)
+            found.append(run_step(system.phases, step, CPU, graphs=how))
+        assert found[0].keys() == found[1].keys()
+        assert all(torch.equal(value, found[1][name]) for name, value in found[0].items()), step
+    assert set(graphs._recorded) == {phase.name for phase in plain.phases}
+    for name, net in plain.nets.items():
+        for key, value in net.state_dict().items():
+            assert torch.equal(recorded.nets[name].state_dict()[key], value), f"{name}.{key}"
+    if kind is Gan:
+        assert torch.equal(plain.queue.codes, recorded.queue.codes)
+        assert all(torch.equal(path.mean, recorded.paths[name].mean) for name, path in plain.paths.items())
+
+
+@pytest.mark.parametrize("bad", [(0,), (2,), (0, 2, 4), (10,)], ids=str)
+def test_a_skipped_penalty_does_not_part_its_phases(bad: tuple[int, ...]) -> None:
+    """The penalty's gradient goes through the graph that the lengths have left, which it would free where only these
+    are recorded."""
+    system = blendgan(Gan, r1=0.0, lambda_latent=0.0)
+    graphs = Graphs(CPU, lambda work: (work(), lambda: None)[1])
+    lengths = next(phase for phase in system.phases if phase.name == "path lengths")
+    first: dict[str, int] = {}
+    given = lengths.inputs
+    for step in range(2 * WARM_UP + 8):
+        lengths.inputs = lambda step=step: tuple(x * float("nan") if step in bad and x.is_floating_point() else x
+                                                 for x in given())  # fmt: skip
+        begin(system, step)
+        try:
+            run_step(system.phases, step, CPU, graphs=graphs)
+        except NotFinite as error:
+            assert step in bad and error.phase is lengths
+        for name in graphs._recorded:
+            first.setdefault(name, step)
+        if "path length penalty" in graphs._recorded:
+            break
+    assert first["path lengths"] == first["path length penalty"] == 2 * (WARM_UP + sum(step < 10 for step in bad))
+    whole = [step for step in range(2 * WARM_UP + 8) if step not in bad]
+    assert first["generator"] == whole[WARM_UP - 1] + 1
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("kind", [Style, Inversion])
+def test_compiled_stages_of_blendgan(kind: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's tracing alone: the same losses, up to what moves with the order of sums."""
+    seen: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        seen.append(len(list(graph.graph.nodes)))
+        return graph.forward
+
+    monkeypatch.setattr(acceleration, "COMPILER", backend)
+    check_compiled(kind)
+    assert seen
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("mode", ["paper", "matching"])
+def test_compiled_blendgan_trains_with_its_penalties(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.compile makes has no gradients of second order, so penalties and path lengths go without it."""
+    monkeypatch.setattr(acceleration, "COMPILER", "aot_eager")
+    found, compiled = check_compiled(Gan, latent_loss=mode)
+    assert "path_style" in found and any(name.startswith("r1") for name in found)
+    # in place of the methods that training calls
+    assert {"render"} <= set(vars(compiled.nets["G"])) and {"summed"} <= set(vars(compiled.nets["D_latent"]))
+
+
+def check_compiled(kind: type[Any], **changes: Any) -> tuple[dict[str, torch.Tensor], Any]:
+    """Two steps with and without torch.compile; the losses of the first one, which are the same, and the system."""
+    torch._dynamo.reset()
+    plain, compiled = blendgan(kind, **changes), blendgan(kind, **changes)
+    acceleration.compile_nets(list(compiled.nets.values()), CPU)
+    first: dict[str, torch.Tensor] = {}
+    for step in (0, 1):
+        found = []
+        for system in (plain, compiled):
+            begin(system, step)
+            found.append(run_step(system.phases, step, CPU))
+        assert found[0].keys() == found[1].keys()
+        assert all(bool(value.isfinite()) for value in found[1].values())
+        for name in found[0] if step == 0 else ():  # behind Adam's first step rounding is a step of its own
+            torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-3, atol=1e-4)
+        first = first or found[0]
+    for name, net in plain.nets.items():
+        assert list(net.state_dict()) == list(compiled.nets[name].state_dict())
+    return first, compiled
 
 
 @pytest.mark.heavy

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_blendgan import tiny_config
+from tiny_blendgan import stage_state, tiny_config
+from tiny_cyclegan import picture
 
 from anifast.engine.acceleration import WARM_UP, Graphs
 from anifast.engine.loop import run_step
 from anifast.nn.stylegan2 import Discriminator
+from anifast.systems.blendgan import checkpoints, inference
+from anifast.systems.blendgan.config import make
 from anifast.systems.blendgan.contrast import Style
 from anifast.systems.blendgan.networks import Generator, ProjectionDiscriminator
 from anifast.systems.blendgan.training import Batch, Gan
@@ -136,3 +140,34 @@ def test_the_style_encoder_learns_as_on_the_cpu() -> None:
             rows.append({name: float(value) for name, value in run_step(system.phases, step, device).items()})
         found.append(rows)
     assert furthest(found[0], found[1], ("recognised",)) < 2e-2
+
+
+def test_a_card_of_4_gb_is_enough_at_1024_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos x styles with the published networks, by what the estimate says of a card with that much free."""
+    config = make(values={"backbone_weights": None, "backbone": "vgg19"})
+    state = {
+        "format": checkpoints.FORMAT,
+        "config": config.as_dict(),
+        "parts": {stage: stage_state(config, stage, ema=False) for stage in ("style", "gan", "psp")},
+    }
+    free = 3.6e9  # the driver has the rest
+    monkeypatch.setattr(inference, "free_memory", lambda device: free)
+    photos, art = (
+        [picture(tmp_path / kind / f"{n}.png", n, (1024, 1024)) for n in range(3)] for kind in ("photos", "art")
+    )
+    model = inference.Model(state, GPU)
+    batch = model.fitting_batch(model.used(["art"]))
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    painter = model.painter(style=[str(art[0].parent)], batch=batch)
+    assert painter.prepare(photos) == {}
+    count = 0
+    for part in painter(torch.stack([painter.read(path) for path in photos])):
+        assert part.shape[1:] == (3, 1024, 1024) and bool(torch.isfinite(part).all())
+        count += len(part)
+    assert count == 9 and batch >= 2
+    peak = torch.cuda.max_memory_allocated() - before
+    estimated = max(map(sum, model.memory(batch, model.used(["art"])).values()))
+    assert peak <= estimated <= free, f"{peak / 1e9:.2f} GB, estimated {estimated / 1e9:.2f} GB"

@@ -19,7 +19,7 @@ import anifast
 from anifast.data.folders import read_image, to_float, to_tensor, to_uint8
 from anifast.errors import AnifastError, CheckpointError, DataError, ImageError
 from anifast.systems.blendgan import checkpoints, inference, sheets, styles, video
-from anifast.systems.blendgan.config import INDEX, TRUNCATION
+from anifast.systems.blendgan.config import INDEX, TRUNCATION, make
 from anifast.systems.blendgan.inference import Model
 from anifast.systems.blendgan.networks import Generator, StyleEncoder
 from anifast.systems.blendgan.psp import PSPEncoder
@@ -101,6 +101,37 @@ def test_memory_is_that_of_the_weights(model: Model) -> None:
         net = model._net(name)
         own = sum(value.numel() for value in net.state_dict().values() if isinstance(value, Tensor))
         assert held == 4 * own and maps == model.memory(batch=1)[name][1] * 4
+
+
+def test_the_batch_that_fits(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("E_style", "G")
+    assert model.memory(8, ("psp", "G")).keys() == {"G"}, "there is no other of them"
+    for batch in (8, 4, 2, 1):
+        needed = max(map(sum, model.memory(batch, names).values()))
+        for free, expected in ((needed, batch), (needed - 1, max(1, batch // 2))):
+            monkeypatch.setattr(inference, "free_memory", lambda device, free=free: free / inference._FILLED)
+            assert model.fitting_batch(names) == expected
+    monkeypatch.setattr(inference, "free_memory", lambda device: 2**40)
+    assert model.fitting_batch(names) == 8
+
+
+def test_the_published_networks_fit_a_small_card(state: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the estimate: what 4 GB have beside what is there of the driver."""
+    model = Model(state, CPU)
+    model.config = make()
+    with torch.device("meta"):
+        for name in ("G", "E_style", "psp"):
+            model._parts[name] = checkpoints.build(name, make()).state_dict(), make()
+    monkeypatch.setattr(inference, "free_memory", lambda device: 3.6e9)
+    batch = model.fitting_batch(model.used(["art"]))
+    assert 1 < batch < 8 and max(map(sum, model.memory(batch).values())) < 3.6e9
+
+
+def test_the_networks_that_painting_takes(model: Model) -> None:
+    assert model.used() == ("psp", "G") == model.used(["random", "codes.pt#3"])
+    assert model.used(["random", "art"]) == ("E_style", "psp", "G")
+    assert model.used(["art.png"], []) == ("E_style", "G") == model.used(["a.png"], ["random", "w.pt", "z.npy"])
+    assert model.used(["codes.pt"], ["random", "photos"]) == ("psp", "G")
 
 
 def test_a_full_predictor_is_folded(state: dict[str, Any]) -> None:
@@ -228,6 +259,9 @@ def test_noise_is_a_picture_s_own(state: dict[str, Any]) -> None:
     assert torch.equal(drawn, model.paint(w, noise=5)) and not torch.equal(drawn, model.paint(w, noise=6))
     parts = torch.cat([model.paint(w[:1], noise=5), model.paint(w[1:], noise=5, first=1)])
     torch.testing.assert_close(drawn, parts, **CLOSE)
+    alike = model.paint(w, noise=5, first=2, each=2)
+    torch.testing.assert_close(alike, drawn[[1, 1, 2]], **CLOSE)
+    model.release("G")
 
 
 def test_infinities_become_nan(state: dict[str, Any]) -> None:
@@ -248,6 +282,7 @@ def test_infinities_become_nan(state: dict[str, Any]) -> None:
         (lambda m: m.paint(noise(3, D), noise(2, D)), r"z_style: expected \[3 or 1, 32\]"),
         (lambda m: m.paint(noise(1, D), noise(1, D), theta=1.5), "theta"),
         (lambda m: m.paint(noise(1, D), batch=0), "batch"),
+        (lambda m: m.paint(noise(1, D), each=0), "each: 0"),
         (lambda m: m.faces(noise(1, D + 1)), "z: expected"),
         (lambda m: m.encode_styles(noise(1, 4, 8, 8)), "images: expected N,3,H,W"),
         (lambda m: m.encode_styles(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), "floats"),
@@ -635,6 +670,24 @@ def test_triptychs(with_psp: Model, tmp_path: Path) -> None:
     photo.unlink()
     with pytest.raises(ImageError, match="no such file"):
         painter.read(photo)
+
+
+def test_pictures_of_many_styles_are_kept_as_there_is_room(
+    with_psp: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come in turn, with each face all of them."""
+    art = [picture(tmp_path / "art" / f"{n}.png", n, (64, 64)) for n in range(3)]
+    faces = [picture(tmp_path / f"{n}.png", n, (64, 64)) for n in range(3)]
+    read: list[Path] = []
+    shown = styles.shown
+    monkeypatch.setattr(styles, "shown", lambda path, *rest: read.append(path) or shown(path, *rest))
+    monkeypatch.setattr(styles, "_KEPT", 2 * 3 * 64 * 64)
+    painter = styles.Painter(with_psp, styles.gather(with_psp, [str(path.parent) for path in art[:1]]), triptych=True)
+    painter.prepare(faces)
+    found = torch.cat(list(painter(torch.stack([painter.read(path) for path in faces]))))
+    assert [path for path in read if path in art] == [*art, art[2], art[2]]
+    for k, result in enumerate(to_uint8(found)):
+        assert torch.equal(result[:, :, 64:128], to_tensor(read_image(art[k % 3])))
 
 
 def test_drawn_codes_are_kept(with_psp: Model, tmp_path: Path) -> None:

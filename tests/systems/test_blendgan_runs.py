@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from tiny_cyclegan import ROOT, command, leftovers, own_cache, picture, read, th
 from torch import Tensor
 
 from anifast import cli, systems
+from anifast.engine.distributed import Team
+from anifast.errors import CheckpointError, DataError, ToldElsewhere
 from anifast.nn import perceptual, stylegan2
-from anifast.systems.blendgan import codes, contrast, inversion, psp, stages, training
+from anifast.systems.blendgan import checkpoints, codes, contrast, inversion, psp, stages, training
 from anifast.systems.blendgan.config import Config
 from anifast.systems.blendgan.contrast import Style
 from anifast.systems.blendgan.inversion import Inversion
@@ -432,35 +435,211 @@ def test_one_picture(data: Path, straight: Path, art: Path, tmp_path: Path) -> N
     assert_same_runs(again, out, held=("gan",))
 
 
-def test_one_picture_without_what_it_needs(
-    data: Path, straight: Path, art: Path, tmp_path: Path, capsys: Capture
+def without(source: Path, out: Path, *names: str, part: str = "nets") -> Path:
+    """A copy of a run whose generator's checkpoint lacks these networks, as published files do."""
+    shutil.copytree(source, out)
+    state = read(out / "gan" / "checkpoint.pt")
+    for name in names:
+        del (state[part] if part else state)[name]
+    torch.save(state, out / "gan" / "checkpoint.pt")
+    return out
+
+
+def near(rows: Tensor, known: Tensor) -> Tensor:
+    """Which rows are among known ones, up to sums of some 20,000 products in another order."""
+    eps = 64 * torch.finfo(torch.float32).eps * float(known.abs().max())
+    return (rows[:, None] - known).abs().amax(2).amin(1) <= eps
+
+
+def test_discriminators_that_are_missing_learn_from_other_art_first(
+    data: Path, straight: Path, art: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A published file has neither discriminators nor queue."""
+    """The generator waits; then it goes on with them from the one picture. Broken off and resumed it is the same."""
+    monkeypatch.setattr(stages, "_WARM_UP_STEPS", 4)
+    run, out = without(straight, tmp_path / "bare", "D_style", "D_latent"), tmp_path / "out"
+    assert adapt(run, art, data, out) == 0
+    source, waited, found = (read(path / "checkpoint.pt") for path in (straight / "gan", out / "warm-up", out / "gan"))
+    assert waited["images"] == 20 and waited["steps"] == 4, "five pictures of art make a batch"
+    assert found["images"] == 4 and found["queue"]["next"] == 0
+    assert_same(dict(waited["nets"]["G"]), dict(source["ema"]["G"]))
+    assert "ema" not in waited and "g_face" not in rows_of(out / "warm-up")[-1]
+    log = (out / "warm-up" / "log.txt").read_text()
+    assert "waits for 4 steps" in log and "5 pictures of art" in log
+    codes_of = read(straight / "codes.pt")["codes"].flatten(0, 1)
+    assert bool(near(found["queue"]["codes"], codes_of).all()), "codes of other art"
+    # what stage gan begins with
+    again = tmp_path / "begun"
+    shutil.copytree(out, again, ignore=shutil.ignore_patterns("gan"))
+    config = checkpoints.config_of(waited)
+    assert config.one_shot == str(art) and config.warm_up == 0
+    made = stages.stages(config, data, again, torch.device("cpu"))
+    assert [stage.name for stage in made] == ["style", "warm-up", "gan"] and made[1].done() and not made[2].done()
+    assert made[2].assemble is not None
+    system, _, _ = made[2].assemble()
+    for name in ("G", "D_face", "D_style", "D_latent"):
+        assert_same(dict(system.nets[name].state_dict()), dict(waited["nets"][name]))
+    assert system.taken == [f"G, D_face, D_style, D_latent from {again / 'warm-up'}"]
+    # interrupted in either stage; what it began with is not needed any more
+    other = tmp_path / "other"
+    killed(Gan, "begin", 3, lambda: adapt(run, art, data, other))
+    assert read(other / "warm-up" / "checkpoint.pt")["images"] == 10 and not (other / "gan").exists()
+    killed(Gan, "begin", 5, lambda: adapt(run, art, data, other, "--resume"))
+    assert read(other / "gan" / "checkpoint.pt")["images"] == 2
+    shutil.move(run, tmp_path / "moved")
+    assert adapt(run, art, data, other, "--resume") == 0
+    assert_same_runs(other, out, held=("warm-up", "gan"))
+
+
+def test_a_warm_up_needs_other_art(data: Path, straight: Path, art: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The way out that the message tells is one."""
+    run, only = without(straight, tmp_path / "bare", "D_style"), tmp_path / "only"
+    only.mkdir()
+    (only / "faces").symlink_to(data / "faces")
+    words = ("--warm-up", 1, "--iterations", 1)
+    assert adapt(run, art, only, tmp_path / "out", *words) == 1
+    error = the_error(capsys.readouterr().err)
+    assert f"D_style is not in {run}" in error and f"Give pictures of art in {only / 'styles'}" in error
+    assert not list((tmp_path / "out").glob("*/checkpoint.pt"))
+    (only / "styles").symlink_to(data / "styles")
+    assert adapt(run, art, only, tmp_path / "out", *words) == 0
+    found = read(tmp_path / "out" / "warm-up" / "checkpoint.pt")
+    assert found["steps"] == 1 and set(found["nets"]) == {"G", "D_face", "D_style", "D_latent"}
+
+
+def first_of_gan(data: Path, out: Path, **changes: Any) -> tuple[list[str], Gan]:
+    """The names of a run's stages, and stage gan before its first step."""
+    config = tiny_config(**{key: value for key, value in SMALL.items() if key in TINY} | changes)
+    made = stages.stages(config, data, out, torch.device("cpu"))
+    for stage in made:
+        if stage.work is not None and not stage.done():
+            stage.work()
+    last = next(stage for stage in made if stage.name == "gan")
+    assert last.assemble is not None
+    return [stage.name for stage in made], last.assemble()[0]
+
+
+def test_where_networks_come_from(data: Path, straight: Path, art: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A discriminator of faces can be given; without one a run of one picture warms up, and others say that it is new."""
+    held, run = tmp_path / "stylegan2.pt", without(straight, tmp_path / "bare", "D_face")
+    d = stylegan2_file(held)["d"]
+    one: dict[str, Any] = {"start_from": str(run), "one_shot": str(art), "batch": 1}
+    names, system = first_of_gan(data, tmp_path / "a", **one, face_discriminator=str(held))
+    assert names == ["style", "gan"]
+    assert_same(dict(system.nets["D_face"].state_dict()), d)
+    assert sorted(system.taken) == sorted([f"G, D_style, D_latent from {run}", f"D_face from {held}"])
+    made = stages.stages(system.config, data, tmp_path / "b", torch.device("cpu"))
+    assert [stage.name for stage in made] == ["style", "gan"]
+    names, _ = first_of_gan(data, straight, **one)  # which has begun
+    assert names == ["style", "gan"]
+    names, _ = first_of_gan(data, tmp_path / "c", **one)
+    assert names == ["style", "warm-up", "gan"]
+    bare = without(straight, tmp_path / "without codes", "D_latent")
+    names, _ = first_of_gan(data, tmp_path / "d", **one | {"start_from": str(bare)}, lambda_latent=0.0)
+    assert names == ["style", "gan"], "no discriminator of style codes takes part"
+    found = torch.load(held)
+    del found["d"]
+    torch.save(found, tmp_path / "no d.pt")
+    options: dict[str, Any] = {"start_from": str(tmp_path / "no d.pt"), "style_encoder": str(straight)}
+    _, system = first_of_gan(data, tmp_path / "e", codes="encoder", **options)
+    assert system.taken == [f"G from {tmp_path / 'no d.pt'}", "D_face, D_style, D_latent new"]
+    with pytest.raises(CheckpointError, match="no d.pt: this is a StyleGAN2, which knows no styles"):
+        first_of_gan(data, tmp_path / "f", one_shot=str(art), **options)
+
+
+def test_the_one_picture_is_no_other(data: Path, straight: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Where it is among the art that the run has learnt from, its codes leave the queue, mirrored ones too."""
+    table = read(straight / "codes.pt")["codes"]
+    own, others = table[3], torch.cat([table[:3], table[4:]]).flatten(0, 1)
     run = tmp_path / "bare"
     shutil.copytree(straight, run)
     state = read(run / "gan" / "checkpoint.pt")
-    bare = copy.deepcopy(state)
-    for name in ("D_style", "D_latent"):
-        del bare["nets"][name]
-    torch.save(bare, run / "gan" / "checkpoint.pt")
-    assert adapt(run, art, data, tmp_path / "one") == 1
+    state["queue"]["codes"] = torch.cat([own, others[:6]])
+    torch.save(state, run / "gan" / "checkpoint.pt")
+    picture = data / "styles" / "3.png"
+    assert adapt(run, picture, data, tmp_path / "one", "--iterations", 1) == 0
+    queue = read(tmp_path / "one" / "gan" / "checkpoint.pt")["queue"]["codes"]
+    assert len(queue) == 8 and bool(near(queue, others).all()) and not bool(near(queue, own).any())
+    state["queue"]["codes"] = own.repeat(4, 1)
+    torch.save(state, run / "gan" / "checkpoint.pt")
+    assert adapt(run, picture, data, tmp_path / "two") == 1
     error = the_error(capsys.readouterr().err)
-    assert "D_style and D_latent are not in it" in error and "--warm-up" in error and str(run) in error
-    only = tmp_path / "faces only"
-    only.mkdir()
-    (only / "faces").symlink_to(data / "faces")
+    assert str(picture) in error and "give other art" in error
     del state["queue"]
     torch.save(state, run / "gan" / "checkpoint.pt")
-    assert adapt(run, art, only, tmp_path / "two") == 1
+    assert adapt(run, picture, data, tmp_path / "three", "--iterations", 1) == 0  # codes of the art that is there
+    queue = read(tmp_path / "three" / "gan" / "checkpoint.pt")["queue"]["codes"]
+    assert bool(near(queue, others).all()) and not bool(near(queue, own).any())
+
+
+def test_the_same_code_is_told_from_others() -> None:
+    """By distances in relation to how far codes lie apart, whatever they have in common."""
+    source = torch.Generator().manual_seed(0)
+    codes_of = torch.randn(1000, 32, generator=source)
+    for common, scale in ((0.0, 1.0), (100.0, 1.0), (0.0, 1e-3)):
+        rows = (codes_of + common) * scale
+        own = rows[:2].clone()
+        rows[:2] += 0.02 * scale * torch.randn(2, 32, generator=source) / 32**0.5  # decoded by another program
+        assert torch.equal(stages._without(rows, own), rows[2:])
+        assert len(stages._without(own.repeat(3, 1), own)) == 0
+
+
+def test_a_queue_of_another_encoder_is_not_taken(
+    data: Path, straight: Path, art: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    small = {key: value for key, value in SMALL.items() if key in TINY}
+    encoder = write_run(tmp_path / "encoder", tiny_config(**small), ("style",), seed=5)
+    one: dict[str, Any] = {"start_from": str(straight), "one_shot": str(art), "batch": 1}
+    own = read(straight / "codes.pt")["codes"].flatten(0, 1)
+    _, system = first_of_gan(data, tmp_path / "same", **one, style_encoder=str(straight / "style"), folded=False)
+    assert bool(near(system.queue.codes, own).all())
+    _, system = first_of_gan(data, tmp_path / "other", **one, style_encoder=str(encoder))
+    assert not bool(near(system.queue.codes, own).any())
+    run = stages.Run(system.config, data, tmp_path / "other", torch.device("cpu"))
+    assert bool(near(system.queue.codes, run._some_codes(run.style_encoder())).all())
+    # nor where it cannot be told
+    alone = straight / "gan" / "checkpoint.pt"
+    _, system = first_of_gan(data, tmp_path / "alone", **one | {"start_from": str(alone)}, style_encoder=str(encoder))
+    assert not bool(near(system.queue.codes, own).any())
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "faces").symlink_to(data / "faces")
+    with pytest.raises(DataError, match="has a queue of another encoder's style codes.*give pictures of art in"):
+        first_of_gan(only, tmp_path / "none", **one, style_encoder=str(encoder))
+
+
+def test_one_picture_without_a_queue(data: Path, straight: Path, art: Path, tmp_path: Path, capsys: Capture) -> None:
+    run, only = without(straight, tmp_path / "bare", "queue", part=""), tmp_path / "faces only"
+    only.mkdir()
+    (only / "faces").symlink_to(data / "faces")
+    assert adapt(run, art, only, tmp_path / "one") == 1
     error = the_error(capsys.readouterr().err)
-    assert "no folder styles" in error and "no queue of style codes" in error
-    assert adapt(run, art, data, tmp_path / "three") == 0  # codes of the art that is there
+    assert "no folder styles" in error and "holds no queue of style codes" in error
+    assert adapt(run, art, data, tmp_path / "two") == 0  # codes of the art that is there
     own = read(straight / "codes.pt")["codes"][:, 0]
-    eps = 64 * torch.finfo(torch.float32).eps * float(own.abs().max())
-    for row in read(tmp_path / "three" / "gan" / "checkpoint.pt")["queue"]["codes"]:
-        assert float((own - row).abs().max(1).values.min()) <= eps
-    assert adapt(straight, tmp_path / "nowhere.png", data, tmp_path / "four") == 1
+    assert bool(near(read(tmp_path / "two" / "gan" / "checkpoint.pt")["queue"]["codes"], own).all())
+    assert adapt(straight, tmp_path / "nowhere.png", data, tmp_path / "three") == 1
     assert "nowhere.png" in the_error(capsys.readouterr().err)
+
+
+def test_a_run_of_one_picture_goes_on_as_it_began(
+    data: Path, straight: Path, art: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Not with another model or picture, be it under the same name; without the model, which it does not need."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(straight, source)
+    assert adapt(source, art, data, out, "--iterations", 1) == 0
+    other = picture(tmp_path / "other.png", 8, (64, 64))
+    for model, style in ((straight, art), (source, other)):
+        assert adapt(model, style, data, out, "--resume") == 1
+        error = the_error(capsys.readouterr().err)
+        assert f"the run in {out} was begun with {source if style is art else art}" in error
+    assert adapt(straight, art, data, straight, "--resume") == 1
+    assert "is no run of one picture; go on with it by anifast train" in the_error(capsys.readouterr().err)
+    shutil.move(source, tmp_path / "moved")
+    assert adapt(source, art, data, out, "--resume", "--iterations", 2) == 0
+    picture(art, 9, (64, 64))
+    assert adapt(source, art, data, out, "--resume", "--iterations", 3) == 1
+    assert "another picture" in the_error(capsys.readouterr().err)
 
 
 def test_discriminators_are_warmed_up(data: Path, straight: Path, tmp_path: Path) -> None:
@@ -594,6 +773,91 @@ def test_damaged_codes(data: Path, straight: Path, tmp_path: Path, capsys: Captu
     assert "codes.pt" in the_error(capsys.readouterr().err)
     assert train(data, out, "--resume") == 0  # all stages: codes that cannot be used are made anew
     assert_same_runs(out, straight)
+
+
+def test_an_empty_folder_of_a_later_stage_holds_nothing_up(data: Path, straight: Path, tmp_path: Path) -> None:
+    """It was killed before its first checkpoint."""
+    out = tmp_path / "run"
+    shutil.copytree(straight, out)
+    (out / "psp").mkdir()
+    (out / "psp" / "log.txt").touch()
+    assert train(data, out, "--resume", "--iterations", 5) == 0
+    assert read(out / "gan" / "checkpoint.pt")["images"] == 10
+
+
+def test_the_discriminator_of_style_codes_keeps_its_function(
+    data: Path, straight: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Whether it sees codes of one length is not in its weights' shapes."""
+    out = tmp_path / "run"
+    assert fresh(data, out, "--start-from", straight, "--style-encoder", straight, "--normalised") == 1
+    error = the_error(capsys.readouterr().err)
+    assert "they need --no-normalised" in error and str(straight) in error
+    options = ("--style-encoder", straight, "--normalised")
+    assert fresh(data, tmp_path / "other", *options, iterations=1) == 0
+    assert fresh(data, tmp_path / "third", "--start-from", tmp_path / "other", *options[:2]) == 1
+    assert "they need --normalised" in the_error(capsys.readouterr().err)
+    assert cli.main(command("convert", tmp_path / "other", tmp_path / "own.pt")) == 0
+    art = picture(tmp_path / "art.png", 7)
+    for source in (tmp_path / "other", tmp_path / "own.pt"):
+        shutil.rmtree(tmp_path / "one", ignore_errors=True)
+        assert adapt(source, art, data, tmp_path / "one", "--iterations", 1) == 0
+        assert read(tmp_path / "one" / "gan" / "checkpoint.pt")["config"]["normalised"] is True
+
+
+class Side(Team):
+    """One of two processes, which are threads here: each waits for the other where processes would."""
+
+    def __init__(self, rank: int, meeting: threading.Barrier, said: list[int]) -> None:
+        super().__init__(torch.device("cpu"), rank, 2)
+        self._meeting, self._said = meeting, said
+
+    def largest(self, number: int) -> int:
+        self._said[self.rank] = number
+        self._meeting.wait(20)
+        found = max(self._said)
+        self._meeting.wait(20)
+        return found
+
+
+@pytest.mark.parametrize("failing", [None, 0, 1])
+def test_processes_agree_on_the_batch_of_stage_style(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int | None
+) -> None:
+    """That of the one with the least memory; where one cannot read its pictures, no other waits for it."""
+    small = {key: value for key, value in SMALL.items() if key in TINY}
+    config = tiny_config(**small | {"style_batch": 0})
+    held, said, found = threading.Barrier(2), [0, 0], {}
+    original, free = stages.pictures_of, threading.local()
+
+    def some(*args: Any) -> Any:
+        if free.rank == failing:
+            raise DataError("this disk is gone")
+        return original(*args)
+
+    monkeypatch.setattr(stages, "pictures_of", some)
+    monkeypatch.setattr(stages, "_free_memory", lambda: (1000.0, 0.0)[free.rank])
+
+    def work(rank: int) -> None:
+        free.rank = rank
+        team = Side(rank, held, said)
+        run = stages.Run(config, data, tmp_path, torch.device("cpu"), team)
+        try:
+            found[rank] = team.together(lambda: run.style_batch)
+        except BaseException as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if failing is None:
+        assert found == {0: 4, 1: 4}, "two of each process, of five pictures"
+    else:
+        told = found.pop(failing)
+        assert isinstance(told, DataError) and "this disk is gone" in str(told)
+        assert [type(error) for error in found.values()] == [ToldElsewhere]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ _SHAPING = {
     "psp": ("size", "psp_side"),
     "D_face": ("size", "channel_multiplier", "base_channels"),
     "D_style": ("size", "channel_multiplier", "base_channels"),
-    "D_latent": ("size", "style_dim", "channel_multiplier", "base_channels"),
+    "D_latent": ("size", "style_dim", "channel_multiplier", "base_channels", "normalised"),
 }
 _BACKBONES: dict[str, Callable[[], Backbone]] = {
     "vgg19": partial(VGG, 19),
@@ -219,7 +219,7 @@ def averaged(state: Mapping[str, Any]) -> bool:
 
 
 def architecture(config: Config, *nets: str) -> dict[str, Any]:
-    """The settings that shape networks; the same for networks of the same shapes.
+    """The settings that make networks what they are beside their weights; the same for the same functions of them.
 
     A folded predictor and a full one count as the same: each can be made of the other (`style_encoder_weights`).
 

@@ -7,7 +7,7 @@
     anifast blendgan video RUN photo.png --style art --out video.mp4         from style to style
     anifast blendgan encode RUN art --out codes.pt                           style codes, for --style codes.pt
     anifast blendgan align photos --out faces                                faces cut and turned as FFHQ's
-    anifast blendgan finetune RUN art.png --data faces --out RUN2            one picture's style alone
+    anifast blendgan finetune RUN art.png --data DIR --out RUN2              one picture's style alone
 
 Pictures have any size; those of a folder are found recursively. Photos are of faces aligned as FFHQ's
 (`anifast blendgan align`). `anifast blendgan VERB --help` lists the options.
@@ -54,9 +54,20 @@ _ONE_SHOT: dict[str, Any] = {
     "save_every": 250,
 }
 #: The settings that `finetune` has options for.
-_TUNING = ("iterations", "lr", "minutes", "seed", "precision", "save_every", "sheet_every", "log_every", "images")
+_TUNING = (
+    "iterations",
+    "warm_up",
+    "face_discriminator",
+    "lr",
+    "minutes",
+    "seed",
+    "precision",
+    "save_every",
+    "sheet_every",
+    "log_every",
+)
 #: Those of them that may change when it goes on.
-_ON_RESUME = ("iterations", "minutes", "save_every", "sheet_every", "log_every", "images")
+_ON_RESUME = ("iterations", "minutes", "save_every", "sheet_every", "log_every")
 
 
 def add_cli(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +153,7 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.pt", help="the file of codes")
     options.add_parts(sub, psp=False)
     options.add_resize(sub)
-    options.add_computing(sub)
+    options.add_computing(sub, f"{options.BATCH}, {options.FEWER}")
 
     alignment.add_options(verbs.add_parser("align", help="cut and turn faces as FFHQ's are", allow_abbrev=False))
 
@@ -150,10 +161,11 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         "finetune",
         help="adapt a trained generator to one picture's style",
         description="One-shot styles (the paper's A.5): go on with the generator and the discriminators of a run, with "
-        "one picture as all art and the photos in faces of --data.",
+        "one picture as all art and the photos in faces of --data. Discriminators that are missing, as they are in the "
+        "published file, learn from the art in styles of --data first, while the generator waits (RUN2/warm-up).",
         allow_abbrev=False,
     )
-    sub.add_argument("model", type=Path, metavar="RUN|CKPT", help="run or checkpoint with its discriminators")
+    sub.add_argument("model", type=Path, metavar="RUN|CKPT", help="run, checkpoint, or the authors' files")
     sub.add_argument("style", type=Path, metavar="STYLE", help="the picture")
     sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="as of anifast train blendgan")
     sub.add_argument("--out", type=Path, required=True, metavar="RUN2", help="run folder, made if missing")
@@ -206,8 +218,8 @@ def _painting(parser: argparse.ArgumentParser, usual: int | None) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="of random faces, styles and drawings [0]")
     options.add_output(parser)
     options.add_parts(parser)
-    options.add_resize(parser)
-    options.add_computing(parser)
+    options.add_resize(parser, parity=True)
+    options.add_computing(parser, f"{options.BATCH}, {options.FEWER}")
 
 
 # --- what is painted
@@ -250,9 +262,12 @@ def main(args: argparse.Namespace) -> int:
     for name in ("seed", "noise"):
         check_seed(getattr(args, name, None), f"--{name}")
     _check_out(args)
+    args.resize = options.resize_of(args)
     model = load_model(args)
     translate.check_writable(args.out if args.verb == "pairs" or _is_folder(args) else args.out.parent)
-    for line in options.memory_lines(model.memory(args.batch), args.batch):
+    used = _used(args, model)
+    args.batch = args.batch or model.fitting_batch(used)
+    for line in options.memory_lines(model.memory(args.batch, used), args.batch):
         print(line)
     print(precision.describe(model.device, args.precision))
     verb = {"pairs": _pairs, "sweep": _sweep, "grid": _grid, "video": _video, "encode": _encode}[args.verb]
@@ -271,42 +286,39 @@ def load_model(args: argparse.Namespace) -> Model:
     Raises:
         CheckpointError: the file cannot be used, or is of another system.
     """
-    import anifast
     from anifast.systems.blendgan.inference import Model
+    from anifast.systems.commands import load_as
 
-    model = anifast.load(args.model, args.device, precision=args.precision, **options.given_parts(args))
-    if not isinstance(model, Model):
-        raise CheckpointError(f"{args.model}: a model of another system; `anifast blendgan` takes BlendGANs")
-    return model
+    parts = options.given_parts(args)
+    return load_as(Model, "`anifast blendgan` takes BlendGANs", args.model, args.device, args.precision, **parts)
+
+
+def _used(args: argparse.Namespace, model: Model) -> tuple[str, ...]:
+    """The networks that a verb takes."""
+    if args.verb == "encode":
+        return ("E_style",)
+    faces = [] if args.verb == "pairs" else args.faces or []
+    return model.used(args.style, faces)
 
 
 def _is_folder(args: argparse.Namespace) -> bool:
     """Whether --out is the folder of several videos."""
-    return args.verb == "video" and not args.out.suffix
+    return args.verb == "video" and (args.out.is_dir() or not args.out.suffix)
 
 
 def _check_out(args: argparse.Namespace) -> None:
     """Refuse a result of another kind than what is written, or that is a folder."""
-    from anifast.data.folders import printable
+    from anifast.systems.commands import check_out
 
     suffix = {"sweep": ".png", "grid": ".png", "encode": ".pt"}.get(args.verb)
-    if suffix and args.out.suffix.lower() != suffix:
-        raise AnifastError(f"--out {printable(args.out)}: give it a name that ends with {suffix}")
-    if suffix and args.out.is_dir():
-        raise AnifastError(f"--out {printable(args.out)}: is a folder; name the file")
+    if suffix:
+        check_out(args.out, (suffix,))
     if args.verb == "video":
         from anifast.data import video
 
         video.need_av()
-        if args.out.suffix and not args.out.is_dir():
+        if not _is_folder(args):
             video.check_suffix(args.out)
-
-
-def _not_an_input(out: Path, inputs: Sequence[Path | None]) -> None:
-    from anifast.data.folders import printable
-
-    if os.path.realpath(out) in {os.path.realpath(path) for path in inputs if path is not None}:
-        raise AnifastError(f"{printable(out)}: the result would overwrite an input; give it another name")
 
 
 def _gathered(args: argparse.Namespace, model: Model, sources: Sequence[str], usual: int) -> list[Style]:
@@ -355,7 +367,10 @@ def _faces_of(args: argparse.Namespace, model: Model, sources: Sequence[str], us
             kind, codes = load_faces(source, model.style_dim, model.n_latent)
             codes = codes[: args.count]
             names += [f"{Path(source).stem} {n}" for n in range(len(codes))]
-            w = model.faces(codes, psi) if kind == "z" else model.truncate(codes.to(model.device), psi or 1.0)
+            if kind == "z":
+                w = model.faces(codes, psi)
+            else:  # they are left as they are, as photos' are
+                w = model.truncate(codes.to(model.device), 1.0 if psi is None else psi)
             found += list(w.cpu())
             paths += [None] * len(codes)
         else:
@@ -419,6 +434,7 @@ def _pairs(args: argparse.Namespace, model: Model) -> list[str]:
     from anifast.files import atomic_path
     from anifast.progress import Progress
     from anifast.systems.blendgan.styles import check_index, codes, truncated
+    from anifast.systems.commands import not_an_input
     from anifast.systems.sheets import check_finite
 
     model.require("G")
@@ -432,7 +448,7 @@ def _pairs(args: argparse.Namespace, model: Model) -> list[str]:
     name, suffix = "JPEG" if args.jpg else "PNG", "jpg" if args.jpg else "png"
     targets = [args.out / f"{number:06d}.{suffix}" for number in range(count)]
     for target in targets:
-        _not_an_input(target, [style.picture for style in styles])
+        not_an_input(target, [style.picture for style in styles])
     print(f"{counted(count)}: natural | {', '.join(style.name for style in styles[:3])}"
           f"{' ...' if len(styles) > 3 else ''}, index {index}")  # fmt: skip
     rest: Tensor | None = None
@@ -443,6 +459,7 @@ def _pairs(args: argparse.Namespace, model: Model) -> list[str]:
             every.repeat(count, 1),
             indices.repeat(count),
             noise=args.noise,
+            each=each,
             batch=args.batch,
         )
         for part in parts:
@@ -469,6 +486,7 @@ def _image(pixels: Tensor) -> Any:
 def _sweep(args: argparse.Namespace, model: Model) -> list[str]:
     from anifast.systems.blendgan import sheets
     from anifast.systems.blendgan.styles import check_index
+    from anifast.systems.commands import not_an_input
 
     model.require("G")
     last = model.n_latent
@@ -488,7 +506,7 @@ def _sweep(args: argparse.Namespace, model: Model) -> list[str]:
             "a file of codes as codes.pt#3"
         )
     faces = _faces_of(args, model, args.faces or [], 4)
-    _not_an_input(args.out, [styles[0].picture, *faces.paths])
+    not_an_input(args.out, [styles[0].picture, *faces.paths])
     tile = sheets.tile_of(model.size)
 
     def draw(bar: Any) -> Any:
@@ -513,13 +531,14 @@ def _sweep(args: argparse.Namespace, model: Model) -> list[str]:
 def _grid(args: argparse.Namespace, model: Model) -> list[str]:
     from anifast.systems.blendgan import sheets
     from anifast.systems.blendgan.styles import check_index, codes
+    from anifast.systems.commands import not_an_input
 
     model.require("G")
     index = check_index(args.index, model.n_latent)
     styles = _gathered(args, model, args.style or [], 6)
     faces = _faces_of(args, model, args.faces or [], 4)
     pictures = [style.picture for style in styles]
-    _not_an_input(args.out, [*pictures, *faces.paths])
+    not_an_input(args.out, [*pictures, *faces.paths])
     tile = sheets.tile_of(model.size)
 
     def draw(bar: Any) -> Any:
@@ -559,21 +578,23 @@ def _video(args: argparse.Namespace, model: Model) -> list[str]:
     from anifast.progress import Progress
     from anifast.systems.blendgan import video
     from anifast.systems.blendgan.config import VIDEO_INDEX
-    from anifast.systems.blendgan.styles import check_index, codes
+    from anifast.systems.blendgan.styles import check_index, codes, truncated
+    from anifast.systems.commands import not_an_input
     from anifast.systems.sheets import check_finite
     from anifast.systems.styles import endings
 
     model.require("G")
     index = check_index(args.index, model.n_latent, VIDEO_INDEX)
     styles = _gathered(args, model, args.style or [], video.STYLES)
-    if len(styles) < 2 and not args.draw:
-        raise AnifastError("--draw 0: one style is no way from style to style; give at least 2")
+    if len(styles) < 2:
+        option = f"--style {args.style[0]}" if args.style else f"--styles {args.styles}"
+        raise AnifastError(f"{option}: one style is no way from style to style; give at least 2")
     faces = _faces_of(args, model, args.faces, 1)
     if len(faces.names) > 1 and not _is_folder(args):
         raise AnifastError(f"--out {args.out}: {len(faces.names)} faces make as many videos; give a folder")
     targets = [args.out / f"{name}.mp4" for name in endings(faces.names, "")] if _is_folder(args) else [args.out]
     for target in targets:
-        _not_an_input(target, [*(style.picture for style in styles), *faces.paths])
+        not_an_input(target, [*(style.picture for style in styles), *faces.paths])
     source, every = random.Random(args.seed or 0), codes(styles)
     drawn = [
         source.choices(range(len(styles)), k=args.draw) if args.draw else list(range(len(styles))) for _ in targets
@@ -585,9 +606,9 @@ def _video(args: argparse.Namespace, model: Model) -> list[str]:
             w = faces.w[number : number + 1]
             face = _pictures_of(args, [faces.paths[number]], model.size)
             if face is None:
-                natural = model.paint(w)
+                natural = model.paint(w, noise=args.noise)
                 check_finite(natural)
-                face = to_uint8(natural).cpu()
+                face = to_uint8(truncated(natural) if args.parity else natural).cpu()
             count = video.write(
                 model,
                 target,
@@ -622,6 +643,7 @@ def _sliding(args: argparse.Namespace, model: Model, styles: Sequence[Style]) ->
 def _encode(args: argparse.Namespace, model: Model) -> list[str]:
     from anifast.data.folders import counted
     from anifast.systems.blendgan.styles import Style, encoded, save
+    from anifast.systems.commands import not_an_input
     from anifast.systems.styles import pictures_in
 
     paths: list[Path] = []
@@ -630,7 +652,7 @@ def _encode(args: argparse.Namespace, model: Model) -> list[str]:
         inside, rejected = pictures_in(source)
         paths += inside
         failed += [f"{name}: {why}" for name, why in rejected.items()]
-    _not_an_input(args.out, paths)
+    not_an_input(args.out, paths)
     found, unread = encoded(model, paths, "E_style", how=args.resize, batch=args.batch, label="styles")
     failed += unread.values()
     if not found:
@@ -655,6 +677,7 @@ def _finetune(args: argparse.Namespace) -> int:
         other = sorted(set(given) - set(values))
         if other:
             raise AnifastError(f"--{other[0].replace('_', '-')}: a resumed run keeps it; leave it out")
+        _check_begun_with(args)
     else:
         with state.about(args.model):
             found = systems.read(args.model)
@@ -669,3 +692,23 @@ def _finetune(args: argparse.Namespace) -> int:
         del found, held
     finished = runs.train("blendgan", args.data, args.out, values=values, resume=args.resume, device=args.device)
     return 0 if finished else 130
+
+
+def _check_begun_with(args: argparse.Namespace) -> None:
+    """Look whether the run in --out adapts this model to this picture.
+
+    Raises:
+        AnifastError: it adapts another one, or to another, or is no such run.
+    """
+    import json
+
+    try:
+        found = json.loads((args.out / "config.json").read_text(encoding="utf-8"))
+        held = {name: found.get(name) for name in ("start_from", "one_shot")}
+    except (OSError, ValueError, AttributeError):
+        return  # what is wrong with it is told by whoever goes on with it
+    if held["one_shot"] is None:
+        raise AnifastError(f"--out {args.out}: is no run of one picture; go on with it by anifast train")
+    for name, path in (("start_from", args.model), ("one_shot", args.style)):
+        if held[name] is None or Path(held[name]).resolve() != path.resolve():
+            raise AnifastError(f"{path}: the run in {args.out} was begun with {held[name]}; a resumed run keeps it")

@@ -77,7 +77,7 @@ class Config(Steering):
     )
 
     style_batch: int = option(
-        256, "stage style: pictures in a step, each in two views; 0: what the memory holds, at most 256", low=0
+        0, "stage style: pictures in a step, each in two views; 0: 256, or as many as the memory holds", low=0
     )
     projection: int = option(2, "stage style: layers of the head that the contrastive loss sees", low=1)
     temperature: float = option(0.1, "stage style: of the contrastive loss", low=1e-3)
@@ -112,7 +112,7 @@ class Config(Steering):
     r1_every: int = option(16, "steps from one gradient penalty to the next", low=1)
     path_length: float = option(2.0, "weight of path length regularisation; 0: none", low=0)
     path_every: int = option(4, "steps from one to the next", low=1)
-    path_shrink: int = option(2, "path lengths are of this part of a batch", low=1)
+    path_shrink: int = option(2, "path lengths are of this part of each process's batch", low=1)
     mixing: float = option(0.9, "probability that a face has codes of two", low=0, high=1)
     lr: float = option(2e-3, "stage gan: learning rate of Adam, before the correction for lazy penalties", low=0)
     ema: float = option(0.997784, "decay of the generator's average in a step; 0: no average", low=0, high=0.999999)
@@ -180,6 +180,11 @@ class Config(Steering):
             )
         if self.style_batch == 1:
             raise AnifastError("setting style_batch: 1 has no other picture in it to tell apart; take at least 2")
+        if self.psp_side > self.size and self.psp_iterations and self.stage in ("all", "psp"):
+            raise AnifastError(
+                f"settings psp_side and size: photos of {self.psp_side} pixels would be compared with paintings of "
+                f"{self.size}; take --psp-side {self.size}"
+            )
         if self.identity_weights is not None and self.psp_side != 256:
             raise AnifastError(
                 f"settings identity_weights and psp_side: face recognition looks at 256 pixels, not {self.psp_side}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from anifast.data.packed import spread
 from anifast.engine.distributed import Team, alone
 from anifast.engine.loop import Phase
+from anifast.engine.precision import autocast
 from anifast.engine.sheets import Block, sheet
 from anifast.engine.state import restore
 from anifast.nn.backbones import load_backbone
@@ -95,16 +96,25 @@ class Views(Drawn):
         return views(images.repeat(2, 1, 1, 1), torch.cat([seeds, seeds + 2**32]), self._config)
 
 
-def memory_estimate(config: Config, batch: int, device: str = "cpu") -> float:
-    """GiB that stage style takes in each process of `batch` pictures: weights, Adam, Gram matrices, a chunk's maps."""
+def memory_estimate(config: Config, batch: int, device: str = "cpu", world: int = 1) -> float:
+    """GiB that stage style takes in each of `world` processes: weights, Adam, views, Gram matrices, a chunk's maps.
+
+    Args:
+        config: all settings.
+        batch: pictures of one process in a step.
+        device: "cpu" or "cuda".
+        world: how many processes there are.
+    """
     encoder = _empty_encoder(config)
     trained = sum(p.numel() for p in encoder.embedder_mlp.parameters())
     frozen = sum(p.numel() for p in encoder.embedder.net.parameters())
-    # weights, gradients, two moments, and the gradient's part of the first layer before it is joined
-    weights = 4 * (4 * trained + frozen)
-    grams = 2 * batch * encoder.embedder.width * 4
-    maps = 3 * CHUNK[device] * encoder.embedder.channels[0] * config.style_side**2 * 4  # input, output, pooling
-    return (weights + grams + maps) / 2**30
+    # weights, gradients, two moments, and with several processes the gradients on their way
+    weights = 4 * ((5 if world > 1 else 4) * trained + frozen)
+    pixels = config.style_side**2
+    grams = 2 * batch * encoder.embedder.width
+    drawn = 2 * batch * pixels * (2 * 3 + 2)  # pictures, their views, and where those are taken from
+    maps = 3 * CHUNK[device] * encoder.embedder.channels[0] * pixels  # input, output, pooling
+    return (weights + 4 * (grams + drawn + maps)) / 2**30
 
 
 def _empty_encoder(config: Config) -> StyleEncoder:
@@ -116,7 +126,7 @@ def _empty_encoder(config: Config) -> StyleEncoder:
 def fitting_batch(config: Config, free: float, device: str, world: int = 1) -> int:
     """Pictures in a step where the setting leaves it open: a power of 2 up to 256 that `free` GiB hold, 2 at least."""
     batch = 256
-    while batch > 2 * world and memory_estimate(config, batch // world, device) > free:
+    while batch > 2 * world and memory_estimate(config, batch // world, device, world) > free:
         batch //= 2
     return batch
 
@@ -178,11 +188,12 @@ class Style:
 
     @torch.no_grad()
     def grams(self, images: Tensor) -> Tensor:
-        """Of N,3,side,side, a few at a time, [N, width]."""
+        """Of N,3,side,side, a few at a time, [N, width] in float32."""
         out = images.new_empty(len(images), self.encoder.embedder.width)
         chunk = CHUNK[self.device.type]
         for start in range(0, len(images), chunk):
-            out[start : start + chunk] = self.encoder.grams(images[start : start + chunk])
+            with autocast(self.device, self.config.precision):
+                out[start : start + chunk] = self.encoder.grams(images[start : start + chunk])
         return out
 
     def projected(self, grams: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -237,7 +248,8 @@ class Style:
         if self.shown is None:
             raise ValueError("no pictures were given for the sample sheet")
         images = self.shown.to(self.device)
-        unit = nn.functional.normalize(self.encoder.codes(self.grams(images)), dim=1)
+        found = [self.encoder.codes(self.grams(part)) for part in images.split(CHUNK[self.device.type])]
+        unit = nn.functional.normalize(torch.cat(found), dim=1)
         chosen = torch.tensor(spread(len(images), SHOWN), device=self.device)
         cosines = unit[chosen] @ unit.t()
         cosines[torch.arange(len(chosen)), chosen] = math.inf
@@ -271,7 +283,7 @@ class Style:
         c = self.config
         sizes = [sum(p.numel() for p in net.parameters()) for net in (self.encoder.embedder_mlp, self.projector)]
         form = "upper triangles" if c.folded else "whole matrices"
-        needed = memory_estimate(c, self.team.portion(self.batch_size), self.device.type)
+        needed = memory_estimate(c, self.team.portion(self.batch_size), self.device.type, self.team.world)
         return [
             f"style: {self.encoder.embedder.net.title} (frozen) at {c.style_side} px, Gram matrices of "
             f"{len(self.encoder.embedder.channels)} layers ({form}), {self.encoder.embedder.width:,} numbers; "

@@ -38,6 +38,7 @@ _FIXED = {
     ("E_style",): ("backbone", "style_side", "style_dim", "style_mlp"),
     ("psp",): ("psp_side",),
     ("D_face", "D_style", "D_latent"): ("base_channels",),
+    ("D_latent",): ("normalised",),
 }
 
 

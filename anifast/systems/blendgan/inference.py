@@ -25,7 +25,9 @@ from anifast.systems.blendgan import checkpoints
 from anifast.systems.blendgan.config import INDEX, TRUNCATION, Config
 from anifast.systems.blendgan.networks import Generator, StyleEncoder
 from anifast.systems.blendgan.psp import GROUPS, PSPEncoder, mean_of
-from anifast.systems.blendgan.styles import Painter, check_index, gather
+from anifast.systems.blendgan.styles import Painter, check_index, gather, has_pictures
+from anifast.systems.commands import free_memory
+from anifast.systems.options import BATCH
 from anifast.systems.styles import check_seed, check_truncation
 
 #: Random faces whose mean in w truncation goes towards where the checkpoint has none.
@@ -34,6 +36,8 @@ _MEAN_OF = 4096
 _OF_STYLES, _OF_NOISE = 0x5DEECE66D, 0x2545F4914F6
 #: Maps of the largest layer that are there at once: its input, its result and what is between, with room to spare.
 _MAPS_AT_ONCE = 4
+#: What the free memory may be filled to, since libraries take room of their own for their work.
+_FILLED = 0.9
 
 #: What each network is, and how one is had that is missing.
 _MISSING = {
@@ -150,10 +154,36 @@ class Model:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def memory(self, batch: int = 8) -> dict[str, tuple[int, int]]:
-        """About how many bytes each network takes: name -> (its weights, maps of `batch` pictures)."""
+    def used(self, style: Sequence[str] | None = None, faces: Sequence[str] | None = None) -> tuple[str, ...]:
+        """The networks that painting takes, in their order.
+
+        Args:
+            style: sources of styles, see `styles.gather`; None: random ones.
+            faces: sources of faces: random, files of codes, photos; None: photos.
+        """
+        style_encoder = ("E_style",) if has_pictures(style or ()) else ()
+        return (*style_encoder, *(("psp",) if faces is None or has_pictures(faces) else ()), "G")
+
+    def fitting_batch(self, names: Sequence[str]) -> int:
+        """How many pictures at once the device has room for, by the estimate of `memory`: 8, 4, 2 or 1.
+
+        Args:
+            names: of the networks that are used, which come one after the other.
+        """
+        free, batch = _FILLED * free_memory(self.device), BATCH
+        while batch > 1 and max(map(sum, self.memory(batch, names).values()), default=0) > free:
+            batch //= 2
+        return batch
+
+    def memory(self, batch: int = 8, names: Sequence[str] | None = None) -> dict[str, tuple[int, int]]:
+        """About how many bytes each network takes: name -> (its weights, maps of `batch` pictures).
+
+        Args:
+            batch: pictures at once.
+            names: of the networks that are asked for, of which those are told that there are; None: all.
+        """
         c, found = self.config, {}
-        for name in self.held:
+        for name in self.held if names is None else [name for name in names if name in self._parts]:
             weights, config = self._parts[name]
             count = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
             if name == "E_style" and not config.folded:
@@ -296,13 +326,13 @@ class Model:
         theta: float = 1.0,
         noise: int | None = None,
         first: int = 0,
+        each: int = 1,
         batch: int = 8,
     ) -> Iterator[Tensor]:
         """`paint` batch by batch, each when it is asked for.
 
         Args:
-            w: see `paint`, as are z_style, index, theta and noise.
-            first: number of the first picture, of which noise depends.
+            w: see `paint`, as are z_style, index, theta, noise, first and each.
             batch: pictures at once.
 
         Yields:
@@ -313,6 +343,8 @@ class Model:
             CheckpointError: there is no generator.
         """
         self._check_codes(w, z_style, index, theta, batch)
+        if each < 1:
+            raise ValueError(f"each: {each} is below 1")
         net = self._generator()
         for start in range(0, len(w), batch):
             part = slice(start, start + batch)
@@ -321,7 +353,8 @@ class Model:
             if z_style is not None:
                 style = (z_style if len(z_style) == 1 else z_style[part]).to(self.device, torch.float32)
             at = index[part].to(self.device) if isinstance(index, Tensor) and index.ndim else index
-            maps = None if noise is None else self._noise(net, range(first + start, first + start + len(codes)), noise)
+            numbers = [(first + start + k) // each for k in range(len(codes))]
+            maps = None if noise is None else self._noise(net, numbers, noise)
             with autocast(self.device, self.precision):
                 found = net.render(net.codes(codes, style, at, theta), maps, randomize_noise=False).float()
             # cut to 1 an infinity would look like a colour
@@ -337,6 +370,7 @@ class Model:
         theta: float = 1.0,
         noise: int | None = None,
         first: int = 0,
+        each: int = 1,
         batch: int = 8,
     ) -> Tensor:
         """Paint faces in styles, the result cut to [-1, 1]; infinities become NaN.
@@ -350,6 +384,7 @@ class Model:
             noise: None for the generator's fixed maps, else the seed of maps that are drawn for each picture.
             first: number of the first picture, of which drawn maps depend: pictures that are painted in several calls
                 get those of one call.
+            each: how many pictures in a row have the same drawn maps, as those of one face in several styles.
             batch: pictures at once.
 
         Returns:
@@ -359,7 +394,7 @@ class Model:
             ValueError: wrong shapes, an indicator that is none of 0 to L, or numbers that cannot be.
             CheckpointError: there is no generator.
         """
-        found = list(self.paintings(w, z_style, index, theta=theta, noise=noise, first=first, batch=batch))
+        found = list(self.paintings(w, z_style, index, theta=theta, noise=noise, first=first, each=each, batch=batch))
         return torch.cat(found) if found else torch.empty(0, 3, self.size, self.size, device=self.device)
 
     @torch.no_grad()
@@ -433,7 +468,7 @@ class Model:
             styles: how many random styles.
             seed: of random styles.
             truncation: see `truncate`; None: 1.
-            index: the blending indicator; None: 6, or L where that is less.
+            index: the blending indicator; None: 6.
             noise: see `paint`.
             triptych: whether a result is photo, style and painting beside each other.
             parity: whether results are rounded as the authors round them, see `styles.truncated`.
@@ -510,7 +545,7 @@ class Model:
         codes = torch.cat(found) if found else torch.empty(0, *shape)
         return codes.to(images.device)
 
-    def _noise(self, net: Generator, numbers: range, seed: int) -> list[Tensor]:
+    def _noise(self, net: Generator, numbers: Sequence[int], seed: int) -> list[Tensor]:
         """A map for each layer, [N, 1, side, side]: those of a picture follow from seed and its number alone."""
         sides = [buffer.shape[-1] for buffer in net.noises.buffers()]
         maps: list[list[Tensor]] = [[] for _ in sides]

@@ -98,6 +98,8 @@ def photos(root: Path, config: Config, device: torch.device, team: Team | None =
 class Inversion:
     """The encoder of photos in front of a frozen generator; what the training loop runs in stage psp.
 
+    Batch norms see each process's own part of a batch.
+
     Args:
         config: all settings.
         generator: frozen, on `device`.
@@ -128,6 +130,7 @@ class Inversion:
         self.config, self.device, self.shown = config, device, shown
         self.team = team or alone(device)
         self.generator = generator.requires_grad_(False)
+        self.generator.recompute = c.checkpointing
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(c.seed)
             encoder = PSPEncoder(c.n_latent, c.psp_side)
@@ -147,15 +150,24 @@ class Inversion:
         self.phases = [Phase("inversion", self.inversion, self.optimizers["psp"], [self.encoder], self.given)]
         self.photos = torch.empty(0)
         self.steps = 0
+        self._kept: list[Tensor] = []
 
     def begin(self, batch: Tensor, images: int) -> None:
-        """Take the next batch."""
+        """Take the next batch; what a step that was not finite has left in batch norms is taken back."""
         self.photos, self.steps = batch, images // self.config.psp_batch
+        now = self._running()
+        if self._kept and not bool(torch.isfinite(torch.cat(now)).all()):
+            for value, before in zip(now, self._kept, strict=True):
+                value.copy_(before)
+        self._kept = [value.clone() for value in now]
+
+    def _running(self) -> list[Tensor]:
+        """What batch norms have seen."""
+        return [value for name, value in self.encoder.named_buffers() if ".running_" in name]
 
     def _join(self) -> None:
         """Let what batch norms have seen be the mean over the processes, behind each step: checkpoints are of all."""
-        if self.team.world > 1:
-            self.team.average(value for name, value in self.encoder.named_buffers() if ".running_" in name)
+        self.team.average(self._running())
 
     def given(self) -> tuple[Tensor, ...]:
         """The photos and the noise maps of what is painted of them."""

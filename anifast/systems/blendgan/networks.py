@@ -6,6 +6,7 @@ multi-layer perceptron over Gram matrices. The encoder that inverts photos is in
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,15 +37,18 @@ def blend(
         W+ [N, L, D]: w_f a^ + w_s (1 - a^), with a^ = 1 below the indicator, 1 - theta (1 - a) at it and a above.
 
     Raises:
-        ValueError: wrong shapes, or an indicator that is none of 0 to L.
+        ValueError: wrong shapes, or a number for the indicator or theta that is out of range; tensors of them are taken
+            as they are.
     """
     slots = len(weights)
     for name, w in (("w_f", w_f), ("w_s", w_s)):
         if w.dim() not in (2, 3) or (w.dim() == 3 and w.shape[1] != slots) or len(w) != len(w_f):
             raise ValueError(f"blend: {name} has shape {tuple(w.shape)}, expected [{len(w_f)}, D] or [N, {slots}, D]")
     index = 0 if index is None else index
-    if isinstance(index, int) and not 0 <= index <= slots:
+    if not isinstance(index, Tensor) and not 0 <= (index := operator.index(index)) <= slots:
         raise ValueError(f"blend: index is {index}, expected 0 (all of the style) to {slots} (none of it)")
+    if not isinstance(theta, Tensor) and not 0 <= theta <= 1:
+        raise ValueError(f"blend: theta is {theta}, expected 0 to 1")
     place = torch.arange(slots, device=weights.device)
     # numbers stay numbers: a tensor of one would wait for the device
     at, share = (x.reshape(-1, 1).to(weights.device) if isinstance(x, Tensor) else x for x in (index, theta))

@@ -52,7 +52,7 @@ def sweep(
         photos: uint8 N,3,H,W, which the codes are of, for a column in front.
         style_name: for people.
         reference: uint8 1,3,H,W, the picture that the style is of; it stands in front of the first row.
-        noise: see `Model.paint`.
+        noise: see `Model.paint`; the same for all pictures of a face.
         batch: pictures at once.
         on_painted: is told of progress.
 
@@ -63,7 +63,7 @@ def sweep(
     check_room(tile, len(w), len(indices) + 2, "faces or indicators")
     count = len(indices)
     parts = model.paintings(
-        w.repeat_interleave(count, 0), style, torch.tensor(indices).repeat(len(w)), noise=noise, batch=batch
+        w.repeat_interleave(count, 0), style, torch.tensor(indices).repeat(len(w)), noise=noise, each=count, batch=batch
     )
     painted = collected(parts, len(w) * count, on_painted, lambda part: _small(part, tile)).split(count)
     rows = _named(names, len(w))
@@ -105,7 +105,7 @@ def grid(
         photos: uint8 N,3,H,W, which the codes are of, for a column in front.
         heads: names of the styles, above their columns.
         references: uint8 S,3,H,W, pictures that the styles are of, for a first row; white for a style without one.
-        noise: see `Model.paint`.
+        noise: see `Model.paint`; the same for all pictures of a face.
         batch: pictures at once.
         on_painted: is told of progress.
 
@@ -117,7 +117,12 @@ def grid(
     indices = torch.tensor([model.n_latent] + [index] * len(styles))
     codes = torch.cat([styles[:1], styles])  # with an indicator of L it is nobody's
     parts = model.paintings(
-        w.repeat_interleave(count, 0), codes.repeat(len(w), 1), indices.repeat(len(w)), noise=noise, batch=batch
+        w.repeat_interleave(count, 0),
+        codes.repeat(len(w), 1),
+        indices.repeat(len(w)),
+        noise=noise,
+        each=count,
+        batch=batch,
     )
     painted = collected(parts, len(w) * count, on_painted, lambda part: _small(part, tile)).unflatten(0, (-1, count))
     side, plain = painted.shape[-1], painted[:, :1]

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from os import cpu_count
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from anifast.data.folders import printable, read_image, resize, to_float, to_tensor
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 FORMAT = "anifast.blendgan.styles/1"
 #: The name of one beside results, where styles were drawn.
 NAME = "styles.pt"
-#: Pictures of styles that are kept while results are put beside them.
-_KEPT = 64
+#: Bytes of pictures of styles that are kept while results are put beside them.
+_KEPT = 2**28
 #: Larger pictures than so many times an encoder's side are halved, thirded, ... before they are pooled.
 _LARGE = 8
 
@@ -88,6 +88,13 @@ def check_index(index: int | None, slots: int, usual: int = INDEX, option: str =
             "slots"
         )
     return usual if index is None else index
+
+
+def has_pictures(sources: Sequence[str]) -> bool:
+    """Whether there are pictures or folders among sources of styles or faces, which it takes an encoder to read."""
+    return any(
+        source != RANDOM and saved(source, "pt") is None and Path(source).suffix.lower() != ".npy" for source in sources
+    )
 
 
 # --- files
@@ -211,7 +218,20 @@ def pooled(path: Path, side: int, how: str) -> Tensor:
     Raises:
         ImageError: it cannot be read.
     """
-    image = read_image(path)
+    return pool_image(read_image(path), side, how)
+
+
+def pool_image(image: Image.Image, side: int, how: str) -> Tensor:
+    """A picture that is read as an encoder pools it; see `pooled`.
+
+    Args:
+        image: mode RGB, of any size.
+        side: of the encoder.
+        how: "crop" or "stretch".
+
+    Returns:
+        float32 3,side,side in [-1, 1].
+    """
     if how == "crop":
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
@@ -389,7 +409,7 @@ class Painter:
         styles: at least one.
         index: the blending indicator.
         truncation: of the faces, see `Model.truncate`.
-        noise: see `Model.paint`.
+        noise: see `Model.paint`; the same for all pictures of a face.
         how: pictures that are not square become so by "crop" or "stretch".
         batch: pictures at once.
         triptych: whether a result is photo, style (white for a style without a picture) and painting beside each other.
@@ -415,8 +435,7 @@ class Painter:
         self._w = torch.empty(0)
         self._rows: dict[Path, int] = {}
         self._beside: dict[int, Tensor] = {}
-        # a copy for each painter, as the cache would keep the painter itself
-        self._picture = lru_cache(_KEPT)(lambda path: shown(path, model.size, how))
+        self._kept: dict[Path, Tensor] = {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -472,6 +491,7 @@ class Painter:
                 self.index,
                 noise=self.noise,
                 first=int(face[0]) * count + int(style[0]),
+                each=count,  # a face's, in whatever styles it is painted
                 batch=self.batch,
             )
             if self.parity:
@@ -491,6 +511,18 @@ class Painter:
             to_float(torch.stack([self._beside[number] for number in face.tolist()])),
             to_float(torch.stack(styles)),
         )
+
+    def _picture(self, path: Path) -> Tensor:
+        """The picture of a style; the first ones are kept, as many as there is room for.
+
+        All come again with each face: a cache of those that came last would never have the one that comes next.
+        """
+        found = self._kept.get(path)
+        if found is None:
+            found = shown(path, self.model.size, self.how)
+            if (len(self._kept) + 1) * found.numel() <= _KEPT:
+                self._kept[path] = found
+        return found
 
     def save(self, folder: Path) -> Path | None:
         """Keep the codes of random styles beside the results, as nothing else has them: None where there are none.

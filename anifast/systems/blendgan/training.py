@@ -6,7 +6,7 @@ The style encoder is trained in `contrast`, the encoder of photos in `inversion`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anifast.data.augment import uniforms
-from anifast.data.folders import read_image, resize, to_float, to_tensor
+from anifast.data.folders import counted, read_image, resize, to_float, to_tensor
 from anifast.data.packed import pack, spread
 from anifast.engine.distributed import Team, alone
 from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
+from anifast.engine.precision import autocast
 from anifast.engine.sheets import Block, sheet
 from anifast.engine.state import restore
 from anifast.nn.regularizers import PathLength, path_lengths, r1_penalty
@@ -210,17 +211,20 @@ class Gan:
         generator, judges = [self.nets["G"]], [self.nets[name] for name in ("D_face", "D_style", "D_latent")]
         self.optimizers = {"G": _adam(generator, c.lr, lazy_g), "D": _adam(judges, c.lr, lazy_d)}
         self.optimizers["G"].register_step_post_hook(lambda *_: self._g.project())
-        self.phases = [Phase("discriminators", self.discriminators, self.optimizers["D"], judges, self.judged)]
-        if c.r1:
+        # Each discriminator by itself: at 1024 px the maps of all three, and of their penalties, are many GB.
+        self.phases = [Phase("paintings", self.paintings, None, [], self.drawn)]
+        judged: list[tuple[str, Callable[..., Any], Callable[[], tuple[Tensor, ...]], Callable[..., Any]]] = [
+            ("face", self.judges_faces, self.real_faces, self.penalises_faces),
+            ("style", self.judges_styles, self.real_styles, self.penalises_styles),
+        ]
+        if c.lambda_latent:
+            judged.append(("latent", self.judges_codes, self.real_codes, self.penalises_codes))
+        for name, loss, inputs, _ in judged:
+            self.phases.append(Phase(f"D_{name}", loss, self.optimizers["D"], [self.nets[f"D_{name}"]], inputs))
+        for name, _, inputs, loss in judged if c.r1 else ():
+            net = self.nets[f"D_{name}"]
             self.phases.append(
-                Phase(
-                    "gradient penalty",
-                    self.penalties,
-                    self.optimizers["D"],
-                    judges,
-                    self.real,
-                    interval=c.r1_every,
-                )
+                Phase(f"D_{name}, penalty", loss, self.optimizers["D"], [net], inputs, interval=c.r1_every)
             )
         self.phases.append(
             Phase("generator", self.generator, self.optimizers["G"], generator, self.painted, ready=self._warm)
@@ -241,6 +245,7 @@ class Gan:
         self.batch = Batch(*[torch.empty(0)] * 3)
         self.steps = 0
         self._fakes: tuple[Tensor, Tensor] | None = None
+        self._others = torch.empty(0)
         self._lengths: Tensor | None = None
 
     def start_averaging(self) -> None:
@@ -274,7 +279,10 @@ class Gan:
     def begin(self, batch: Batch, images: int) -> None:
         """Take the next batch."""
         faces, art = (x.contiguous(memory_format=self._layout) for x in (batch.faces, batch.art))
-        codes = batch.codes if self.encoder is None else self.encoder(batch.art)
+        codes = batch.codes
+        if self.encoder is not None:
+            with autocast(self.device, self.config.precision):
+                codes = self.encoder(batch.art)
         self.batch = Batch(faces, art, codes)
         self.steps = images // self.config.batch
 
@@ -310,72 +318,100 @@ class Gan:
         index[:count] = g.n_latent
         return g.codes(mixed.repeat(2, 1, 1), codes.repeat(2, 1), index)
 
-    def judged(self) -> tuple[Tensor, ...]:
-        """Photos, art, style codes, other pictures' codes, and the draws of the faces to paint."""
+    def drawn(self) -> tuple[Tensor, ...]:
+        """Style codes, and the draws of the faces that are painted for the discriminators."""
         b, c = self.batch, self.config
         source = np.random.default_rng([c.seed, self.steps, 1])
-        numbers = torch.from_numpy(source.random(len(b.faces) * self.team.world))
-        others = self.queue.get(self.team.share(numbers).to(self.device))
+        places = torch.from_numpy(source.random(len(b.faces) * self.team.world))
+        self._others = self.queue.get(self.team.share(places).to(self.device))
         if c.one_shot is None:  # else the one picture's code would meet itself as another's
             self.queue.put(self.team.gather(b.codes))
-        return (b.faces, b.art, b.codes, others, *self._draws(0, len(b.faces)))
+        return (b.codes, *self._draws(0, len(b.faces)))
 
-    def discriminators(
-        self,
-        faces: Tensor,
-        art: Tensor,
-        codes: Tensor,
-        others: Tensor,
-        one: Tensor,
-        two: Tensor,
-        at: Tensor,
-        *noise: Tensor,
+    def paintings(
+        self, codes: Tensor, one: Tensor, two: Tensor, at: Tensor, *noise: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Adversarial losses of the three discriminators on pictures painted for them."""
-        c, count = self.config, len(faces)
+        """Natural and stylized pictures of the same faces, without gradient, kept for the discriminators."""
         self._fakes = None
         with torch.no_grad():
-            natural, stylized = self._g.render(self._codes(one, two, at, codes), noise).split(count)
-        self._fakes = natural, stylized
-        parts, both = {}, [count, count]
-        for name, real, fake in (("face", faces, natural), ("style", art, stylized)):
-            logits = self._judge(f"D_{name}")(torch.cat([real, fake]), both).split(count)
-            parts[f"d_{name}"] = adversarial(logits[0], True) + adversarial(logits[1], False)
-        if c.lambda_latent:
-            parts["d_latent"] = self._latent(art, stylized, codes, others)
-        return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+            natural, stylized = self._g.render(self._codes(one, two, at, codes), noise).split(len(one))
+            self._fakes = natural, stylized
+            return natural.sum() + stylized.sum(), {}
 
-    def _latent(self, art: Tensor, stylized: Tensor, codes: Tensor, others: Tensor) -> Tensor:
+    def _made(self) -> tuple[Tensor, Tensor]:
+        assert self._fakes is not None, "the phase paintings comes first"
+        return self._fakes
+
+    def real_faces(self) -> tuple[Tensor, ...]:
+        """Photos and natural paintings."""
+        return self.batch.faces, self._made()[0]
+
+    def judges_faces(self, faces: Tensor, natural: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of D_face (equation 6)."""
+        return self._told("d_face", self._judged("D_face", faces, natural))
+
+    def real_styles(self) -> tuple[Tensor, ...]:
+        """Art and stylized paintings."""
+        return self.batch.art, self._made()[1]
+
+    def judges_styles(self, art: Tensor, stylized: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of D_style (equation 7)."""
+        return self._told("d_style", self._judged("D_style", art, stylized))
+
+    def _judged(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
+        sizes = [len(real), len(fake)]
+        logits = self._judge(name)(torch.cat([real, fake]), sizes).split(sizes)
+        return adversarial(logits[0], True) + adversarial(logits[1], False)
+
+    @staticmethod
+    def _told(name: str, loss: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss, {name: loss.detach()}
+
+    def real_codes(self) -> tuple[Tensor, ...]:
+        """The pictures that go with style codes, others that do not, the codes, and codes of other pictures."""
+        b, stylized = self.batch, self._made()[1]
+        coded = stylized if self.config.latent_loss == "paper" else b.art
+        return coded, stylized, b.codes, self._others
+
+    def judges_codes(
+        self, coded: Tensor, stylized: Tensor, codes: Tensor, others: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of D_latent (equation 8); its trunk sees each picture once, whatever codes it is judged with."""
         d = self._d_latent
         if self.config.latent_loss == "paper":
-            found = d.summed(stylized)
-            return adversarial(d.score(found, codes), True) + adversarial(d.score(found, others), False)
-        found, painted = d.summed(torch.cat([art, stylized]), [len(art), len(stylized)]).split(len(art))
-        wrong = adversarial(d.score(found, others), False) + adversarial(d.score(painted, codes), False)
-        return adversarial(d.score(found, codes), True) + 0.5 * wrong
+            found = d.summed(coded)
+            loss = adversarial(d.score(found, codes), True) + adversarial(d.score(found, others), False)
+        else:
+            sizes = [len(coded), len(stylized)]
+            found, painted = d.summed(torch.cat([coded, stylized]), sizes).split(sizes)
+            wrong = adversarial(d.score(found, others), False) + adversarial(d.score(painted, codes), False)
+            loss = adversarial(d.score(found, codes), True) + 0.5 * wrong
+        return self._told("d_latent", loss)
 
-    def real(self) -> tuple[Tensor, ...]:
-        """What gradients are penalised on: photos, art, the pictures that go with codes, and the codes."""
-        assert self._fakes is not None, "the phase discriminators comes first"
-        b = self.batch
-        return b.faces, b.art, (self._fakes[1] if self.config.latent_loss == "paper" else b.art), b.codes
+    def penalises_faces(self, faces: Tensor, _: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """R1 of D_face on photos."""
+        return self._penalty("face", faces)
 
-    def penalties(self, faces: Tensor, art: Tensor, coded: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """R1 of the three discriminators, in float32: it squares gradients of second order."""
-        c, found = self.config, []
-        judged = [("D_face", faces), ("D_style", art)] + ([("D_latent", coded)] if c.lambda_latent else [])
-        for name, images in judged:
-            net = self.nets[name]
-            images = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
-            with without_autocast(images):  # and not through what torch.compile makes: it has no second order
-                if isinstance(net, ProjectionDiscriminator):
-                    scores = net.score(type(net).summed(net, images), codes)
-                else:
-                    scores = net.forward(images)
-                found.append(r1_penalty(scores, images))
-        loss = torch.stack(found).sum() * (c.r1 / 2 * c.r1_every)
-        return loss, {"r1": loss.detach()}
+    def penalises_styles(self, art: Tensor, _: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """R1 of D_style on art."""
+        return self._penalty("style", art)
+
+    def penalises_codes(self, coded: Tensor, _: Tensor, codes: Tensor, __: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """R1 of D_latent on the pictures that go with their style codes."""
+        return self._penalty("latent", coded, codes)
+
+    def _penalty(self, name: str, images: Tensor, codes: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """R1 of a discriminator, in float32: it squares gradients of second order."""
+        c, net = self.config, self.nets[f"D_{name}"]
+        images = images.detach().float().requires_grad_()
+        with without_autocast(images):  # and not through what torch.compile makes: it has no second order
+            if codes is None:
+                scores = net.forward(images)
+            else:
+                assert isinstance(net, ProjectionDiscriminator)
+                scores = net.score(type(net).summed(net, images), codes)
+            loss = r1_penalty(scores, images) * (c.r1 / 2 * c.r1_every)
+        return self._told(f"r1_{name}", loss)
 
     def painted(self) -> tuple[Tensor, ...]:
         """Style codes, and the draws of new faces."""
@@ -549,6 +585,6 @@ def summary(system: Any, data: Any, plan: Plan) -> list[str]:
     """What is trained on what, for the first lines of a stage."""
     lines: list[str] = system.summary()
     counts = getattr(data, "counts", None) or (len(data.pictures),)
-    names = ("photos", "pictures of art") if len(counts) == 2 else ("pictures",)
-    held = ", ".join(f"{count} {name}" for count, name in zip(counts, names, strict=True))
+    names = (" of faces", " of art") if len(counts) == 2 else ("",)
+    held = ", ".join(f"{counted(count)}{name}" for count, name in zip(counts, names, strict=True))
     return [*lines, f"data: {held}", f"{plan.total} images, {plan.total // plan.batch} steps of {plan.batch}"]

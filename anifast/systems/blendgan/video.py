@@ -108,10 +108,9 @@ def painted(
     for start in range(0, len(groups), batch):
         part = groups[start : start + batch]
         styles = between(codes, [moment for moment, _ in part], slerp)
-        if noise is None:
-            images = model.paint(w.expand(len(part), *w.shape[1:]), styles, index, batch=batch)
-        else:  # one picture's maps, or the grain would flicker
-            images = torch.cat([model.paint(w, style[None], index, noise=noise) for style in styles])
+        faces = w.expand(len(part), *w.shape[1:])
+        # all with the same maps, or the grain would flicker
+        images = model.paint(faces, styles, index, noise=noise, each=len(part), batch=batch)
         check_finite(images)
         pixels = to_uint8(truncated(images) if parity else images).permute(0, 2, 3, 1).cpu().numpy()
         for (moment, count), picture in zip(part, pixels, strict=True):

@@ -17,14 +17,13 @@ files is such a folder too, and FOLDER#17 is one of it. `anifast disentangle VER
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anifast.errors import AnifastError, CheckpointError
+from anifast.errors import AnifastError
 from anifast.systems import options
 
 if TYPE_CHECKING:
@@ -188,6 +187,7 @@ def main(args: argparse.Namespace) -> int:
 
         return experiment.main(args)
     from anifast.engine import precision, state, translate
+    from anifast.systems.commands import check_out
     from anifast.systems.styles import check_seed
 
     most = "max" if args.verb == "reconstruct" else "contents"
@@ -196,7 +196,7 @@ def main(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise AnifastError(f"--{option} {value}: at least 1")
     check_seed(getattr(args, "seed", None))
-    _check_out(args.out, {"fit": (".json",), "export": _EXPORTS}.get(args.verb, (".png",)))
+    check_out(args.out, {"fit": (".json",), "export": _EXPORTS}.get(args.verb, (".png",)))
     if isinstance(args.contents, str) or args.contents is None:
         args.contents = [args.contents or _RANDOM]
     model = load_model(args.model, args.device, args.precision)
@@ -214,39 +214,24 @@ def main(args: argparse.Namespace) -> int:
 
 
 def load_model(path: str | Path, device: str | None = None, precision: str = "fp32") -> Model:
-    """A trained disentangling network, for the commands that no other system has.
+    """A trained disentangling network.
 
     Raises:
         CheckpointError: the file cannot be used, or is of another system.
     """
-    import anifast
+    from anifast.systems.commands import load_as
     from anifast.systems.disentangle.inference import Model
 
-    model = anifast.load(path, device, precision=precision)
-    if not isinstance(model, Model):
-        raise CheckpointError(f"{path}: a model of another system; `anifast disentangle` takes disentangling networks")
-    return model
-
-
-def _check_out(out: Path, suffixes: Sequence[str]) -> None:
-    """Refuse a result of another kind than what is written, or that is a folder."""
-    from anifast.data.folders import printable
-
-    if out.suffix.lower() not in suffixes:
-        raise AnifastError(f"--out {printable(out)}: give it a name that ends with {' or '.join(suffixes)}")
-    if out.is_dir():
-        raise AnifastError(f"--out {printable(out)}: is a folder; name the file")
+    return load_as(Model, "`anifast disentangle` takes disentangling networks", path, device, precision)
 
 
 def _gather(args: argparse.Namespace, model: Model, words: Sequence[str], most: int | None) -> list[Picture]:
     """The pictures of some sources, none of which the result overwrites."""
-    from anifast.data.folders import printable
+    from anifast.systems.commands import not_an_input
     from anifast.systems.disentangle.pictures import gather
 
     found = gather(model, words, most)
-    out = os.path.realpath(args.out)
-    if any(isinstance(one.source, Path) and os.path.realpath(one.source) == out for one in found):
-        raise AnifastError(f"--out {printable(args.out)}: the result would overwrite an input; give it another name")
+    not_an_input(args.out, (one.source for one in found if isinstance(one.source, Path)), "--out ")
     return found
 
 

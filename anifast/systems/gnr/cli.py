@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anifast.errors import AnifastError, CheckpointError
+from anifast.errors import AnifastError
 from anifast.systems import options
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def main(args: argparse.Namespace) -> int:
     from anifast.engine import precision, state, translate
     from anifast.files import atomic_path
     from anifast.progress import Progress
+    from anifast.systems.commands import check_out, not_an_input
     from anifast.systems.styles import RANDOM, check_truncation
 
     for name, least in (("batch", 1), ("steps", 2), ("directions", 1)):
@@ -119,9 +120,11 @@ def main(args: argparse.Namespace) -> int:
         if value < least:
             raise AnifastError(f"--{name} {value}: at least {least}")
     args.truncation = check_truncation(args.truncation)
+    check_out(args.out, (".png",))
     paths, rejected = _pictures(args.contents)
     sources: list[str] = getattr(args, "between", None) or getattr(args, "style", None) or []
-    _check_out(args.out, [*paths, *_pictures(Path(source) for source in sources if source != RANDOM)[0]])
+    inputs = [*paths, *_pictures(Path(source) for source in sources if source != RANDOM)[0]]
+    not_an_input(args.out, inputs, "--out ")
     for path, why in rejected.items():
         print(f"anifast: warning: left out: {path}: {why}", file=sys.stderr)
     model = load_model(args.model, args.device, args.precision)
@@ -144,18 +147,15 @@ def main(args: argparse.Namespace) -> int:
 
 
 def load_model(path: str | Path, device: str | None = None, precision: str = "fp32") -> Translator:
-    """A trained GANs N' Roses, for the commands that no other system has.
+    """A trained GANs N' Roses.
 
     Raises:
         CheckpointError: the file cannot be used, or is of another system.
     """
-    import anifast
+    from anifast.systems.commands import load_as
     from anifast.systems.gnr.inference import Translator
 
-    model = anifast.load(path, device, precision=precision)
-    if not isinstance(model, Translator):
-        raise CheckpointError(f"{path}: a model of another system; `anifast gnr` takes those of GANs N' Roses")
-    return model
+    return load_as(Translator, "`anifast gnr` takes those of GANs N' Roses", path, device, precision)
 
 
 def _pictures(inputs: Iterable[Path]) -> tuple[list[Path], dict[str, str]]:
@@ -169,15 +169,6 @@ def _pictures(inputs: Iterable[Path]) -> tuple[list[Path], dict[str, str]]:
         paths += inside
         rejected |= others
     return paths, rejected
-
-
-def _check_out(out: Path, inputs: Sequence[Path]) -> None:
-    """Refuse a sheet that is no PNG, that is a folder or that would overwrite an input."""
-    from anifast.systems.gnr.video import check_out
-
-    if out.suffix.lower() != ".png":
-        raise AnifastError(f"--out {out}: the sheet is a PNG; give it a name that ends with .png")
-    check_out(out, inputs, "--out ")
 
 
 def _grid(args: argparse.Namespace, model: Translator, paths: Sequence[Path]) -> tuple[int, Draw]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -474,25 +473,6 @@ def _check(args: argparse.Namespace) -> None:
         raise AnifastError("--style: --mode blend drifts through random styles; leave it out, or take fixed or eig")
 
 
-def check_out(out: Path, inputs: Iterable[str | Path], flag: str = "") -> None:
-    """That a result is written to a file of its own; its suffix is not looked at.
-
-    Args:
-        out: the file.
-        inputs: files that it must not overwrite.
-        flag: the option that names it and a blank, for messages; none for an argument by its place.
-
-    Raises:
-        AnifastError: it is a folder or an input.
-    """
-    from anifast.data.folders import printable
-
-    if out.is_dir():
-        raise AnifastError(f"{flag}{printable(out)}: is a folder; name the file")
-    if os.path.realpath(out) in map(os.path.realpath, inputs):
-        raise AnifastError(f"{flag}{printable(out)}: the result would overwrite an input; give it another name")
-
-
 def _find_box(args: argparse.Namespace, info: VideoInfo) -> tuple[FaceBox, str]:
     """Which part of the frames is painted, and that in words.
 
@@ -532,13 +512,15 @@ def main(args: argparse.Namespace) -> int:
     from anifast.engine import precision, state
     from anifast.engine.translate import check_writable
     from anifast.progress import duration
+    from anifast.systems.commands import check_out, not_an_input
     from anifast.systems.gnr.cli import load_model
     from anifast.systems.gnr.styles import codes, gather
     from anifast.systems.styles import check_truncation
 
     truncation = check_truncation(args.truncation)
     video.check_suffix(args.out)
-    check_out(args.out, [args.input, args.model, *(args.style or ())])
+    check_out(args.out, flag="")
+    not_an_input(args.out, [args.input, args.model, *(args.style or ())])
     check_writable(args.out.parent)
     info = video.probe(args.input)
     where, told = _find_box(args, info)
