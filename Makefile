@@ -33,7 +33,7 @@ format: $(VENV)/developer
 
 # Measures every op and system on this machine, writes benchmarks/results and the README's tables. AUTHORS names a
 # checkout of github.com/mchong6/GANsNRoses (its branch main) to measure beside ours, AUTHORS_DISENTANGLE one of
-# github.com/stormraiser/adversarial-disentangle.
+# github.com/stormraiser/adversarial-disentangle, AUTHORS_BLENDGAN one of github.com/onion-liu/BlendGAN.
 bench: $(VENV)/developer
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python benchmarks/run.py
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_cyclegan --out benchmarks/results
@@ -41,6 +41,7 @@ bench: $(VENV)/developer
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_lpips --out benchmarks/results
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_gnr $(if $(AUTHORS),--authors $(AUTHORS)) --out benchmarks/results
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_disentangle $(if $(AUTHORS_DISENTANGLE),--authors $(AUTHORS_DISENTANGLE)) --out benchmarks/results
+	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_blendgan $(if $(AUTHORS_BLENDGAN),--authors $(AUTHORS_BLENDGAN)) --out benchmarks/results
 	$(BIN)/python benchmarks/report.py --write README.md
 
 # Everything there is to do on a machine with a GPU, with that machine's own python: no environment, no network.

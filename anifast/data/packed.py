@@ -483,6 +483,8 @@ class _Undecoded:
         self._next = numbers, self._before.submit(self._decoded, numbers)
 
     def _decoded(self, numbers: NDArray[np.int64]) -> list[_Decoded]:
+        if numbers.size and numbers.max() >= len(self):
+            raise IndexError(f"index {numbers.max()} is out of range for {len(self)} pictures")
         if not self._is_lmdb:
             return self._with(self._job, numbers)
         with lmdb.Database(self._job.root) as database:  # opened for each batch, or somebody had to close it

@@ -100,7 +100,12 @@ class Products(Convolutions):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run it, and count it if it is one."""
-        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+        if func in (
+            torch.ops.aten.mm.default,
+            torch.ops.aten.addmm.default,
+            torch.ops.aten.bmm.default,
+            torch.ops.aten.baddbmm.default,
+        ):
             factors = args[-2:]
             if self._vectors or all(1 not in x.shape for x in factors):
                 self.seen[("product", tuple((tuple(x.shape), x.stride(), x.dtype) for x in factors))] += 1
@@ -167,7 +172,8 @@ def cost(key: tuple[Any, ...]) -> tuple[int, int]:
     like = [torch.empty_strided(*shape, device="meta", dtype=dtype) for *shape, dtype in key[1]]
     if key[0] == "product":
         a, b = like
-        return 2 * a.shape[0] * b.numel(), a.nbytes + b.nbytes + a.shape[0] * b.shape[1] * a.itemsize
+        out = a.numel() // a.shape[-1] * b.shape[-1]
+        return 2 * a.numel() * b.shape[-1], a.nbytes + b.nbytes + out * a.itemsize
     backward, _, numbers = key
     x, weight = like[-2:]
     *how, wanted = numbers if backward else (*numbers, [])

@@ -74,6 +74,7 @@ RIVALS = {"authors": "the authors' code", "reference": "ours on `reference`"}
 NOTE = (
     "Bounds are what the ratios would be if ours were the library's convolutions and matrix products alone, as plain "
     "PyTorch calls them; the roofline counts their operations, of which Winograd's algorithm on a CPU has fewer. "
+    "Folder transfer is from pictures to pictures in memory, with all three networks held. "
     "Training iterations begin with a batch of pictures and style codes; the authors published no training."
 )
 AUTHORS_NOTE = (

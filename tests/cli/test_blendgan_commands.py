@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,16 @@ def shown(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
         torch.cat(list(to_uint8(images)), 2).permute(1, 2, 0).numpy().astype(np.int64)
     )
     return found
+
+
+def test_the_readme_s_commands() -> None:
+    """They are ones that there are, and train on pictures that the first has drawn or that are named as others."""
+    section = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("\n## BlendGAN\n")[1]
+    lines = [shlex.split(line, comments=True)[1:] for line in section.split("```")[1].strip().splitlines()]
+    found = [cli.build_parser(words[0]).parse_args(words) for words in lines]
+    (drawn,) = [args for args in found if args.command == "portraits"]
+    assert {str(args.data) for args in found if hasattr(args, "data")} == {f"{drawn.out}/blendgan", "ffhq-aahq"}
+    assert {args.verb for args in found if args.command == "blendgan"} >= {"pairs", "sweep", "grid", "video", "align"}
 
 
 # --- translate
@@ -182,7 +193,9 @@ def test_as_many_at_once_as_the_memory_holds(
     assert capsys.readouterr().out.splitlines()[0].startswith("memory, weights + maps of 1 pictures: style encoder ")
 
 
-def test_parity_squeezes(run: Path, whole: Path, photos: Path, art: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_squeezes(
+    run: Path, whole: Path, photos: Path, art: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the authors bring pictures to squares; --resize says otherwise."""
     found: list[str] = []
     pooled = styles.pooled
@@ -504,6 +517,13 @@ def test_align_is_reached(photos: Path, tmp_path: Path) -> None:
 
 
 # --- one-shot styles
+
+
+def test_finetune_has_no_option_that_says_the_same_twice(run: Path, art: Path, capsys: Capture) -> None:
+    """Steps are of one picture each; numbers of pictures would be those of --iterations again."""
+    with pytest.raises(SystemExit):
+        blendgan("finetune", run, art / "ink.png", "--data", "x", "--out", "y", "--images", 5)
+    assert "unrecognized arguments: --images" in capsys.readouterr().err
 
 
 def given(monkeypatch: pytest.MonkeyPatch, words: Sequence[object]) -> dict[str, Any]:

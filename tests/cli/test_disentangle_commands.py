@@ -189,7 +189,7 @@ def test_a_picture_that_cannot_be_read_leaves_the_others(run: Path, tmp_path: Pa
         (("--artist", "neutral", "--to", "A"), "--to A: "),
         (("--artist", "neutral", "--truncation", "0.5"), "--truncation: "),
         (("--style", "random"), "chosen by --artist, --styles, --seed; leave it out"),
-        (("--artist", "neutral", "--size", "64"), "made for 32x32 pixels"),
+        (("--artist", "neutral", "--size", "64"), "gives pictures of 32x32 pixels"),
         (("--artist", "neutral", "--keep-size"), "--keep-size: "),
     ],
 )

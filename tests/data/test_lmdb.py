@@ -6,17 +6,26 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from tiny_blendgan import tiny_config
+from tiny_cyclegan import command, the_error
 
+from anifast import cli
+from anifast.data import lmdb as databases
 from anifast.data import packed
 from anifast.data.lmdb import Database, is_lmdb, write_lmdb
-from anifast.data.packed import pack
+from anifast.data.packed import check_digests, digests, pack, unpacked
 from anifast.errors import AnifastError, DataError, ImageError
+from anifast.systems.blendgan.contrast import Views
+from anifast.systems.blendgan.pictures import pictures_of
+from anifast.systems.blendgan.training import Pictures
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -235,6 +244,58 @@ def test_a_folder_that_becomes_a_database_is_packed_anew(lmdb: Any, tmp_path: Pa
     assert len(pack(folder, 8, cache_dir=cache)) == COUNT
 
 
+# --- decoded when asked for
+
+
+def test_unpacked_is_what_a_pack_holds(base: Path, cache: Path) -> None:
+    held, found = pack(base, 16, cache_dir=cache), unpacked(base, 16)
+    assert found.paths == held.paths and found.images.shape == held.images.shape and found.skipped == {}
+    for order in ([3, 0, 3, 11], [5], []):
+        assert torch.equal(found.batch(order), held.batch(order))
+    assert digests(found) == digests(held)
+    check_digests(found, digests(held), "faces")
+    with pytest.raises(DataError, match="no pictures of size 64, only of 8, 16, 128"):
+        unpacked(base, 64)
+
+
+def test_unpacked_leaves_out_what_is_damaged(lmdb: Any, tmp_path: Path) -> None:
+    values = entries() | {b"8-00002": b"junk"}
+    del values[b"8-00003"]
+    found = unpacked(write(lmdb, tmp_path / "base", values), 8)
+    assert found.skipped == {}
+    assert np.array_equal(found.batch([2])[0].permute(1, 2, 0).numpy(), expected(4, 8))
+    assert found.skipped == {"8-00002": "is neither a JPEG nor a PNG", "8-00003": "is not in the LMDB"}
+
+
+def test_unpacked_asks_for_the_names_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = unpacked(base, 8)
+    wanted = found.batch([1, 2])
+
+    def names(*_: object) -> list[str]:
+        raise AssertionError("the names were sorted again")
+
+    monkeypatch.setattr(Database, "names", names)
+    assert torch.equal(found.batch([1, 2]), wanted)
+    found.ahead([1, 2])
+    assert torch.equal(found.batch([1, 2]), wanted)
+
+
+def test_an_lmdb_may_be_open_several_times(base: Path, cache: Path, tmp_path: Path) -> None:
+    """As where the next batch is decoded while other pictures of it are read; it is closed behind the last reader."""
+    link = tmp_path / "link"
+    link.symlink_to(base)
+    found, other = unpacked(base, 8), unpacked(link, 16)
+    found.ahead(range(COUNT))
+    with Database(base) as one, Database(link) as two:
+        one.close()
+        one.close()
+        assert two.read("8-00001").size == (8, 8)
+        assert len(other.batch([0, 1])) == 2 and len(pack(base, 128, cache_dir=cache)) == COUNT
+        assert len(found.batch(range(COUNT))) == COUNT
+    assert databases._OPEN == {}
+    assert np.array_equal(other.images[3], expected(3, 16)) and databases._OPEN == {}
+
+
 # --- writing
 
 
@@ -310,3 +371,60 @@ def test_write_nothing(lmdb: Any, tmp_path: Path) -> None:
 def test_write_arguments(sizes: list[int], quality: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected"):
         write_lmdb(tmp_path, tmp_path / "base", sizes, quality=quality)
+
+
+def test_the_command(lmdb: Any, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it writes is what training reads, and what is left out is told."""
+    out = tmp_path / "data" / "faces"
+    assert cli.main(command("blendgan", "lmdb", photos, "--out", out, "--sizes", "16,8")) == 0
+    told = capsys.readouterr()
+    assert f"3 pictures at 8 and 16 px: {out}" in told.out and "2 skipped" in told.out
+    assert "skipped: b/broken.png: " in told.err and "skipped: e.png: " in told.err
+    for side in (8, 16):
+        pictures = pictures_of(tmp_path / "data", "faces", side, packed=False)
+        assert pictures.batch([0, 1, 2]).shape == (3, 3, side, side) and pictures.skipped == {}
+    assert cli.main(command("blendgan", "lmdb", photos, "--out", out)) == 1
+    assert "is there already" in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--sizes", "0"), "--sizes 0: expected numbers from 1 to 4096, as 256,1024"),
+        (("--sizes", "256,"), "--sizes 256,: expected"),
+        (("--sizes", "large"), "--sizes large: expected"),
+        (("--sizes", "5000"), "--sizes 5000: expected"),
+        (("--quality", "0"), "--quality 0: from 1 to 100"),
+    ],
+)
+def test_options_of_the_command(
+    words: tuple[str, ...], said: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command("blendgan", "lmdb", photos, "--out", tmp_path / "out", *words)) == 1
+    assert said in the_error(capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
+def test_training_from_lmdbs(lmdb: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same batches whether the pictures are packed or not; a run goes on either way, and not with others."""
+    monkeypatch.setenv("ANIFAST_CACHE", str(tmp_path / "cache"))
+    for first, name in ((0, "faces"), (20, "styles")):
+        for index in range(5):
+            (tmp_path / name).mkdir(exist_ok=True)
+            picture(first + index, 64).save(tmp_path / name / f"{index}.png")
+        write_lmdb(tmp_path / name, tmp_path / "data" / name, [32, 64], progress=False)
+    config, device = tiny_config(style_dim=16), torch.device("cpu")
+    table = torch.arange(5 * 2 * 16).view(5, 2, 16).float()
+    one, other = (
+        Pictures(tmp_path / "data", replace(config, packed=packed), device, codes=table) for packed in (True, False)
+    )
+    for _ in range(2):
+        for mine, theirs in zip(one.next(), other.next(), strict=True):
+            assert torch.equal(mine, theirs)
+    other.load_state_dict(one.state_dict())
+    assert all(torch.equal(*pair) for pair in zip(one.next(), other.next(), strict=True))
+    views = Views(tmp_path / "data", replace(config, packed=False), 4, device).next()
+    assert views.shape == (8, 3, 32, 32)
+    write(lmdb, tmp_path / "data" / "styles", {b"64-00000": encoded(picture(99, 64))})
+    changed = Pictures(tmp_path / "data", replace(config, packed=False), device, codes=table)
+    with pytest.raises(DataError, match="styles holds other pictures under the same names"):
+        changed.load_state_dict(one.state_dict())

@@ -16,6 +16,7 @@ import warnings
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from PIL import Image
 
 from anifast.data import packed
 from anifast.data.folders import read_image, resize
-from anifast.data.packed import PackedImages, pack, pixels_digest, unpacked
+from anifast.data.packed import PackedImages, check_digests, digests, pack, pixels_digest, unpacked
 from anifast.errors import DataError
 from anifast.progress import Progress
 
@@ -570,3 +571,54 @@ def test_unpacked_without_any_picture_that_can_be_read(folder: Path) -> None:
         (folder / name).write_bytes((folder / name).read_bytes()[:60])
     with pytest.raises(DataError, match="none of its pictures can be read"):
         found.batch([0])
+
+
+def test_unpacked_pictures_are_decoded_ahead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In other threads and once; what is bad is noted when it is asked for. Another batch than foretold is no harm."""
+    plain, found = unpacked(folder, 8), unpacked(folder, 8)
+    wanted = [plain.batch(order) for order in ([4, 0], [7, 2], [3])]
+    (folder / found.paths[9]).write_bytes(b"no picture")
+    decoded: list[str] = []
+    done = threading.Event()
+    decode = packed._decode
+
+    def seen(job: Any, path: Path) -> bytes:
+        decoded.append(path.name)
+        if path.name == Path(found.paths[9]).name:
+            done.set()
+        return decode(job, path)
+
+    monkeypatch.setattr(packed, "_decode", seen)
+    found.ahead(np.array([4, 0]))
+    assert torch.equal(found.batch([4, 0]), wanted[0]) and len(decoded) == 2
+    found.ahead([5, 6])
+    assert torch.equal(found.batch([7, 2]), wanted[1]) and torch.equal(found.batch([3]), wanted[2])
+    numbers = np.array([9])
+    found.ahead(numbers)
+    numbers[0] = 1
+    assert done.wait(60) and found.skipped == {}
+    assert torch.equal(found.batch([9]), plain.batch([10]))
+    assert list(found.skipped) == [found.paths[9]]
+    found.ahead([0, 99])
+    with pytest.raises(IndexError):
+        found.batch([0, 99])
+    assert torch.equal(found.batch([4, 0]), wanted[0])
+    pack(folder, 8, cache_dir=folder.parent / "cache", progress=False).ahead([0])  # which has nothing to decode
+
+
+def test_pixels_are_looked_at_once_for_digests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save of a run decodes nothing anew."""
+    found = unpacked(folder, 8)
+    state = digests(found)
+
+    def decode(*_: object) -> bytes:
+        raise AssertionError("a picture was decoded")
+
+    monkeypatch.setattr(packed, "_decode", decode)
+    assert digests(found) == state
+    check_digests(found, state, "faces")
+    check_digests(found, {"names": state["names"]}, "faces")
+    with pytest.raises(DataError, match="^faces holds other pictures than when this stage began"):
+        check_digests(found, state | {"names": ""}, "faces")
+    with pytest.raises(DataError, match="^trainA holds other pictures under the same names than when this run began"):
+        check_digests(found, state | {"pixels": ""}, "trainA", "this run")

@@ -409,7 +409,6 @@ def test_phases_of_blendgan_take_everything_from_their_inputs(kind: type[Any], c
             begin(system, step)
             found.append(run_step(system.phases, step, CPU, graphs=how))
         assert found[0].keys() == found[1].keys()
-        assert all(torch.equal(value, found[1][name]) for name, value in found[0].items()), step
     assert set(graphs._recorded) == {phase.name for phase in plain.phases}
     for name, net in plain.nets.items():
         for key, value in net.state_dict().items():

@@ -599,6 +599,7 @@ def test_the_exported_encoder_of_photos() -> None:
             "gan",
             r"style_dim 32 \(there: 512\), n_mlp 2 \(there: 8\), base_channels 16 \(there: 512\); --f",
         ),
+        (tiny_config(normalised=True), "gan", r"base_channels 16 \(there: 512\), normalised True \(there: False\)"),
         (tiny_config(channel_multiplier=1.5), "gan", r"channel_multiplier 1.5 \(there: whole numbers\)"),
         (tiny_config(), "style", r"backbone random \(there: vgg19\), style_side 32 \(there: 256\), .*style_mlp 2"),
     ],

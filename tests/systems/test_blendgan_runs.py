@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -519,13 +518,13 @@ def first_of_gan(data: Path, out: Path, **changes: Any) -> tuple[list[str], Gan]
 
 
 def test_where_networks_come_from(data: Path, straight: Path, art: Path, tmp_path: Path, capsys: Capture) -> None:
-    """A discriminator of faces can be given; without one a run of one picture warms up, and others say that it is new."""
+    """A discriminator of faces can be given; without one a run of one picture warms up, and others tell that."""
     held, run = tmp_path / "stylegan2.pt", without(straight, tmp_path / "bare", "D_face")
     d = stylegan2_file(held)["d"]
     one: dict[str, Any] = {"start_from": str(run), "one_shot": str(art), "batch": 1}
     names, system = first_of_gan(data, tmp_path / "a", **one, face_discriminator=str(held))
     assert names == ["style", "gan"]
-    assert_same(dict(system.nets["D_face"].state_dict()), d)
+    assert_same(dict(system.nets["D_face"].state_dict()), dict(d))
     assert sorted(system.taken) == sorted([f"G, D_style, D_latent from {run}", f"D_face from {held}"])
     made = stages.stages(system.config, data, tmp_path / "b", torch.device("cpu"))
     assert [stage.name for stage in made] == ["style", "gan"]
@@ -820,18 +819,20 @@ class Side(Team):
         return found
 
 
-@pytest.mark.parametrize("failing", [None, 0, 1])
+@pytest.mark.parametrize("failing", [False, True])
 def test_processes_agree_on_the_batch_of_stage_style(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: bool
 ) -> None:
-    """That of the one with the least memory; where one cannot read its pictures, no other waits for it."""
+    """That of the one with the least memory; the first looks at the pictures, and no other waits where it cannot."""
+    data = portraits(tmp_path / "data", faces=0, styles=9)
+    batch_of = vars(stages.Run)["style_batch"].func  # before Python 3.12 what is cached is locked for all threads
     small = {key: value for key, value in SMALL.items() if key in TINY}
     config = tiny_config(**small | {"style_batch": 0})
     held, said, found = threading.Barrier(2), [0, 0], {}
     original, free = stages.pictures_of, threading.local()
 
     def some(*args: Any) -> Any:
-        if free.rank == failing:
+        if failing or free.rank == 1:
             raise DataError("this disk is gone")
         return original(*args)
 
@@ -843,7 +844,7 @@ def test_processes_agree_on_the_batch_of_stage_style(
         team = Side(rank, held, said)
         run = stages.Run(config, data, tmp_path, torch.device("cpu"), team)
         try:
-            found[rank] = team.together(lambda: run.style_batch)
+            found[rank] = team.together(lambda: batch_of(run))
         except BaseException as error:
             found[rank] = error
 
@@ -852,12 +853,11 @@ def test_processes_agree_on_the_batch_of_stage_style(
         thread.start()
     for thread in threads:
         thread.join(60)
-    if failing is None:
-        assert found == {0: 4, 1: 4}, "two of each process, of five pictures"
+    if not failing:
+        assert found == {0: 4, 1: 4}, "two of each process, though one of them could hold four"
     else:
-        told = found.pop(failing)
-        assert isinstance(told, DataError) and "this disk is gone" in str(told)
-        assert [type(error) for error in found.values()] == [ToldElsewhere]
+        assert isinstance(found[0], DataError) and "this disk is gone" in str(found[0])
+        assert isinstance(found[1], ToldElsewhere)
 
 
 @pytest.mark.parametrize(

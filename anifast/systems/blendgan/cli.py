@@ -7,6 +7,7 @@
     anifast blendgan video RUN photo.png --style art --out video.mp4         from style to style
     anifast blendgan encode RUN art --out codes.pt                           style codes, for --style codes.pt
     anifast blendgan align photos --out faces                                faces cut and turned as FFHQ's
+    anifast blendgan lmdb ffhq --out data/faces --sizes 256,1024             a folder's pictures as one database
     anifast blendgan finetune RUN art.png --data DIR --out RUN2              one picture's style alone
 
 Pictures have any size; those of a folder are found recursively. Photos are of faces aligned as FFHQ's
@@ -17,7 +18,6 @@ Photos x styles as files: `anifast translate`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -72,7 +72,7 @@ _ON_RESUME = ("iterations", "minutes", "save_every", "sheet_every", "log_every")
 
 def add_cli(parser: argparse.ArgumentParser) -> None:
     """The options of `anifast blendgan`."""
-    from anifast.systems.blendgan import alignment
+    from anifast.systems.blendgan import alignment, database
 
     parser.description = __doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -156,6 +156,7 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     options.add_computing(sub, f"{options.BATCH}, {options.FEWER}")
 
     alignment.add_options(verbs.add_parser("align", help="cut and turn faces as FFHQ's are", allow_abbrev=False))
+    database.add_options(verbs.add_parser("lmdb", help="write a folder's pictures into an LMDB", allow_abbrev=False))
 
     sub = verbs.add_parser(
         "finetune",
@@ -250,6 +251,10 @@ def main(args: argparse.Namespace) -> int:
         from anifast.systems.blendgan import alignment
 
         return alignment.run(args)
+    if args.verb == "lmdb":
+        from anifast.systems.blendgan import database
+
+        return database.run(args)
     from anifast.engine import precision, state, translate
     from anifast.systems.styles import check_seed
 

@@ -100,16 +100,19 @@ class Run(StagedRun):
             return c.style_batch
         if self.begun("style"):
             return int(checkpoint.load(self.out / "style", mmap=True)["batch"])
+        held = 0
 
-        def fitting() -> int:
-            if self.device.type == "cuda":
-                free = torch.cuda.mem_get_info(self.device)[0] / 2**30
-            else:
-                free = _free_memory()
+        def look() -> None:
+            nonlocal held
             held = len(pictures_of(self.data, "styles", c.style_side, c.packed))
-            return min(fitting_batch(c, 0.8 * free, self.device.type, team.world), 2 ** (held.bit_length() - 1))
 
-        batch = team.in_turn(fitting)  # where it fails in one process, no other waits for it below
+        team.lead(look)  # what fails in one process alone would let the others wait for it
+        held = team.largest(held)
+        if self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0] / 2**30
+        else:
+            free = _free_memory()
+        batch = min(fitting_batch(c, 0.8 * free, self.device.type, team.world), 2 ** (held.bit_length() - 1))
         return team.world * max(1, -team.largest(-(batch // team.world)))  # that of the process with the least
 
     def _taken(self, source: str, *names: str) -> checkpoints.Contents:
