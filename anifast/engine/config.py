@@ -104,7 +104,10 @@ def add_options(
     parser.set_defaults(preset=None)
     if len(presets) > 1:
         parser.add_argument("--preset", choices=list(presets), help=f"named settings, default {[*presets][0]}. {words}")
-    own = parser.add_argument_group("settings (each overrides the preset; the defaults shown are the first preset's)")
+    own = parser.add_argument_group(
+        "settings"
+        + (" (each overrides the preset; the defaults shown are the first preset's)" if len(presets) > 1 else "")
+    )
     steering = parser.add_argument_group("settings of all systems' runs")
     types = _types(config)
     shared = {field.name for field in dataclasses.fields(Steering)}

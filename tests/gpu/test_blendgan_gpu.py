@@ -144,7 +144,7 @@ def test_the_style_encoder_learns_as_on_the_cpu() -> None:
 
 def test_a_card_of_4_gb_is_enough_at_1024_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Photos x styles with the published networks, by what the estimate says of a card with that much free."""
-    config = make(values={"backbone_weights": None, "backbone": "vgg19"})
+    config = make()
     state = {
         "format": checkpoints.FORMAT,
         "config": config.as_dict(),

@@ -526,8 +526,8 @@ def test_where_networks_come_from(data: Path, straight: Path, art: Path, tmp_pat
     assert names == ["style", "gan"]
     assert_same(dict(system.nets["D_face"].state_dict()), dict(d))
     assert sorted(system.taken) == sorted([f"G, D_style, D_latent from {run}", f"D_face from {held}"])
-    made = stages.stages(system.config, data, tmp_path / "b", torch.device("cpu"))
-    assert [stage.name for stage in made] == ["style", "gan"]
+    assert adapt(run, art, data, tmp_path / "b", "--face-discriminator", held, "--iterations", 1) == 0
+    assert {path.name for path in (tmp_path / "b").iterdir()} - {".lock"} == {"config.json", "style", "gan"}
     names, _ = first_of_gan(data, straight, **one)  # which has begun
     assert names == ["style", "gan"]
     names, _ = first_of_gan(data, tmp_path / "c", **one)

@@ -403,7 +403,7 @@ class Gan:
     def _penalty(self, name: str, images: Tensor, codes: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """R1 of a discriminator, in float32: it squares gradients of second order."""
         c, net = self.config, self.nets[f"D_{name}"]
-        images = images.detach().float().requires_grad_()
+        images = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
         with without_autocast(images):  # and not through what torch.compile makes: it has no second order
             if codes is None:
                 scores = net.forward(images)
