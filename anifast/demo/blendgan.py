@@ -50,7 +50,7 @@ SETTINGS: dict[str, Any] = {
     "style_side": 32,
     "style_mlp": 2,
     "style_batch": 16,
-    "style_iterations": 30,
+    "style_iterations": 15,
     "alpha": 0.7,
     # Few and careful steps: discriminators that know nothing yet would spoil what was fitted.
     "lr": 5e-4,
@@ -93,14 +93,15 @@ def run(out: Path, device: torch.device, images: int | None) -> list[tuple[str, 
     def trained(folder: str, **more: Any) -> bool:
         return runs.train("blendgan", faces, here / folder, preset="small", values=values | more, device=str(device))
 
+    config = blendgan.make("small", values)
+    # First of all, as it also settles the number of threads.
+    steps = max(1, images // config.batch) if images else min(STEPS, _affordable(config, device))
     if not trained("style", stage="style"):
         return None
-    config = blendgan.make("small", values)
     fitted = _fit(config, _read(faces / "trainA"), _read(faces / "trainB"), here / "style", device, images)
     if fitted is None:
         return None
     state.save(start, {**checkpoints.header(config), "stage": "gan", "nets": {"G": fitted.state_dict()}})
-    steps = max(1, images // config.batch) if images else min(STEPS, _affordable(config, device))
     total = steps * config.batch
     plan = {"iterations": steps, "log_every": 10 * config.batch}
     plan |= {name: max(1, total // 4) for name in ("sheet_every", "save_every")}
@@ -248,7 +249,7 @@ def _affordable(config: blendgan.Config, device: torch.device) -> int:
 
     def step(number: int) -> None:
         system.begin(batch, number * count)
-        run_step(system.phases, number, device, config.precision)["generator"].item()  # waits for a GPU
+        run_step(system.phases, number, device, config.precision)["g_style"].item()  # waits for a GPU
 
     return max(1, int(SECONDS / shared.seconds_of(step)))
 

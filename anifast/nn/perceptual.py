@@ -86,7 +86,7 @@ class _Extractor(nn.Module):
                 x = x.contiguous(memory_format=torch.channels_last)
             except RuntimeError:  # torch.func.vmap knows no layouts
                 return self.net.taps(x, self.layers)
-            # Winograd's matrices are made of contiguous weights, and the CPU's other convolutions rearrange theirs anyway
+            # Winograd makes its matrices of contiguous weights; the other convolutions of CPUs rearrange theirs anyway
             cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
             compiling = torch.compiler.is_compiling()
             if not (cpu or compiling or weight.is_contiguous(memory_format=torch.channels_last)):

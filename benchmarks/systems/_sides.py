@@ -172,8 +172,8 @@ def cost(key: tuple[Any, ...]) -> tuple[int, int]:
     like = [torch.empty_strided(*shape, device="meta", dtype=dtype) for *shape, dtype in key[1]]
     if key[0] == "product":
         a, b = like
-        out = a.numel() // a.shape[-1] * b.shape[-1]
-        return 2 * a.numel() * b.shape[-1], a.nbytes + b.nbytes + out * a.itemsize
+        made = a.numel() // a.shape[-1] * b.shape[-1]
+        return 2 * a.numel() * b.shape[-1], a.nbytes + b.nbytes + made * a.itemsize
     backward, _, numbers = key
     x, weight = like[-2:]
     *how, wanted = numbers if backward else (*numbers, [])

@@ -120,7 +120,7 @@ def test_a_run_writes_its_files(straight: Path) -> None:
         assert all(row["skipped"] == 0 and row["lr"] > 0 for row in rows)
         log = (folder / "log.txt").read_text()
         assert f"4 steps of {BATCH[stage]}" in log and "preset paper" in log and "5 pictures" in log
-    assert "6 photos, 5 pictures of art" in (straight / "gan" / "log.txt").read_text()
+    assert "6 pictures of faces, 5 pictures of art" in (straight / "gan" / "log.txt").read_text()
     assert "memory: about" in (straight / "style" / "log.txt").read_text()
 
 
@@ -149,7 +149,7 @@ def test_every_loss_is_in_the_figure(straight: Path) -> None:
         losses = {key for row in rows_of(straight / stage) for key in row} - OTHERS
         assert losses <= {key for panel in panels for key in panel.keys}
         assert losses >= (
-            {"contrast", "recognised"} if stage == "style" else {"d_face", "g_latent", "r1", "path_style"}
+            {"contrast", "recognised"} if stage == "style" else {"d_face", "g_latent", "r1_face", "path_style"}
         )
 
 
@@ -260,14 +260,14 @@ def test_the_batch_of_stage_style_is_what_memory_holds(
     """At most as many as there are pictures, in powers of 2; a run that goes on keeps what it began with."""
     c = tiny_config(**{key: value for key, value in SMALL.items() if key != "style_batch"} | {"style_batch": 0})
     fits_two = contrast.memory_estimate(c, 3) / 0.8
-    monkeypatch.setattr(stages, "_free_memory", lambda: fits_two)
+    monkeypatch.setattr(stages, "free_memory", lambda _: fits_two * 2**30)
     out = tmp_path / "run"
     assert fresh(data, out, "--stage", "style", style_batch=0, style_iterations=3) == 0
     found = read(out / "style" / "checkpoint.pt")
     assert found["batch"] == 2 and found["images"] == 6
     log = (out / "style" / "log.txt").read_text()
     assert "4 views in a step" in log and "memory: about" in log
-    monkeypatch.setattr(stages, "_free_memory", lambda: 1000.0)
+    monkeypatch.setattr(stages, "free_memory", lambda _: 1000 * 2**30)
     assert train(data, out, "--resume", "--stage", "style", "--style-iterations", 4) == 0
     assert read(out / "style" / "checkpoint.pt")["images"] == 8
     assert fresh(data, tmp_path / "large", "--stage", "style", style_batch=0, style_iterations=1) == 0
@@ -303,7 +303,7 @@ def test_encoding_each_batch_is_the_table(data: Path, straight: Path, tmp_path: 
     assert set(read(out / "gan" / "checkpoint.pt")["nets"]) == {"G", "D_face", "D_style", "D_latent"}
     one, other = (rows_of(run / "gan")[0] for run in (out, straight))
     assert set(one) == set(other)
-    for name in ("d_face", "d_style", "r1", "norm"):  # the queue is filled from other codes
+    for name in ("d_face", "d_style", "r1_face", "norm"):  # the queue is filled from other codes
         assert one[name] == pytest.approx(other[name], rel=1e-3), name
 
 
@@ -425,7 +425,7 @@ def test_one_picture(data: Path, straight: Path, art: Path, tmp_path: Path) -> N
     )
     moved = [not torch.equal(value, source["ema"]["G"][key]) for key, value in found["nets"]["G"].items()]
     assert sum(moved) > len(moved) / 2
-    assert "6 photos, 1 pictures of art" in (out / "gan" / "log.txt").read_text()
+    assert "6 pictures of faces, 1 picture of art" in (out / "gan" / "log.txt").read_text()
     # broken off and resumed it is the same
     again = tmp_path / "again"
     killed(Gan, "begin", 3, lambda: adapt(straight, art, faces.parent, again))
@@ -837,7 +837,7 @@ def test_processes_agree_on_the_batch_of_stage_style(
         return original(*args)
 
     monkeypatch.setattr(stages, "pictures_of", some)
-    monkeypatch.setattr(stages, "_free_memory", lambda: (1000.0, 0.0)[free.rank])
+    monkeypatch.setattr(stages, "free_memory", lambda _: (1000 * 2**30, 0)[free.rank])
 
     def work(rank: int) -> None:
         free.rank = rank

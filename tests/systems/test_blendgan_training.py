@@ -1240,6 +1240,25 @@ def test_stage_psp_goes_on_from_a_checkpoint() -> None:
 
 
 @pytest.mark.usefixtures("narrow_psp")
+def test_batch_norms_forget_a_step_that_was_not_finite() -> None:
+    """Weights have not moved; what the forward pass has left behind is taken back before the next step."""
+    made, other = invert(torch.float32, lpips_net="none"), invert(torch.float32, lpips_net="none")
+    bad = smooth(4, 1, 32, torch.float32)
+    bad[2, 0, 5, 5] = math.nan
+    for index, one in ((0, made), (0, other)):
+        go_on(one, index, smooth(4, 0, 32, torch.float32), 4)
+    made.begin(bad, 4)
+    with pytest.raises(NotFinite, match="loss of phase inversion is nan"):
+        run_step(made.phases, 1, CPU)
+    for one in (made, other):
+        go_on(one, 2, smooth(4, 2, 32, torch.float32), 4)
+    truth = other.encoder.state_dict()
+    for name, value in made.encoder.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, truth[name]), name
+
+
+@pytest.mark.usefixtures("narrow_psp")
 def test_the_encoder_starts_from_the_mean_code() -> None:
     """That of many random faces, or of the generator's file; without training its codes lie around it."""
     made = invert()

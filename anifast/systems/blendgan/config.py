@@ -27,15 +27,16 @@ DESCRIPTION = """Train BlendGAN on photos in faces/ and painted ones in styles/ 
   anifast blendgan finetune runs/b art.png --data faces --out runs/art                one picture's style alone
   torchrun --nproc-per-node 4 -m anifast train blendgan --data faces --out runs/b     on four GPUs
 
-Stages: style (the style encoder, by contrast), codes (style codes of all art), gan (the generator against three
-discriminators), psp (the encoder that inverts photos, which translating photos needs). The run folder gets a folder
-for each with checkpoint.pt, samples/, losses.png, metrics.jsonl and log.txt, and codes.pt."""
+Stages: style (the style encoder, by contrast), codes (style codes of all art), warm-up (missing discriminators, in
+one-shot runs alone), gan (the generator against three discriminators), psp (the encoder that inverts photos, which
+translating photos needs). The run folder gets a folder for each with checkpoint.pt, samples/, losses.png, metrics.jsonl
+and log.txt, and codes.pt."""
 DATA = "folder with faces (or trainA) and styles (or trainB), each of pictures or an LMDB; testA, testB for samples"
 
 #: How a run that has ended is made longer.
 LONGER = "--stage all, or more --style-iterations, --iterations or --psp-iterations,"
 #: In their order.
-STAGES = ("style", "codes", "gan", "psp")
+STAGES = ("style", "codes", "warm-up", "gan", "psp")
 SIZES = (64, 128, 256, 512, 1024)
 BACKBONES = ("vgg19", "vgg19_16x", "vgg16", "squeezenet1_0", "random")
 
@@ -123,7 +124,12 @@ class Config(Steering):
         low=0,
         high=1,
     )
-    warm_up: int = option(0, "first steps of stage gan in which the generator waits for the discriminators", low=0)
+    warm_up: int = option(
+        0,
+        "steps in which the generator waits for the discriminators: the first ones of stage gan; for one_shot those of "
+        "stage warm-up, on other art, 2000 where discriminators are missing",
+        low=0,
+    )
     one_shot: str | None = option(
         None, "the only style picture: adapt start_from to it (anifast blendgan finetune)", none="all art"
     )
@@ -180,11 +186,6 @@ class Config(Steering):
             )
         if self.style_batch == 1:
             raise AnifastError("setting style_batch: 1 has no other picture in it to tell apart; take at least 2")
-        if self.psp_side > self.size and self.psp_iterations and self.stage in ("all", "psp"):
-            raise AnifastError(
-                f"settings psp_side and size: photos of {self.psp_side} pixels would be compared with paintings of "
-                f"{self.size}; take --psp-side {self.size}"
-            )
         if self.identity_weights is not None and self.psp_side != 256:
             raise AnifastError(
                 f"settings identity_weights and psp_side: face recognition looks at 256 pixels, not {self.psp_side}"

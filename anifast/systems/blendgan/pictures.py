@@ -118,6 +118,10 @@ class Drawn:
         first = self._drawn + self._team.rank * self._share
         self._drawn += self._batch
         seeds = numbers(self._seed, self._stream, first, self._share, self._device)
+        if not isinstance(self.pictures.images, np.ndarray):  # decode the next batch while this one is in use
+            here = self._sampler.state_dict()
+            self.pictures.ahead(self._sampler.next_batch())
+            self._sampler.load_state_dict(here)
         return images, torch.from_numpy(chosen).to(self._device), seeds
 
     def shown(self, count: int) -> Tensor:

@@ -17,15 +17,16 @@ from anifast.engine import state as checkpoint
 from anifast.engine.distributed import Team, alone
 from anifast.engine.loop import Plan
 from anifast.engine.state import about
-from anifast.errors import CheckpointError, DataError
+from anifast.errors import AnifastError, CheckpointError, DataError
 from anifast.systems.blendgan import checkpoints, codes
 from anifast.systems.blendgan.config import STAGES, Config
-from anifast.systems.blendgan.contrast import AMONG, Style, Views, fitting_batch
+from anifast.systems.blendgan.contrast import AMONG, Style, Views, fitting_batch, memory_estimate
 from anifast.systems.blendgan.inversion import SHOWN as PHOTOS_SHOWN
 from anifast.systems.blendgan.inversion import Inversion, photos
 from anifast.systems.blendgan.networks import Generator, StyleEncoder, build_generator, build_style_encoder
 from anifast.systems.blendgan.pictures import FOLDERS, pictures_of
 from anifast.systems.blendgan.training import SHOWN, Gan, Pictures, the_picture
+from anifast.systems.commands import free_memory
 from anifast.systems.staging import Stage, StagedRun
 
 #: Folder of a one-shot run's first steps, in which the discriminators learn from other art; a part of stage gan.
@@ -47,9 +48,9 @@ class Run(StagedRun):
             AnifastError: one that is asked for alone misses what comes before it.
         """
         c = self.config
-        names = [name for name in STAGES if c.stage in ("all", name)]
-        if "gan" in names and c.iterations and self._warms_up():
-            names.insert(names.index("gan"), WARM_UP)
+        names = [name for name in STAGES if c.stage in ("all", name) or (name, c.stage) == (WARM_UP, "gan")]
+        if WARM_UP in names and not (c.iterations and self._warms_up()):
+            names.remove(WARM_UP)
         left_out = {
             "codes": c.codes == "encoder" or c.one_shot is not None or c.iterations == 0,
             "gan": c.iterations == 0,
@@ -86,6 +87,7 @@ class Run(StagedRun):
             return self.is_over("style", plan(), later)
 
         def assemble() -> tuple[Style, Views, Plan]:
+            self._tell_memory()
             data = Views(self.data, self.config, self.style_batch, self.device, self.team)
             system = Style(self.config, self.style_batch, self.device, data.shown(AMONG), self.team)
             return system, data, plan()
@@ -108,12 +110,21 @@ class Run(StagedRun):
 
         team.lead(look)  # what fails in one process alone would let the others wait for it
         held = team.largest(held)
-        if self.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.device)[0] / 2**30
-        else:
-            free = _free_memory()
+        free = free_memory(self.device) / 2**30
         batch = min(fitting_batch(c, 0.8 * free, self.device.type, team.world), 2 ** (held.bit_length() - 1))
         return team.world * max(1, -team.largest(-(batch // team.world)))  # that of the process with the least
+
+    def _tell_memory(self) -> None:
+        """Print what stage style will take, before any of it is taken."""
+        team = self.team or alone(self.device)
+        if not team.first:
+            return
+        needed = memory_estimate(self.config, team.portion(self.style_batch), self.device.type, team.world)
+        free = free_memory(self.device) / 2**30
+        line = f"stage style, {self.style_batch} pictures in a step: about {needed:.1f} GiB of {free:.1f} GiB free"
+        if needed > free:
+            line += "; that will hardly do, take a smaller --style-batch or --style-side, or another --backbone"
+        print(line, flush=True)
 
     def _taken(self, source: str, *names: str) -> checkpoints.Contents:
         """What is in a run or file, whose networks of these names have to be this run's.
@@ -424,6 +435,11 @@ class Run(StagedRun):
         plan = self.plan(c.psp_batch, c.psp_iterations)
 
         def assemble() -> tuple[Inversion, Any, Plan]:
+            if c.psp_side > c.size:
+                raise AnifastError(
+                    f"settings psp_side and size: photos of {c.psp_side} pixels would be compared with paintings of "
+                    f"{c.size}; take --psp-side {c.size}"
+                )
             generator, mean = self.generator()
             data = photos(self.data, c, self.device, self.team)
             system = Inversion(c, generator, self.device, data.shown(PHOTOS_SHOWN[self.device.type]), self.team, mean)
@@ -477,17 +493,6 @@ def _listed(names: Sequence[str]) -> str:
 
 def _is(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
-
-
-def _free_memory() -> float:
-    """GiB of memory that a process may still take, or 8 where the machine does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) / 2**20
-    except (OSError, ValueError, IndexError):
-        pass
-    return 8.0
 
 
 def stages(config: Config, data: Path, out: Path, device: torch.device, team: Team | None = None) -> list[Stage]:

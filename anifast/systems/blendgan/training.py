@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from anifast.data.augment import uniforms
 from anifast.data.folders import counted, read_image, resize, to_float, to_tensor
-from anifast.data.packed import pack, spread
+from anifast.data.packed import pack, pixels_digest, spread
 from anifast.engine.distributed import Team, alone
 from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
 from anifast.engine.precision import autocast
 from anifast.engine.sheets import Block, sheet
 from anifast.engine.state import restore
+from anifast.errors import DataError
 from anifast.nn.regularizers import PathLength, path_lengths, r1_penalty
 from anifast.nn.stylegan2 import Discriminator, stages
 from anifast.nn.stylegan2_layers import without_autocast
@@ -93,7 +94,9 @@ class Pictures:
         self._one: Tensor | None = None
         self._art: Faces | None = None
         if c.one_shot is not None:
-            self._one = the_picture(c.one_shot, c.size).to(device)
+            one = the_picture(c.one_shot, c.size)
+            self._pixels = pixels_digest(one.permute(0, 2, 3, 1).numpy())
+            self._one = one.to(device)
         else:
             self._art = Faces(pictures_of(root, "styles", c.size, c.packed), "styles", c.batch, c.seed, 1, device, team)
         self._codes = None if codes is None else codes.to(device)
@@ -138,8 +141,9 @@ class Pictures:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the data stands, and which data it is."""
-        art = {"drawn": self._drawn} if self._art is None else self._art.state_dict()
-        return {"faces": self._faces.state_dict(), "art": art}
+        if self._art is None:
+            return {"faces": self._faces.state_dict(), "art": {"drawn": self._drawn, "pixels": self._pixels}}
+        return {"faces": self._faces.state_dict(), "art": self._art.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken.
@@ -149,6 +153,11 @@ class Pictures:
         """
         self._faces.load_state_dict(state["faces"])
         if self._art is None:
+            if state["art"]["pixels"] != self._pixels:
+                raise DataError(
+                    f"{self._config.one_shot}: is another picture than when this stage began, so it cannot go on as if "
+                    "nothing had happened. Put the old picture back, or start a new run"
+                )
             self._drawn = int(state["art"]["drawn"])
         else:
             self._art.load_state_dict(state["art"])
@@ -242,6 +251,8 @@ class Gan:
                     ready=self._warm,
                 ),
             ]
+        #: Where its networks come from, for the log; new ones have nothing to tell.
+        self.taken: list[str] = []
         self.batch = Batch(*[torch.empty(0)] * 3)
         self.steps = 0
         self._fakes: tuple[Tensor, Tensor] | None = None
@@ -544,7 +555,7 @@ class Gan:
         """For the first lines of the stage."""
         c = self.config
         sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in self.nets.items()}
-        start = f"; they start from {c.start_from}" if c.start_from else ""
+        start = f"; {'; '.join(self.taken)}" if self.taken else ""
         penalty = f"R1 {c.r1:g} every {c.r1_every} steps" if c.r1 else "no gradient penalty"
         length = f"path length {c.path_length:g} every {c.path_every}" if c.path_length else "no path length penalty"
         where = "a table" if self.encoder is None else "the encoder"
