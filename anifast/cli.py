@@ -231,7 +231,8 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder with testA and testB; disentangling networks: with artists' folders, or digits' files",
+        help="folder with testA and testB; disentangling networks: with artists' folders, or digits' files; BlendGAN: "
+        "with styles or trainB, and testB for --against test",
     )
     parser.add_argument(
         "--features",
@@ -249,7 +250,7 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         choices=("test", "train", "both"),
-        help="the real pictures that translations are compared with [cyclegan: test, gnr: train]",
+        help="the real pictures that translations are compared with [cyclegan: test; gnr, blendgan: train]",
     )
     parser.add_argument("--to", choices=("A", "B"), help="the translation to this domain only [both]")
     parser.add_argument("--max", type=int, metavar="N", help="take the first N pictures of each folder only")
@@ -262,7 +263,7 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", help="where the figures go [evaluation.json in the run folder]"
     )
-    styles = parser.add_argument_group("styles", "For models that paint in styles (GANs N' Roses).")
+    styles = parser.add_argument_group("styles", "For models that paint in styles (GANs N' Roses, BlendGAN).")
     left_out = argparse.SUPPRESS  # so that the defaults of the system's evaluation.Settings stand
     styles.add_argument(
         "--styles",
@@ -273,9 +274,10 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     )
     styles.add_argument(
         "--style",
-        choices=("random", "reference"),
+        choices=("random", "reference", "both"),
         default=left_out,
-        help="styles from N(0, 1), or those of random test pictures of the painted domain [random]",
+        help="styles from N(0, 1), or those of random pictures: gnr: test pictures of the painted domain, blendgan: "
+        "style pictures; both is for blendgan [gnr: random, blendgan: both]",
     )
     styles.add_argument(
         "--lpips",
@@ -283,21 +285,57 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
         default=left_out,
         help="network of the LPIPS diversity, alex in papers; auto: the first whose weights are here [auto]",
     )
-    styles.add_argument(
+    roses = parser.add_argument_group("GANs N' Roses", "DFID, and the figures of papers.")
+    roses.add_argument(
         "--dfid-contents", type=int, default=left_out, metavar="N", help="pictures that DFID is averaged over [20]"
     )
-    styles.add_argument(
+    roses.add_argument(
         "--dfid-styles",
         type=int,
         default=left_out,
         metavar="N",
         help="styles that DFID paints each of them in, which is slow; 0: no DFID [1000]",
     )
-    styles.add_argument(
+    roses.add_argument(
         "--published",
         choices=("selfie2anime", "cat2dog", "none"),
         default=left_out,
         help="the published figures that are shown beside [selfie2anime]",
+    )
+    blending = parser.add_argument_group(
+        "BlendGAN", "Random faces in styles, by the blending indicator (the paper's tables 1 to 3), and style codes."
+    )
+    blending.add_argument(
+        "--indices",
+        default=left_out,
+        metavar="I,I",
+        help="blending indicators: numbers, L for no style at all; even: all of table 1 [0,6,L]",
+    )
+    blending.add_argument(
+        "--faces",
+        type=int,
+        default=left_out,
+        metavar="N",
+        help="random faces, each of which is painted in --styles styles; 0: none, for --classes alone [1000]",
+    )
+    blending.add_argument(
+        "--side", type=int, default=left_out, metavar="PX", help="side at which pictures are compared [256]"
+    )
+    blending.add_argument(
+        "--truncation", type=float, default=left_out, metavar="PSI", help="of faces, 0: the mean face, 1: none [1]"
+    )
+    blending.add_argument(
+        "--classes",
+        default=left_out,
+        metavar="DIR",
+        help="folder of folders by artist, year or the like: are style codes of one closer to each other?",
+    )
+    blending.add_argument(
+        "--permutations",
+        type=int,
+        default=left_out,
+        metavar="N",
+        help="permutations of the classes' labels that chance is taken from [1000]",
     )
     codes = parser.add_argument_group(
         "codes",
@@ -327,11 +365,15 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
         metavar="RUN2",
         help="the run trained with --c2-fake none --start-from RUN, for the whole of table 8",
     )
-    codes.add_argument(
-        "--figures", default=left_out, metavar="DIR", help="draw scatter plots and sheets into this folder"
+    parser.add_argument(
+        "--figures",
+        default=left_out,
+        metavar="DIR",
+        help="draw into this folder; disentangling networks: scatter plots and sheets; BlendGAN: sheets of paintings "
+        "and of style codes",
     )
     parser.add_argument(
-        "--seed", type=int, default=left_out, metavar="N", help="of styles, augmentations and codes [0]"
+        "--seed", type=int, default=left_out, metavar="N", help="of faces, styles, noise, augmentations and codes [0]"
     )
 
 
@@ -339,6 +381,7 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
 _EVAL_OF_SOME = (
     "styles", "style", "lpips", "dfid_contents", "dfid_styles", "published", "seed",
     "codes", "prior", "floor", "samples", "plain", "figures",
+    "indices", "faces", "side", "truncation", "classes", "permutations",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from tiny_blendgan import tiny_config, write_run
-from tiny_cyclegan import own_cache
+from tiny_cyclegan import command, own_cache, the_error
 from torch import Tensor
 
 import anifast
+from anifast import cli
 from anifast.data.folders import read_image, resize, save_png, to_float, to_tensor, to_uint8
 from anifast.data.lmdb import write_lmdb
-from anifast.data.portraits import write_gnr
+from anifast.data.portraits import write_blendgan, write_gnr
 from anifast.errors import AnifastError, CheckpointError, DataError
 from anifast.metrics import FeatureSet, fid
 from anifast.metrics.report import Options, Report
@@ -53,6 +54,7 @@ class Painter:
         self.held, self.nan, self.sides = held or ("G", "E_style"), nan, {"E_style": 16}
         self.released: list[str] = []
         self.painted: list[int] = []
+        self.at_once: list[int] = []
 
     def require(self, *names: str) -> None:
         for name in names:
@@ -86,6 +88,7 @@ class Painter:
         for start in range(0, len(w), batch):
             self.painted.append(index)
             colours = (w if index == L else z)[start : start + batch, :, None, None].expand(-1, -1, 64, 64)
+            self.at_once.append(len(colours))
             maps = [self.noise(noise, first + start + k) for k in range(len(colours))]
             yield (colours + torch.stack(maps)).clamp(-1, 1) * (torch.nan if self.nan else 1)
 
@@ -126,8 +129,8 @@ def run(painter: Painter, data: Path, batch: int = 4, **own: Any) -> Report:
     return evaluation.evaluate(painter, data, options)  # type: ignore[arg-type]
 
 
-def row(report: Report, guide: str, index: int) -> dict[str, Any]:
-    (found,) = [one for one in report.facts["rows"] if (one["guide"], one["index"]) == (guide, index)]
+def row(report: Report, style: str, index: int) -> dict[str, Any]:
+    (found,) = [one for one in report.facts["rows"] if (one["style"], one["index"]) == (style, index)]
     return dict(found)
 
 
@@ -154,7 +157,7 @@ def test_the_figures(data: Path, distance: LPIPS) -> None:
         images = saved((colours[:, :, None, None] + noise).clamp(-1, 1))
         made = FeatureSet(3)
         made.update(Colours()(images))
-        found = row(report, "latent", index)
+        found = row(report, "random", index)
         # The two ways of making pictures smaller differ by a level of 1/128 in some of 1024 pixels.
         assert found["trainB"]["fid"] == pytest.approx(fid(made.statistics, real.statistics), rel=1e-3, abs=1e-4)
         pairs = [(n + i, n + j) for n in range(0, 15, 3) for i, j in itertools.combinations(range(3), 2)]
@@ -173,23 +176,23 @@ def test_without_a_style_only_noise_is_left(data: Path) -> None:
     """i = L is the same however styles are chosen, is painted once, and its diversity is that of noise."""
     painter = Painter()
     report = run(painter, data, lpips="auto")
-    floor, other = row(report, "latent", L), row(report, "reference", L)
-    assert {**floor, "guide": "reference"} == other
-    assert 0 < floor["lpips"]["mean"] < row(report, "latent", 0)["lpips"]["mean"]
-    assert row(report, "latent", 0)["lpips"] == row(report, "latent", 6)["lpips"]  # as this painter knows no slots
+    floor, other = row(report, "random", L), row(report, "reference", L)
+    assert {**floor, "style": "reference"} == other
+    assert 0 < floor["lpips"]["mean"] < row(report, "random", 0)["lpips"]["mean"]
+    assert row(report, "random", 0)["lpips"] == row(report, "random", 6)["lpips"]  # as this painter knows no slots
     assert painter.painted.count(0) == 2 * painter.painted[1:].count(L)
-    # one to warm up, and a batch of 4 for each face's 3 styles
-    assert len(painter.painted) == 1 + 5 * FACES
+    # one to warm up, and for each of 5 rows its 15 paintings by 4, whichever face they are of
+    assert painter.at_once == [1, *5 * (4, 4, 4, 3)]
 
 
 def test_references_are_the_styles_of_pictures(data: Path) -> None:
     """FID of paintings in the very colours of the style pictures is that of noise and rounding."""
-    report = run(Painter(), data, guided="reference", indices="0", faces=40, styles=7)
+    report = run(Painter(), data, style="reference", indices="0", faces=40, styles=7)
     found = row(report, "reference", 0)["trainB"]
     assert found["fid"] < 1e-3  # colours of 7 pictures, each as often: the same mean and nearly the same covariance
-    assert [one["guide"] for one in report.facts["rows"]] == ["reference"]
-    assert "reference: styles of random pictures of trainB" in "\n".join(report.lines())
-    few = run(Painter(), data, guided="reference", indices="0", faces=2, styles=9)
+    assert [one["style"] for one in report.facts["rows"]] == ["reference"]
+    assert "reference: styles of random pictures of trainB" in report.lines()
+    few = run(Painter(), data, style="reference", indices="0", faces=2, styles=9)
     assert any("7 pictures in trainB for 9 styles" in note for note in few.notes)
     assert row(few, "reference", 0)["pictures"] == 18
 
@@ -205,7 +208,7 @@ def test_references_differ_as_far_as_there_are_so_many(styles: int) -> None:
 
 
 def test_batches_and_times_change_nothing(data: Path) -> None:
-    found = [run(Painter(), data, batch=batch, lpips="auto", indices="0", faces=3) for batch in (1, 4, 50)]
+    found = [run(Painter(), data, batch=batch, lpips="auto", indices="0", faces=3) for batch in (1, 2, 4, 7, 50)]
     for one, other in itertools.combinations(found, 2):
         for mine, theirs in zip(one.facts["rows"], other.facts["rows"], strict=True):
             for part, key in (("lpips", "mean"), ("trainB", "fid")):
@@ -214,15 +217,15 @@ def test_batches_and_times_change_nothing(data: Path) -> None:
 
 
 def test_seeds_truncation_and_limits(data: Path) -> None:
-    one, other = (row(run(Painter(), data, seed=seed, guided="latent"), "latent", 0) for seed in (5, 6))
+    one, other = (row(run(Painter(), data, seed=seed, style="random"), "random", 0) for seed in (5, 6))
     assert one["trainB"]["fid"] != other["trainB"]["fid"]
-    alike = run(Painter(), data, truncation=0.0, guided="latent", indices="L")
-    assert row(alike, "latent", L)["trainB"]["fid"] != row(run(Painter(), data), "latent", L)["trainB"]["fid"]
+    alike = run(Painter(), data, truncation=0.0, style="random", indices="L")
+    assert row(alike, "random", L)["trainB"]["fid"] != row(run(Painter(), data), "random", L)["trainB"]["fid"]
     options = Options(Colours(), 4, 2, ("test", "train"), 50, None, Settings(faces=2, styles=2, side=SIDE))
     report = evaluation.evaluate(Painter(), data, options)  # type: ignore[arg-type]
     found = row(report, "reference", 0)
     assert found["testB"]["pictures"] == found["trainB"]["pictures"] == 2
-    assert [name for name, _ in report.rows][:2] == ["latent, i = 0 (testB)", "latent, i = 0 (trainB)"]
+    assert [name for name, _ in report.rows][:2] == ["random, i = 0 (testB)", "random, i = 0 (trainB)"]
 
 
 def test_pictures_become_smaller_as_by_pillow() -> None:
@@ -240,17 +243,17 @@ def test_pictures_become_smaller_as_by_pillow() -> None:
 
 def test_indicators() -> None:
     assert parse_indices("0,6,L", 18) == [0, 6, 18] and parse_indices(" L, 3,3 ,0", 10) == [0, 3, 10]
-    assert parse_indices("even", 18) == list(evaluation.PUBLISHED["latent"])
+    assert parse_indices("even", 18) == list(evaluation.PUBLISHED["random"])
     for text in ("", "0,", "-1", "11", "6,l", "1.5", "odd"):
         with pytest.raises(AnifastError, match=r"is no indicator; give numbers from 0 .* to 10 .*, L for 10"):
             parse_indices(text, 10)
 
 
 def test_published_figures_stand_at_the_same_resolution() -> None:
-    assert published("latent", 6, 18) == published("latent", 6, 10) == (23.17, 0.515)
+    assert published("random", 6, 18) == published("random", 6, 10) == (23.17, 0.515)
     assert published("reference", 18, 18) == published("reference", 10, 10) == (76.97, 0.160)
-    assert published("reference", 10, 18) == (51.49, 0.450) and published("latent", 5, 18) is None
-    assert published("latent", 0, 14) == (8.97, 0.581) and published("latent", 14, 14) == (76.73, 0.159)
+    assert published("reference", 10, 18) == (51.49, 0.450) and published("random", 5, 18) is None
+    assert published("random", 0, 14) == (8.97, 0.581) and published("random", 14, 14) == (76.73, 0.159)
 
 
 # --- what is told
@@ -259,12 +262,14 @@ def test_published_figures_stand_at_the_same_resolution() -> None:
 def test_the_tables(data: Path, distance: LPIPS) -> None:
     report = run(Painter(), data, lpips="auto", faces=2)
     lines = report.lines()
+    assert report.columns[-4:] == ("LPIPS", "paper: FID", "paper: LPIPS", "images/s")
     assert "2 random faces (truncation 1) in 3 styles, with random noise; compared at 32 px" in lines[0]
     assert f"i = {L} paints no style" in lines[0] and distance.report_name in lines[1]
     head = next(number for number, line in enumerate(lines) if "KID x100" in line)
-    assert lines[head + 1].startswith("latent, i = 0 (trainB)") and "8.97" in lines[head + 1]
-    assert f"{row(report, 'latent', 0)['trainB']['fid']:.2f}" in lines[head + 1]
-    assert f"{row(report, 'latent', 0)['lpips']['mean']:.4f}" in lines[head + 1]
+    assert lines[head + 1].startswith("random, i = 0 (trainB)") and " 8.97 " in lines[head + 1]
+    # ours have stars, as neither network is the paper's; the paper's have none
+    assert f" {row(report, 'random', 0)['trainB']['fid']:.2f}* " in lines[head + 1]
+    assert f" {row(report, 'random', 0)['lpips']['mean']:.4f}* " in lines[head + 1]
     assert lines[head + 6].startswith(f"reference, i = {L} (trainB)") and "76.97" in lines[head + 6]
     text = "\n".join(lines)
     for method in ("AdaIN", "MUNIT", "FUNIT", "DRIT++", "StarGAN v2"):
@@ -273,16 +278,25 @@ def test_the_tables(data: Path, distance: LPIPS) -> None:
     assert "this model, i = 6, trainB, n = 6" in text and "BlendGAN, i = 6, paper" in text
     assert "* taken with another network" in text  # colours are no Inception
     assert "FID by means of colours; LPIPS by " + distance.report_name in text
-    assert report.facts["published"]["table1"][0] == {"guide": "latent", "index": 0, "fid": 8.97, "lpips": 0.581}
+    assert report.facts["published"]["table1"][0] == {"style": "random", "index": 0, "fid": 8.97, "lpips": 0.581}
+    assert any(line.startswith("published: arXiv 2110.11728") for line in lines)
     assert len(report.facts["published"]["table1"]) == 20 and len(report.facts["published"]["others"]) == 9
 
 
 def test_without_any_weights(data: Path) -> None:
-    own = Settings(faces=2, styles=2, lpips="none", guided="latent")
+    own = Settings(faces=2, styles=2, lpips="none", style="random")
     report = evaluation.evaluate(Painter(), data, Options(own=own))  # type: ignore[arg-type]
-    assert set(row(report, "latent", 0)) == {"guide", "index", "pictures", "images_per_second"}
-    assert [name for name, _ in report.rows] == ["latent, i = 0", "latent, i = 6", f"latent, i = {L}"]
-    assert not report.below
+    assert set(row(report, "random", 0)) == {"style", "index", "pictures", "images_per_second"}
+    assert [name for name, _ in report.rows] == ["random, i = 0", "random, i = 6", f"random, i = {L}"]
+    assert [line.partition(" ")[0] for line in report.below] == ["published:"]  # which stand in the table all the same
+    alone = Options(own=replace(own, indices="5"))
+    assert not evaluation.evaluate(Painter(), data, alone).below  # type: ignore[arg-type]
+
+
+def test_stars_are_of_other_networks_only(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "is_standard", lambda extractor: True)
+    report = run(Painter(), data, indices="0", style="random")
+    assert "*" not in "\n".join(report.lines())
 
 
 def test_ctrl_c_keeps_what_is_done(data: Path) -> None:
@@ -294,16 +308,16 @@ def test_ctrl_c_keeps_what_is_done(data: Path) -> None:
 
     report = run(Stopped(), data)
     assert report.interrupted and report.facts["interrupted"]
-    assert [(one["guide"], one["index"]) for one in report.facts["rows"]] == [("latent", 0)]
+    assert [(one["style"], one["index"]) for one in report.facts["rows"]] == [("random", 0)]
     assert "interrupted: figures of 1 of 6 rows" in report.notes
 
 
 def test_sheets_of_paintings(data: Path, tmp_path: Path) -> None:
     report = run(Painter(), data, figures=str(tmp_path / "sheets"), indices="0,L")
-    assert [Path(path).name for path in report.facts["figures"]] == ["latent.png", "reference.png"]
+    assert [Path(path).name for path in report.facts["figures"]] == ["random.png", "reference.png"]
     with Image.open(tmp_path / "sheets" / "reference.png") as image:
         reference = image.size
-    with Image.open(tmp_path / "sheets" / "latent.png") as image:
+    with Image.open(tmp_path / "sheets" / "random.png") as image:
         assert image.width < reference[0] and image.height == reference[1] > 4 * 128  # it shows the pictures too
     assert len(run(Painter(), data, figures=str(tmp_path / "many"), indices="even").facts["figures"]) == 2
 
@@ -346,7 +360,7 @@ def test_style_codes_of_classes(painted: Path, tmp_path: Path) -> None:
 
 
 def test_classes_and_paintings_in_one_report(painted: Path, data: Path) -> None:
-    report = run(Painter(), data, classes=str(painted), indices="0", guided="latent")
+    report = run(Painter(), data, classes=str(painted), indices="0", style="random")
     lines = report.lines()
     tables = next(k for k, line in enumerate(lines) if "table 2" in line)
     assert tables < next(k for k, line in enumerate(lines) if line.startswith("style codes of"))
@@ -386,6 +400,36 @@ def test_the_matrix_shows_its_values(count: int) -> None:
     assert sum(last) < 300 and sum(first) > 700
 
 
+# --- folders
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blendgan(tmp_path_factory.mktemp("drawn") / "blendgan", 7, 64, progress=False)
+
+
+def test_folders_as_training_reads_them(data: Path, drawn: Path) -> None:
+    report = run(Painter(), drawn, indices="0", faces=2)
+    assert row(report, "random", 0)["styles"]["pictures"] == row(report, "reference", 0)["styles"]["pictures"] == 7
+    assert [name for name, _ in report.rows] == ["random, i = 0 (styles)", "reference, i = 0 (styles)"]
+    assert "reference: styles of random pictures of styles" in report.lines()
+    both = replace(Options(Colours(), own=Settings(faces=1, styles=2, side=SIDE, lpips="none")), against=("test",))
+    with pytest.raises(
+        DataError, match=r"no folder testB\. Expected .*testB .*; --against train takes styles or trainB"
+    ):
+        evaluation.evaluate(Painter(), drawn, both)  # type: ignore[arg-type]
+    shutil.copytree(data / "testB", drawn / "testB")
+    found = evaluation.evaluate(Painter(), drawn, both)  # type: ignore[arg-type]
+    assert row(found, "reference", 0)["testB"]["pictures"] == 3
+
+
+def test_no_folder_is_needed_where_none_is_read(tmp_path: Path) -> None:
+    own = Settings(faces=1, styles=2, side=SIDE, lpips="none", style="random")
+    assert len(evaluation.evaluate(Painter(), tmp_path, Options(own=own)).rows) == 3  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no folder styles"):
+        evaluation.evaluate(Painter(), tmp_path, Options(own=replace(own, style="reference")))  # type: ignore[arg-type]
+
+
 # --- LMDBs
 
 
@@ -423,16 +467,16 @@ def test_domains_are_refused(data: Path) -> None:
 
 
 def test_what_is_missing(data: Path, painted: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no folder trainB\. Expected style pictures in .*trainB .*testB"):
+    with pytest.raises(DataError, match=r"no folder styles \(nor trainB\)\. Expected .*styles .*--style random"):
         run(Painter(), tmp_path)
     with pytest.raises(CheckpointError, match="lacks E_style"):
         run(Painter("G"), data)
     with pytest.raises(CheckpointError, match="lacks E_style"):
-        run(Painter("G"), data, guided="latent", classes=str(painted))
+        run(Painter("G"), data, style="random", classes=str(painted))
     with pytest.raises(CheckpointError, match="lacks G"):
         run(Painter("E_style"), data)
-    report = run(Painter("G"), data, guided="latent", indices="0")  # which reads no picture's style
-    assert row(report, "latent", 0)["trainB"]["fid"] is not None
+    report = run(Painter("G"), data, style="random", indices="0")  # which reads no picture's style
+    assert row(report, "random", 0)["trainB"]["fid"] is not None
     with pytest.raises(DataError, match="stands in no class folder"):
         run(Painter(), data, faces=0, classes=str(painted / "red"))
     shutil.copytree(painted / "red", tmp_path / "one" / "red")
@@ -442,14 +486,14 @@ def test_what_is_missing(data: Path, painted: Path, tmp_path: Path) -> None:
 
 def test_nan_is_told(data: Path) -> None:
     with pytest.raises(AnifastError, match="gives NaN for paintings"):
-        run(Painter(nan=True), data, guided="latent")
+        run(Painter(nan=True), data, style="random")
     with pytest.raises(AnifastError, match="gives NaN for style codes"):
-        run(Painter(nan=True), data, guided="reference")
+        run(Painter(nan=True), data, style="reference")
 
 
 def test_one_style_has_no_diversity(data: Path) -> None:
-    report = run(Painter(), data, styles=1, indices="0", guided="latent", lpips="auto")
-    assert "lpips" not in row(report, "latent", 0) and report.facts["lpips"] is None
+    report = run(Painter(), data, styles=1, indices="0", style="random", lpips="auto")
+    assert "lpips" not in row(report, "random", 0) and report.facts["lpips"] is None
     assert any("one style of each face: no diversity" in note for note in report.notes)
 
 
@@ -467,12 +511,38 @@ def test_a_run_is_evaluated(trained: Path, data: Path, painted: Path, tmp_path: 
     report = evals.evaluate(trained, data, out=tmp_path / "e.json", lpips="auto", **options, **own)
     assert report.facts == json.loads((tmp_path / "e.json").read_text())
     assert report.facts["system"] == "blendgan" and report.facts["averaged"] and report.facts["n_latent"] == L
-    means = {(one["guide"], one["index"]): one["lpips"]["mean"] for one in report.facts["rows"]}
-    assert len(means) == 6 and means["latent", L] == means["reference", L]
-    assert len({means["latent", 0], means["reference", 0], means["latent", 6], means["latent", L]}) == 4
+    means = {(one["style"], one["index"]): one["lpips"]["mean"] for one in report.facts["rows"]}
+    assert len(means) == 6 and means["random", L] == means["reference", L]
+    assert len({means["random", 0], means["reference", 0], means["random", 6], means["random", L]}) == 4
     assert report.facts["style_codes"]["pictures"] == 12
     names = {path.name for path in (tmp_path / "sheets").iterdir()}
-    assert names == {"latent.png", "reference.png", "style_codes.png", "style_neighbours.png"}
+    assert names == {"random.png", "reference.png", "style_codes.png", "style_neighbours.png"}
+
+
+def test_the_command_takes_every_setting(
+    trained: Path, drawn: Path, painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the command line gives is what the evaluation is done with, and it has all that `Settings` has."""
+    given: dict[str, Any] = {
+        "indices": "0,4", "style": "random", "faces": 3, "styles": 2, "side": 16, "truncation": 0.5, "lpips": "none",
+        "classes": str(painted), "permutations": 7, "figures": str(tmp_path / "sheets"), "seed": 3,
+    }  # fmt: skip
+    assert set(given) == {field.name for field in fields(Settings)}
+    assert not any(getattr(Settings(), name) == value for name, value in given.items())
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    fixed = ("--data", drawn, "--features", "none", "--device", "cpu")
+    assert cli.main(command("eval", trained, *fixed, "--out", tmp_path / "e.json", *words)) == 0
+    facts = json.loads((tmp_path / "e.json").read_text())
+    assert facts["settings"] == given and facts["side"] == 16
+    assert [(one["style"], one["index"], one["pictures"]) for one in facts["rows"]] == [
+        ("random", k, 6) for k in (0, 4)
+    ]
+    assert facts["style_codes"]["permutations"] == 7
+    assert "random, i = 4" in capsys.readouterr().out
+    assert cli.main(command("eval", trained, *fixed, "--indices", "99")) == 1
+    assert "--indices 99: '99' is no indicator" in the_error(capsys)
+    assert cli.main(command("eval", trained, *fixed, "--dfid-styles", "2")) == 1
+    assert "--dfid-styles: no option for blendgan" in the_error(capsys)
 
 
 def test_paintings_have_noise_of_their_own(trained: Path, data: Path) -> None:
@@ -482,9 +552,9 @@ def test_paintings_have_noise_of_their_own(trained: Path, data: Path) -> None:
         weight.fill_(0.5)
     found = []
     for batch in (1, 8):
-        own = Settings(faces=2, styles=2, side=64, guided="latent", indices="L")
+        own = Settings(faces=2, styles=2, side=64, style="random", indices="L")
         report = evaluation.evaluate(model, data, Options(Colours(), batch, None, ("train",), 50, None, own))
-        found.append(row(report, "latent", L))
+        found.append(row(report, "random", L))
     assert found[0]["lpips"]["mean"] > 0
     # Sums of float32 in another order move few of the 12,288 values of a picture by a level.
     assert found[0]["lpips"]["mean"] == pytest.approx(found[1]["lpips"]["mean"], rel=1e-3)

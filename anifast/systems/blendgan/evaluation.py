@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from anifast.data.folders import class_labels, counted, printable, resize, to_float, to_tensor, to_uint8
@@ -36,6 +35,8 @@ from anifast.nn.perceptual import LPIPS
 from anifast.progress import Progress
 from anifast.systems.blendgan import figures
 from anifast.systems.blendgan.inference import Model
+from anifast.systems.blendgan.pictures import FOLDERS, find, held_out
+from anifast.systems.blendgan.styles import pool_image
 from anifast.systems.measures import (
     OTHER_NETWORK,
     Pictures,
@@ -48,16 +49,16 @@ from anifast.systems.measures import (
 
 #: The style pictures that paintings are compared with unless told otherwise.
 AGAINST = "train"
-#: Where style codes come from.
-GUIDES = ("latent", "reference")
+#: Where style codes come from -> what the paper calls paintings in them.
+GUIDED = {"random": "latent-guided", "reference": "reference-guided"}
 #: L of the published figures.
 PUBLISHED_L = 18
-#: Table 1 of arXiv 2110.11728: guide -> indicator -> (FID, LPIPS).
+#: Table 1 of arXiv 2110.11728: where style codes come from -> indicator -> (FID, LPIPS).
 PUBLISHED: dict[str, dict[int, tuple[float, float]]] = {
-    guide: {2 * k: pair for k, pair in enumerate(zip(fids, diversities, strict=True))}
-    for guide, fids, diversities in (
+    style: {2 * k: pair for k, pair in enumerate(zip(fids, diversities, strict=True))}
+    for style, fids, diversities in (
         (
-            "latent",
+            "random",
             (8.97, 12.45, 12.75, 23.17, 42.45, 57.34, 68.31, 76.91, 78.25, 76.73),
             (0.581, 0.571, 0.568, 0.515, 0.459, 0.367, 0.304, 0.207, 0.145, 0.159),
         ),
@@ -68,9 +69,9 @@ PUBLISHED: dict[str, dict[int, tuple[float, float]]] = {
         ),
     )
 }
-#: Tables 2 and 3: guide -> (method, FID, LPIPS).
+#: Tables 2 and 3: where style codes come from -> (method, FID, LPIPS).
 OTHERS: dict[str, tuple[tuple[str, float, float], ...]] = {
-    "latent": (
+    "random": (
         ("MUNIT", 29.69, 0.394),
         ("FUNIT", 176.96, 0.500),
         ("DRIT++", 22.53, 0.448),
@@ -84,6 +85,11 @@ OTHERS: dict[str, tuple[tuple[str, float, float], ...]] = {
         ("StarGAN v2", 50.03, 0.307),
     ),
 }
+#: What stands below published figures.
+_SOURCE = (
+    "published: arXiv 2110.11728, 1024 px; its LPIPS is of 1000 faces x 10 styles, AlexNet's; its FIDs' number of "
+    "pictures, extractor, side and truncation are not known"
+)
 #: For what is compared with no set.
 _NO_SET: list[str | None] = [None]
 #: Faces, and styles of each, on the sheets of paintings.
@@ -99,8 +105,8 @@ class Settings:
     indices: str = option(
         "0,6,L", "blending indicators: numbers, L for all slots (no style), or even: all even ones, as in table 1"
     )
-    guided: str = option(
-        "both", "styles from N(0, 1) (latent), of random style pictures (reference), or both", choices=(*GUIDES, "both")
+    style: str = option(
+        "both", "styles from N(0, 1) (random), of random style pictures (reference), or both", choices=(*GUIDED, "both")
     )
     faces: int = option(1000, "random faces; 0: nothing is painted", low=0)
     styles: int = option(10, "styles that each face is painted in; 1: no diversity", low=1)
@@ -120,14 +126,14 @@ class _Row:
     """What is painted with one indicator and one kind of style codes.
 
     Attributes:
-        guide: "latent" or "reference".
+        style: where style codes come from, "random" or "reference".
         index: the blending indicator.
         fakes: features of the paintings.
         facts: figures as plain values.
         shown: paintings for the sheet, by face.
     """
 
-    guide: str
+    style: str
     index: int
     fakes: FeatureSet | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -135,7 +141,7 @@ class _Row:
 
     @property
     def name(self) -> str:
-        return f"{self.guide}, i = {self.index}"
+        return f"{self.style}, i = {self.index}"
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,8 @@ def evaluate(model: Model, data: Path, options: Options) -> Report:
 
     Args:
         model: with a generator, and, for references and classes, a style encoder.
-        data: folder with trainB, or testB where paintings are compared with it: the style pictures.
+        data: folder with the style pictures in styles or trainB, and those held out in testB where paintings are
+            compared with these; see `find` and `held_out` of anifast/systems/blendgan/pictures.py.
         options: see there; `own` is a `Settings`.
 
     Returns:
@@ -190,8 +197,9 @@ def evaluate(model: Model, data: Path, options: Options) -> Report:
     """
     own: Settings = options.own or Settings()
     indices = parse_indices(own.indices, model.n_latent)
-    guides = [guide for guide in GUIDES if own.guided in (guide, "both")] if own.faces else []
-    _check(model, data, guides, options, own)
+    sources = [style for style in GUIDED if own.style in (style, "both")] if own.faces else []
+    folders = _check(model, data, sources, options, own)
+    sets = [folder.name for folder in folders] if options.extractor is not None else []
     side = min(own.side, model.size)
     report = Report(())
     report.facts = {
@@ -211,28 +219,26 @@ def evaluate(model: Model, data: Path, options: Options) -> Report:
     }
     if own.classes is not None:
         _classes(model, Path(own.classes), options, own, report)
-    if not guides:
+    if not sources:
         return report
-    references = (
-        _references(model, data / f"{options.against[-1]}B", options, own, report) if guides != ["latent"] else None
-    )
+    references = _references(model, folders[-1], options, own, report) if "reference" in sources else None
     model.release("E_style", "psp")
     lpips, told = load_lpips(own.lpips, model.device) if own.styles > 1 else (None, "")
     if told:
         report.note(told)
     if own.styles == 1 and own.lpips == "auto":
         report.note("one style of each face: no diversity, which compares two and more")
-    rows = _paint_all(model, guides, indices, references, side, lpips, own, options, report)
+    rows = _paint_all(model, sources, indices, references, side, lpips, own, options, report)
     real: dict[str, FeatureSet] = {}
     if options.extractor is not None:
-        real = {f"{name}B": real_features(data / f"{name}B", side, options, report) for name in options.against}
+        real = {folder.name: real_features(folder, side, options, report) for folder in folders}
     for row in rows:
         for name, features in real.items():
             assert row.fakes is not None
             row.facts[name] = distances(row.fakes, features, options, report)
     distance = None if lpips is None else lpips.report_name
     report.facts["lpips"] = None if lpips is None else {"net": lpips.net_name, "name": distance}
-    _tell(model, rows, side, distance, own, options, report)
+    _tell(model, rows, sets, side, distance, references, own, options, report)
     if own.figures is not None:
         _sheets(model, rows, references, own, report)
     return report
@@ -261,31 +267,48 @@ def parse_indices(text: str, slots: int) -> list[int]:
     return sorted(found)
 
 
-def _check(model: Model, data: Path, guides: list[str], options: Options, own: Settings) -> None:
-    """That the model and the folders have what is asked for."""
+def _check(model: Model, data: Path, sources: list[str], options: Options, own: Settings) -> list[Path]:
+    """That the model and the folders have what is asked for.
+
+    Returns:
+        The folders of style pictures; none where none is read.
+    """
     if options.to is not None:
         raise AnifastError(f"--to {options.to}: a model of blendgan translates between no two domains; leave it out")
     if own.styles == 1 and own.lpips not in ("auto", "none"):
         raise AnifastError(f"--lpips {own.lpips} with --styles 1: diversity needs at least 2 styles")
-    if not guides and own.classes is None:
+    if not sources and own.classes is None:
         raise AnifastError("--faces 0 leaves nothing to evaluate; give --classes DIR for style codes, or more faces")
     if own.classes is not None:
         model.require("E_style")
     if own.figures is not None:
         check_writable(Path(own.figures))
-    if not guides:
-        return
+    if not sources:
+        return []
     model.require("G")
-    folders = {f"{name}B" for name in options.against} if options.extractor is not None else set()
-    if "reference" in guides:
+    if "reference" in sources:
         model.require("E_style")
-        folders.add(f"{options.against[-1]}B")
-    if missing := sorted(name for name in folders if not (data / name).is_dir()):
+    elif options.extractor is None:
+        return []
+    wanted = options.against if options.extractor is not None else options.against[-1:]
+    return [_folder(data, name) for name in wanted]
+
+
+def _folder(data: Path, name: str) -> Path:
+    """The folder, or LMDB, of the style pictures of "train" or "test"."""
+    why = "paintings are compared with them (unless --features none) and have their styles (unless --style random)"
+    if name == "train":
+        try:
+            return find(data, "styles")
+        except DataError as error:
+            raise DataError(f"{error}; {why}") from None
+    found = held_out(data, "styles")
+    if found is None:
         raise DataError(
-            f"{printable(data)}: no folder {' and no folder '.join(missing)}. Expected style pictures in "
-            f"{printable(data)}/trainB (--against test: in testB), which paintings are compared with and styles are "
-            "read from (--guided latent reads none)"
+            f"{printable(data)}: no folder testB. Expected {printable(data / 'testB')} with pictures of art that were "
+            f"held out, or an LMDB of them; {why}; --against train takes {' or '.join(FOLDERS['styles'])}"
         )
+    return found
 
 
 # --- style codes of pictures
@@ -297,14 +320,12 @@ def _encoded(model: Model, pictures: Pictures, places: Sequence[int], batch: int
     Pictures go in as `anifast translate` reads styles: their largest centred square, pooled to the encoder's side.
     """
     side = model.sides["E_style"]
-
-    def pooled(image: Image.Image) -> Tensor:
-        return F.adaptive_avg_pool2d(to_float(to_tensor(resize(image, min(image.size), "crop"))), side)
-
     kept: list[int] = []
     values: list[Tensor] = []
     with enough_memory(batch, f" of side {side}", "--batch"):
-        for images, numbers in read_batches(pictures, places, pooled, batch, label, report):
+        for images, numbers in read_batches(
+            pictures, places, partial(pool_image, side=side, how="crop"), batch, label, report
+        ):
             codes = model.encode_styles(images.to(model.device), batch=batch).cpu()
             if not bool(codes.isfinite().all()):
                 raise AnifastError("the model gives NaN for style codes of pictures: its weights are damaged")
@@ -414,7 +435,7 @@ def at_side(images: Tensor, side: int) -> Tensor:
 
 def _paint_all(
     model: Model,
-    guides: list[str],
+    sources: list[str],
     indices: list[int],
     references: _Codes | None,
     side: int,
@@ -426,9 +447,9 @@ def _paint_all(
     """All paintings of all rows. Ctrl-C ends it and leaves the rows that are done."""
     last = model.n_latent
     w = model.faces(model.random_faces(own.faces, own.seed), own.truncation)
-    plans = [_Row(guide, index) for guide in guides for index in indices]
+    plans = [_Row(style, index) for style in sources for index in indices]
     done: list[_Row] = []
-    # With i = L styles take no part: both guides would paint the same pictures.
+    # With i = L styles take no part: those of both kinds would give the same pictures.
     total = sum(1 for row in plans if row.index < last) + (last in indices)
     model.paint(w[:1], None, last)  # what happens once, such as building the network, is not timed
     with (
@@ -455,7 +476,7 @@ def _paint_all(
 
 def _styles(model: Model, row: _Row, references: _Codes | None, own: Settings) -> Tensor:
     """[faces, styles, style_dim]: style codes of each face."""
-    if row.guide == "latent":
+    if row.style == "random":
         return model.random_styles(own.faces * own.styles, own.seed).unflatten(0, (own.faces, own.styles))
     assert references is not None
     return references.values[_chosen(references, own)]
@@ -486,29 +507,32 @@ def _paint(
     """The paintings of one row: their features, diversity and time."""
     extractor = options.extractor
     row.fakes = None if extractor is None else FeatureSet(extractor.dim)
-    each, seconds, count = own.styles, 0.0, 0
+    codes, each, seconds, count = styles.flatten(0, 1), own.styles, 0.0, 0
 
     def painted() -> Iterator[Tensor]:
-        """n,each,3,side,side: as many faces as there are in a batch, at least one."""
+        """n,each,3,side,side: the faces that are whole after a batch, which may begin and end amid those of one."""
         nonlocal seconds, count
-        for rows in torch.arange(own.faces).split(max(1, options.batch // each)):
-            first, started = int(rows[0]) * each, time.perf_counter()
-            faces = w[rows.to(w.device)].repeat_interleave(each, 0)
-            codes, parts = styles[rows].flatten(0, 1), []
-            for part in model.paintings(
-                faces, codes, row.index, noise=own.seed, first=first, batch=min(options.batch, len(faces))
-            ):
-                if not bool(part.isfinite().all()):
-                    raise AnifastError("the model gives NaN for paintings: its weights are damaged")
-                parts.append(at_side(part, side))
-                bar.update(len(part))
-            images = torch.cat(parts)
+        begun: list[Tensor] = []  # paintings of a face that the next batches go on with
+        for rows in torch.arange(own.faces * each).split(options.batch):
+            started = time.perf_counter()
+            (images,) = model.paintings(
+                w[(rows // each).to(w.device)], codes[rows], row.index, noise=own.seed, first=count, batch=len(rows)
+            )
+            if not bool(images.isfinite().all()):
+                raise AnifastError("the model gives NaN for paintings: its weights are damaged")
+            images = at_side(images, side)
             seconds += time.perf_counter() - started
             count += len(images)
+            bar.update(len(images))
             if extractor is not None and row.fakes is not None:
-                for part in images.split(options.batch):
-                    row.fakes.update(extractor(part))
-            whole = images.unflatten(0, (len(rows), each))
+                row.fakes.update(extractor(images))
+            begun.append(images)
+            ready = count // each - (count - len(rows)) // each
+            if not ready:
+                continue
+            whole, rest = torch.cat(begun).tensor_split([ready * each])
+            begun = [rest]
+            whole = whole.unflatten(0, (ready, each))
             for face in whole[: max(0, _FACES - len(row.shown))]:
                 row.shown.append(to_uint8(face[:_STYLES]).cpu())
             yield whole
@@ -525,35 +549,40 @@ def _paint(
 # --- what is told
 
 
-def published(guide: str, index: int, slots: int) -> tuple[float, float] | None:
+def published(style: str, index: int, slots: int) -> tuple[float, float] | None:
     """The paper's FID and LPIPS for an indicator, or None.
 
     The same indicator stands for the same resolution whatever the size; i = L, no style, is the paper's i = 18.
     """
-    return PUBLISHED[guide].get(PUBLISHED_L if index == slots else index if index < PUBLISHED_L else -1)
+    return PUBLISHED[style].get(PUBLISHED_L if index == slots else index if index < PUBLISHED_L else -1)
 
 
 def _tell(
     model: Model,
     rows: list[_Row],
+    sets: list[str],
     side: int,
     distance: str | None,
+    references: _Codes | None,
     own: Settings,
     options: Options,
     report: Report,
 ) -> None:
     """The tables, and the facts."""
-    report.columns = ("n", *DISTANCES, "LPIPS", "paper: FID", "LPIPS", "images/s")
-    sets = [f"{name}B" for name in options.against if options.extractor is not None]
+    report.columns = ("n", *DISTANCES, "LPIPS", "paper: FID", "paper: LPIPS", "images/s")
+    stars = _stars(distance, options)
+    beside = False  # whether a published figure is
     for row in rows:
-        theirs = published(row.guide, row.index, model.n_latent) or (None, None)
+        theirs = published(row.style, row.index, model.n_latent) or (None, None)
+        beside |= theirs[0] is not None
         lpips = row.facts.get("lpips")
         for name in sets or _NO_SET:
-            found = None if name is None else row.facts[name]
+            fid, *kid = distance_cells(None if name is None else row.facts[name])
             cells = [
                 str(row.facts["pictures"]),
-                *distance_cells(found),
-                figure(lpips["mean"] if lpips else None, 4),
+                _starred(fid, stars[0]),
+                *kid,
+                _starred(figure(lpips["mean"] if lpips else None, 4), stars[1]),
                 figure(theirs[0], 2),
                 figure(theirs[1], 3),
                 figure(row.facts["images_per_second"], 1),
@@ -565,12 +594,17 @@ def _tell(
     ]
     if distance is not None and rows:
         report.above.append(f"LPIPS: mean {distance} of all pairs of a face's paintings, over faces")
-    if "reference" in {row.guide for row in rows}:
-        report.above.append(f"reference: styles of random pictures of {options.against[-1]}B; latent: from N(0, 1)")
-    compared = [_compare(model, guide, rows, sets, distance, options) for guide in GUIDES]
+    about = {"random": "from N(0, 1)"}
+    if references is not None:
+        about["reference"] = f"of random pictures of {printable(references.folder.name)}"
+    painted = [style for style in GUIDED if style in {row.style for row in rows}]
+    report.above += [f"{style}: styles {about[style]}" for style in painted]
+    compared = [_compare(model, style, rows, sets, distance, options) for style in painted]
     lines = [line for block in compared for line in block]
-    report.below = [*lines, *_footnotes(lines, distance, options), *report.below] if lines else report.below
-    report.facts["rows"] = [{"guide": row.guide, "index": row.index, **row.facts} for row in rows]
+    told = [*(cell for _, cells in report.rows for cell in cells), *lines]
+    footnotes = _footnotes(told, bool(lines) or beside, distance, options) if rows else []
+    report.below = [*lines, *footnotes, *report.below]
+    report.facts["rows"] = [{"style": row.style, "index": row.index, **row.facts} for row in rows]
     report.facts["protocols"] = {
         "fid": "all faces x styles, 8-bit, at `side` px, against all style pictures of the set",
         "lpips": "mean of all pairs of a face's paintings, mean over faces; random noise for each",
@@ -580,69 +614,76 @@ def _tell(
         "source": "arXiv 2110.11728, tables 1 to 3",
         "n_latent": PUBLISHED_L,
         "table1": [
-            {"guide": guide, "index": index, "fid": fid, "lpips": lpips}
-            for guide, by in PUBLISHED.items()
+            {"style": style, "index": index, "fid": fid, "lpips": lpips}
+            for style, by in PUBLISHED.items()
             for index, (fid, lpips) in by.items()
         ],
         "others": [
-            {"guide": guide, "method": method, "fid": fid, "lpips": lpips}
-            for guide, methods in OTHERS.items()
+            {"style": style, "method": method, "fid": fid, "lpips": lpips}
+            for style, methods in OTHERS.items()
             for method, fid, lpips in methods
         ],
     }
 
 
-def _compare(
-    model: Model, guide: str, rows: list[_Row], sets: list[str], distance: str | None, options: Options
-) -> list[str]:
-    """Table 2 or 3, and ours in the same columns; nothing where there are none."""
-    mine = [row for row in rows if row.guide == guide]
-    if not mine or (not sets and distance is None):
-        return []
-    lines = [(method, [figure(fid, 2), figure(lpips, 3)]) for method, fid, lpips in OTHERS[guide]]
-    for index in (6, 0):
-        fid, lpips = PUBLISHED[guide][index]
-        lines.append((f"BlendGAN, i = {index}, paper", [figure(fid, 2), figure(lpips, 3)]))
-    stars = (
+def _stars(distance: str | None, options: Options) -> tuple[str, str]:
+    """What stands behind our FID and LPIPS where other networks than the paper's took them."""
+    return (
         "*" if options.extractor is not None and not is_standard(options.extractor) else "",
         "*" if distance not in (None, STANDARD) else "",
     )
-    for row in mine:
+
+
+def _starred(cell: str, star: str) -> str:
+    return cell if cell == figure(None, 0) else cell + star
+
+
+def _compare(
+    model: Model, style: str, rows: list[_Row], sets: list[str], distance: str | None, options: Options
+) -> list[str]:
+    """Table 2 or 3, and ours in the same columns; nothing where there are none."""
+    if not sets and distance is None:
+        return []
+    lines = [(method, [figure(fid, 2), figure(lpips, 3)]) for method, fid, lpips in OTHERS[style]]
+    for index in (6, 0):
+        fid, lpips = PUBLISHED[style][index]
+        lines.append((f"BlendGAN, i = {index}, paper", [figure(fid, 2), figure(lpips, 3)]))
+    for row in (row for row in rows if row.style == style):
         for name in sets or _NO_SET:
             ours = (
                 None if name is None else row.facts[name]["fid"],
                 row.facts["lpips"]["mean"] if "lpips" in row.facts else None,
             )
             cells = [
-                figure(value, digits) + (star if value is not None else "")
-                for value, digits, star in zip(ours, (2, 3), stars, strict=True)
+                _starred(figure(value, digits), star)
+                for value, digits, star in zip(ours, (2, 3), _stars(distance, options), strict=True)
             ]
             told = f"this model, i = {row.index}, {'' if name is None else f'{name}, '}n = {row.facts['pictures']}"
             lines.append((told, cells))
-    number = 2 + GUIDES.index(guide)
-    return ["", *table(f"{guide}-guided (table {number} of the paper)", ("FID", "LPIPS"), lines)]
+    number = 2 + list(GUIDED).index(style)
+    return ["", *table(f"{GUIDED[style]} (table {number} of the paper)", ("FID", "LPIPS"), lines)]
 
 
-def _footnotes(lines: list[str], distance: str | None, options: Options) -> list[str]:
+def _footnotes(told: list[str], theirs: bool, distance: str | None, options: Options) -> list[str]:
+    """What stands below the tables; `theirs`: published figures are in them."""
     by = [] if options.extractor is None else [f"FID by {options.extractor.about}"]
     by += [] if distance is None else [f"LPIPS by {distance}"]
     return [
-        *([OTHER_NETWORK] if any("*" in line for line in lines) else []),
-        f"this model: {'; '.join(by)}",
-        "published: arXiv 2110.11728, 1024 px; its LPIPS is of 1000 faces x 10 styles, AlexNet's; its FIDs' number of "
-        "pictures, extractor, side and truncation are not known",
+        *([OTHER_NETWORK] if any("*" in text for text in told) else []),
+        *([f"this model: {'; '.join(by)}"] if by else []),
+        *([_SOURCE] if theirs else []),
     ]
 
 
 def _sheets(model: Model, rows: list[_Row], references: _Codes | None, own: Settings, report: Report) -> None:
     """The first faces in their first styles, a sheet for each kind of style codes."""
-    for guide in GUIDES:
-        mine = [row for row in rows if row.guide == guide]
+    for style, guided in GUIDED.items():
+        mine = [row for row in rows if row.style == style]
         if not mine:
             continue
         labels = [f"face {number}" for number in range(len(mine[0].shown))]
         blocks = []
-        if guide == "reference":
+        if style == "reference":
             assert references is not None
             chosen = _chosen(references, own)[: len(labels), :_STYLES].tolist()
             read = references.thumbnails(chosen)
@@ -651,9 +692,9 @@ def _sheets(model: Model, rows: list[_Row], references: _Codes | None, own: Sett
             none = ": no style" if row.index == model.n_latent else ""
             rest = [""] * len(labels) if blocks else labels
             blocks.append(Block(f"i = {row.index}{none}", list(zip(rest, row.shown, strict=True))))
-        caption = f"{guide}-guided: random faces in styles of their own, by indicator"
+        caption = f"{guided}: random faces in styles of their own, by indicator"
         many = len(blocks) > 4  # side by side they would be too wide to look at
-        _draw(sheet(blocks, caption=caption, tile=128, beside=not many), f"{guide}.png", own, report)
+        _draw(sheet(blocks, caption=caption, tile=128, beside=not many), f"{style}.png", own, report)
 
 
 def _draw(image: Any, name: str, own: Settings, report: Report) -> None:
