@@ -31,6 +31,8 @@ from anifast.systems import evals
 from anifast.systems.blendgan import evaluation
 from anifast.systems.blendgan.evaluation import Settings, at_side, parse_indices, published
 from anifast.systems.blendgan.figures import matrix
+from anifast.systems.blendgan.styles import pooled
+from anifast.systems.measures import opened
 
 FACES, STYLES, SIDE, L = 5, 3, 32, 10
 
@@ -382,6 +384,22 @@ def test_pictures_that_cannot_be_read(painted: Path, tmp_path: Path) -> None:
         run(Painter("E_style"), tmp_path, faces=0, classes=str(tmp_path / "some"))
 
 
+def test_style_pictures_are_read_as_translate_reads_them(tmp_path: Path) -> None:
+    """Those that are more than 8 times as large as the encoder's side are reduced before they are pooled."""
+    seen: list[Tensor] = []
+
+    class Seeing(Painter):
+        def encode_styles(self, images: Tensor, batch: int = 8) -> Tensor:
+            seen.extend(images)
+            return super().encode_styles(images, batch)
+
+    source = torch.Generator().manual_seed(0)
+    save_png(2 * torch.rand(3, 200, 150, generator=source) - 1, tmp_path / "large.png")
+    with opened(tmp_path) as pictures:
+        evaluation._encoded(Seeing(), pictures, [0], 4, "styles", Report(()))  # type: ignore[arg-type]
+    assert len(seen) == 1 and torch.equal(seen[0], pooled(tmp_path / "large.png", 16, "crop"))
+
+
 def test_a_limit_is_of_each_class(painted: Path, tmp_path: Path) -> None:
     own = Settings(faces=0, classes=str(painted), permutations=1)
     report = evaluation.evaluate(Painter("E_style"), tmp_path, Options(limit=2, own=own))  # type: ignore[arg-type]
@@ -413,20 +431,20 @@ def test_folders_as_training_reads_them(data: Path, drawn: Path) -> None:
     assert row(report, "random", 0)["styles"]["pictures"] == row(report, "reference", 0)["styles"]["pictures"] == 7
     assert [name for name, _ in report.rows] == ["random, i = 0 (styles)", "reference, i = 0 (styles)"]
     assert "reference: styles of random pictures of styles" in report.lines()
-    both = replace(Options(Colours(), own=Settings(faces=1, styles=2, side=SIDE, lpips="none")), against=("test",))
+    held = Options(Colours(), against=("test",), own=Settings(faces=1, styles=2, side=SIDE, lpips="none"))
     with pytest.raises(
         DataError, match=r"no folder testB\. Expected .*testB .*; --against train takes styles or trainB"
     ):
-        evaluation.evaluate(Painter(), drawn, both)  # type: ignore[arg-type]
+        evaluation.evaluate(Painter(), drawn, held)  # type: ignore[arg-type]
     shutil.copytree(data / "testB", drawn / "testB")
-    found = evaluation.evaluate(Painter(), drawn, both)  # type: ignore[arg-type]
+    found = evaluation.evaluate(Painter(), drawn, held)  # type: ignore[arg-type]
     assert row(found, "reference", 0)["testB"]["pictures"] == 3
 
 
 def test_no_folder_is_needed_where_none_is_read(tmp_path: Path) -> None:
     own = Settings(faces=1, styles=2, side=SIDE, lpips="none", style="random")
     assert len(evaluation.evaluate(Painter(), tmp_path, Options(own=own)).rows) == 3  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="no folder styles"):
+    with pytest.raises(DataError, match="no folder testB"):
         evaluation.evaluate(Painter(), tmp_path, Options(own=replace(own, style="reference")))  # type: ignore[arg-type]
 
 
@@ -540,9 +558,9 @@ def test_the_command_takes_every_setting(
     assert facts["style_codes"]["permutations"] == 7
     assert "random, i = 4" in capsys.readouterr().out
     assert cli.main(command("eval", trained, *fixed, "--indices", "99")) == 1
-    assert "--indices 99: '99' is no indicator" in the_error(capsys)
+    assert "--indices 99: '99' is no indicator" in the_error(capsys.readouterr().err)
     assert cli.main(command("eval", trained, *fixed, "--dfid-styles", "2")) == 1
-    assert "--dfid-styles: no option for blendgan" in the_error(capsys)
+    assert "--dfid-styles: no option for blendgan" in the_error(capsys.readouterr().err)
 
 
 def test_paintings_have_noise_of_their_own(trained: Path, data: Path) -> None:

@@ -699,6 +699,10 @@ def test_stage_psp_inverts_any_generator(data: Path, tmp_path: Path, capsys: Cap
     found = read(tmp_path / "run" / "psp" / "checkpoint.pt")["nets"]["psp"]["latent_avg"]
     assert torch.equal(found, torch.arange(16.0).expand(10, -1))
     capsys.readouterr()
+    large = (*alone, "--start-from", tmp_path / "stylegan2.pt", "--psp-side", 128)
+    assert fresh(data, tmp_path / "large", *large) == 1
+    error = the_error(capsys.readouterr().err)
+    assert "photos of 128 pixels would be compared" in error and "--psp-side 64" in error
     assert fresh(data, tmp_path / "none", *alone) == 1
     assert "no generator to invert; run --stage gan before, or give --start-from" in the_error(capsys.readouterr().err)
 

@@ -26,8 +26,8 @@ from anifast.systems.blendgan.networks import Projector, StyleEncoder, build_sty
 from anifast.systems.blendgan.panels import PANELS
 from anifast.systems.blendgan.pictures import Drawn, pictures_of
 
-#: Views that go through the backbone at once; nothing of them is kept for a gradient.
-CHUNK = {"cpu": 4, "cuda": 32}
+# Views of 256 pixels that go through the backbone at once; nothing of them is kept for a gradient.
+_CHUNK = {"cpu": 4, "cuda": 32}
 #: Pictures on a sample sheet, and among how many their neighbours are looked for.
 SHOWN, AMONG = 8, 256
 
@@ -96,6 +96,11 @@ class Views(Drawn):
         return views(images.repeat(2, 1, 1, 1), torch.cat([seeds, seeds + 2**32]), self._config)
 
 
+def chunk(config: Config, device: str) -> int:
+    """How many pictures go through the backbone at once, on "cpu" or "cuda": more of smaller ones."""
+    return min(_CHUNK[device] * max(1, 256 // config.style_side) ** 2, 256)
+
+
 def memory_estimate(config: Config, batch: int, device: str = "cpu", world: int = 1) -> float:
     """GiB that stage style takes in each of `world` processes: weights, Adam, views, Gram matrices, a chunk's maps.
 
@@ -113,7 +118,7 @@ def memory_estimate(config: Config, batch: int, device: str = "cpu", world: int 
     pixels = config.style_side**2
     grams = 2 * batch * encoder.embedder.width
     drawn = 2 * batch * pixels * (2 * 3 + 2)  # pictures, their views, and where those are taken from
-    maps = 3 * CHUNK[device] * encoder.embedder.channels[0] * pixels  # input, output, pooling
+    maps = 3 * chunk(config, device) * encoder.embedder.channels[0] * pixels  # input, output, pooling
     return (weights + 4 * (grams + drawn + maps)) / 2**30
 
 
@@ -190,10 +195,10 @@ class Style:
     def grams(self, images: Tensor) -> Tensor:
         """Of N,3,side,side, a few at a time, [N, width] in float32."""
         out = images.new_empty(len(images), self.encoder.embedder.width)
-        chunk = CHUNK[self.device.type]
-        for start in range(0, len(images), chunk):
+        step = chunk(self.config, self.device.type)
+        for start in range(0, len(images), step):
             with autocast(self.device, self.config.precision):
-                out[start : start + chunk] = self.encoder.grams(images[start : start + chunk])
+                out[start : start + step] = self.encoder.grams(images[start : start + step])
         return out
 
     def projected(self, grams: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -248,7 +253,7 @@ class Style:
         if self.shown is None:
             raise ValueError("no pictures were given for the sample sheet")
         images = self.shown.to(self.device)
-        found = [self.encoder.codes(self.grams(part)) for part in images.split(CHUNK[self.device.type])]
+        found = [self.encoder.codes(self.grams(part)) for part in images.split(chunk(self.config, self.device.type))]
         unit = nn.functional.normalize(torch.cat(found), dim=1)
         chosen = torch.tensor(spread(len(images), SHOWN), device=self.device)
         cosines = unit[chosen] @ unit.t()
