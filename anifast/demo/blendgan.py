@@ -124,9 +124,7 @@ def run(out: Path, device: torch.device, images: int | None) -> list[tuple[str, 
         with atomic_path(here / f"{name}.png") as temporary:
             image.save(temporary)
     shutil.copyfile(here / "run" / "gan" / "losses.png", here / "losses.png")
-    print(
-        f"BlendGAN: {_COUNTED} random faces, {len(drawings)} held-out drawings, before -> after it was fitted and trained"
-    )
+    print(f"BlendGAN: {_COUNTED} random faces, {len(drawings)} held-out drawings, before -> after fit and training")
     print("\n".join(lines), flush=True)
     return [
         (f"{NAME}/sheet.png", "faces of nobody, natural and in the styles of held-out drawings"),
