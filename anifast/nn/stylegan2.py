@@ -359,11 +359,11 @@ class DiscriminatorTrunk(nn.Module):
             raise ValueError(
                 f"{type(self).__name__}: x has shape {tuple(x.shape)}, expected [N, 3, {self.size}, {self.size}]"
             )
-        for block in self.convs:
-            if self.recompute and torch.is_grad_enabled():
+        if self.recompute and torch.is_grad_enabled():
+            for block in self.convs:
                 x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x)
+        else:
+            x = self.convs(x)
         with without_autocast(x):
             x = x.to(self.final_conv.conv.weight.dtype)
             batches = [x] if parts is None else x.split(list(parts))

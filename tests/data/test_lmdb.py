@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -424,7 +425,8 @@ def test_training_from_lmdbs(lmdb: Any, tmp_path: Path, monkeypatch: pytest.Monk
     assert all(torch.equal(*pair) for pair in zip(one.next(), other.next(), strict=True))
     views = Views(tmp_path / "data", replace(config, packed=False), 4, device).next()
     assert views.shape == (8, 3, 32, 32)
-    write(lmdb, tmp_path / "data" / "styles", {b"64-00000": encoded(picture(99, 64))})
-    changed = Pictures(tmp_path / "data", replace(config, packed=False), device, codes=table)
+    shutil.copytree(tmp_path / "data", tmp_path / "new")  # a database that is being read cannot be opened again
+    write(lmdb, tmp_path / "new" / "styles", {b"64-00000": encoded(picture(99, 64))})
+    changed = Pictures(tmp_path / "new", replace(config, packed=False), device, codes=table)
     with pytest.raises(DataError, match="styles holds other pictures under the same names"):
         changed.load_state_dict(one.state_dict())
