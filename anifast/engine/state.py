@@ -95,6 +95,14 @@ def settings_of(state: Mapping[str, Any], form: str, system: str) -> Mapping[str
     return settings
 
 
+def stored(nets: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
+    """The parts `nets` and `optim` of a checkpoint, for `restore`."""
+    return {
+        "nets": {name: net.state_dict() for name, net in nets.items()},
+        "optim": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+    }
+
+
 def restore(nets: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> None:
     """Put the parts `nets` and `optim` of a checkpoint into networks and optimisers of the same names.
 

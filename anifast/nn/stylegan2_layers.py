@@ -30,6 +30,13 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
+def lay_out(net: nn.Module) -> None:
+    """Put the weights of plain convolutions into channels_last, the layout of the maps that they meet on a GPU."""
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 class PixelNorm(nn.Module):
     """x / sqrt(mean over channels of x^2 + 1e-8), for N,C and N,C,H,W."""
 

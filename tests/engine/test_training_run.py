@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stepping import assert_same
 from tiny_cyclegan import TINY, command, data_folder, leftovers, picture, read, resume, start, the_error, train
 from torch import Tensor
 
@@ -57,22 +58,6 @@ def eight(data: Path, tmp_path: Path) -> Path:
     """A run that ended as it should after 8 of 8 pictures."""
     assert train(data, tmp_path / "run", "--images", 8, *INTERVALS) == 0
     return tmp_path / "run"
-
-
-def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
-    assert type(one) is type(other), where
-    if isinstance(one, Tensor):
-        assert one.dtype == other.dtype and torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key, value in one.items():
-            assert_same(value, other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for i, (value, another) in enumerate(zip(one, other, strict=True)):
-            assert_same(value, another, f"{where}[{i}]")
-    else:
-        assert one == other, where
 
 
 def learnt(run: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from anifast.engine.acceleration import WARM_UP, Graphs
 from anifast.engine.loop import run_step
-from anifast.systems.gnr.networks import Discriminator, Generator, lay_out
+from anifast.nn.stylegan2_layers import lay_out
+from anifast.systems.gnr.networks import Discriminator, Generator
 from anifast.systems.gnr.training import GNR, Batch
 
 if not torch.cuda.is_available():

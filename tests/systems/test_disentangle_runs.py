@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from stepping import assert_same, rows_of
 from tiny_cyclegan import ROOT, command, leftovers, own_cache, read, the_error
 from tiny_disentangle import TINY, TINY_DIGITS, write_artists, write_digits
-from torch import Tensor
 
 from anifast import cli, systems
 
@@ -61,28 +61,6 @@ def straight(artists: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("straight") / "run"
     assert fresh(artists, out) == 0
     return out
-
-
-def rows_of(stage: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock."""
-    rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("images_per_second", "data_wait")} for row in rows]
-
-
-def assert_same(one: Any, other: Any, where: str = "") -> None:
-    assert type(one) is type(other), where
-    if isinstance(one, Tensor):
-        assert one.dtype == other.dtype and torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key, value in one.items():
-            assert_same(value, other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for i, (value, another) in enumerate(zip(one, other, strict=True)):
-            assert_same(value, another, f"{where}[{i}]")
-    else:
-        assert one == other, where
 
 
 def assert_same_runs(one: Path, other: Path, *settings: str) -> None:

@@ -16,7 +16,7 @@ from anifast.engine.distributed import Team, alone
 from anifast.engine.loop import Phase
 from anifast.engine.precision import autocast
 from anifast.engine.sheets import Block, sheet
-from anifast.engine.state import restore
+from anifast.engine.state import restore, stored
 from anifast.nn.backbones import load_backbone
 from anifast.nn.perceptual import folded_steps
 from anifast.systems.blendgan.augmentation import views
@@ -271,8 +271,7 @@ class Style:
         return {
             "stage": self.stage,
             "batch": self.batch_size,
-            "nets": {name: net.state_dict() for name, net in self.nets.items()},
-            "optim": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            **stored(self.nets, self.optimizers),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from anifast.engine.distributed import Team, alone
 from anifast.engine.loop import Phase
 from anifast.engine.sheets import Block, sheet
-from anifast.engine.state import about, restore
-from anifast.errors import AnifastError, CheckpointError
+from anifast.engine.state import about, restore, stored
+from anifast.errors import CheckpointError
 from anifast.nn import weights
-from anifast.nn.perceptual import LPIPS
 from anifast.nn.stylegan2 import stages
 from anifast.nn.stylegan2_layers import without_autocast
 from anifast.systems.blendgan.config import Config
@@ -26,6 +25,7 @@ from anifast.systems.blendgan.panels import PANELS
 from anifast.systems.blendgan.pictures import pictures_of
 from anifast.systems.blendgan.psp import FaceRecognition, PSPEncoder
 from anifast.systems.blendgan.training import Faces
+from anifast.systems.losses import perceptual
 
 #: Random codes whose mean in w the encoder starts from where a checkpoint has none.
 MEAN_OF = 100_000
@@ -141,9 +141,7 @@ class Inversion:
         encoder.latent_avg.copy_(latent_avg)
         self.encoder = encoder.to(device)
         self.nets: dict[str, nn.Module] = {"psp": self.encoder}
-        self.lpips = _perceptual(c, device)
-        layers = 2 * len(self.lpips.layers) if self.lpips is not None and not len(self.lpips.heads) else 1
-        self._lpips_weight = c.lambda_lpips / layers  # without heads a sum over layers of 2 - 2 cos: a mean of 1 - cos
+        self.lpips, self._lpips_weight = perceptual(c.lpips_net, c.lpips_weights, c.lambda_lpips, device)
         self.recognition = _recognition(c, device)
         self.optimizers = {"psp": Ranger(list(self.encoder.parameters()), c.psp_lr)}
         self.optimizers["psp"].register_step_post_hook(lambda *_: self._join())
@@ -227,8 +225,7 @@ class Inversion:
         """The encoder and its optimiser."""
         return {
             "stage": self.stage,
-            "nets": {name: net.state_dict() for name, net in self.nets.items()},
-            "optim": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            **stored(self.nets, self.optimizers),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -268,18 +265,6 @@ def mean_code(generator: Generator, count: int = MEAN_OF) -> Tensor:
         z = torch.randn(part, generator.style_dim).to(device)  # drawn alike on every device
         total += generator.get_latent(z).double().sum(0).cpu()
     return (total / count).float().expand(generator.n_latent, -1)
-
-
-def _perceptual(config: Config, device: torch.device) -> LPIPS | None:
-    if config.lpips_net == "none" or config.lambda_lpips == 0:
-        return None
-    try:
-        return LPIPS(config.lpips_net, backbone_weights=config.lpips_weights).to(device)
-    except AnifastError as error:
-        raise AnifastError(
-            f"{str(error).rstrip('.')}. Or choose another network of the perceptual loss: --lpips-net squeezenet1_0, "
-            "random (needs no file) or none"
-        ) from error
 
 
 def _recognition(config: Config, device: torch.device) -> FaceRecognition | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from anifast import systems
+from anifast.data.folders import to_float
 from anifast.data.packed import spread
 from anifast.engine import state as checkpoint
 from anifast.engine.distributed import Team, alone
@@ -377,7 +378,7 @@ class Run(StagedRun):
         """Codes of up to a queue of pictures of art."""
         packed = self._art
         places = torch.tensor(spread(len(packed), self.config.queue))
-        images = (packed.batch(part).to(self.device).float() / 127.5 - 1 for part in places.split(4))
+        images = (to_float(packed.batch(part).to(self.device)) for part in places.split(4))
         return torch.cat([encoder(part).cpu() for part in images])
 
     def _start(self, system: Gan) -> None:

@@ -24,11 +24,11 @@ from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
 from anifast.engine.precision import autocast
 from anifast.engine.sheets import Block, sheet
-from anifast.engine.state import restore
+from anifast.engine.state import restore, stored
 from anifast.errors import DataError
 from anifast.nn.regularizers import PathLength, path_lengths, r1_penalty
 from anifast.nn.stylegan2 import Discriminator, stages
-from anifast.nn.stylegan2_layers import without_autocast
+from anifast.nn.stylegan2_layers import lay_out, without_autocast
 from anifast.systems.blendgan.codes import Queue
 from anifast.systems.blendgan.config import INDEX, Config
 from anifast.systems.blendgan.losses import adversarial
@@ -207,7 +207,7 @@ class Gan:
         self.nets = {name: net.to(device) for name, net in networks(config).items()}
         for net in self.nets.values():
             if self._layout == torch.channels_last:
-                _lay_out(net)
+                lay_out(net)
             net.recompute = c.checkpointing  # type: ignore[assignment]
         source = np.random.default_rng([c.seed, 1])
         self.queue = Queue(queue[torch.from_numpy(source.integers(0, len(queue), c.queue))].to(device))
@@ -534,8 +534,7 @@ class Gan:
         """Networks, optimisers, the queue and the mean path lengths."""
         return {
             "stage": self.stage,
-            "nets": {name: net.state_dict() for name, net in self.nets.items()},
-            "optim": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            **stored(self.nets, self.optimizers),
             "queue": self.queue.state_dict(),
             "paths": {name: path.state_dict() for name, path in self.paths.items()},
         }
@@ -583,13 +582,6 @@ def _adam(nets: Sequence[nn.Module], lr: float, lazy: float) -> torch.optim.Adam
     """Adam whose rate and decay are corrected for `lazy` of its steps being those of the main loss."""
     parameters = [parameter for net in nets for parameter in net.parameters()]
     return torch.optim.Adam(parameters, lr=lr * lazy, betas=(0.0, 0.99**lazy), fused=True)
-
-
-def _lay_out(net: nn.Module) -> None:
-    """Put the weights of plain convolutions into channels_last."""
-    for parameter in net.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def summary(system: Any, data: Any, plan: Plan) -> list[str]:

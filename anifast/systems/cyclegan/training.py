@@ -21,7 +21,7 @@ from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
 from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
-from anifast.engine.state import about, restore
+from anifast.engine.state import about, restore, stored
 from anifast.errors import CheckpointError
 from anifast.systems.cyclegan import checkpoints
 from anifast.systems.cyclegan.config import Config
@@ -288,8 +288,7 @@ class CycleGAN:
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, pools and their generator of decisions."""
         return {
-            "nets": {name: net.state_dict() for name, net in self.nets.items()},
-            "optim": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            **stored(self.nets, self.optimizers),
             "pools": {side: pool.state_dict() for side, pool in self.pools.items()},
             "pool_rng": self.rng.getstate(),
         }

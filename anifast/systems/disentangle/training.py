@@ -17,7 +17,7 @@ from anifast.engine.distributed import Team, alone
 from anifast.engine.loop import Joint, Phase, Plan
 from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
-from anifast.engine.state import restore
+from anifast.engine.state import restore, stored
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.disentangle import codes
 from anifast.systems.disentangle.augmentation import (
@@ -236,8 +236,7 @@ class Trained:
             "stage": self.stage,
             "classes": self.classes,
             "counts": self.counts,
-            "nets": {name: net.state_dict() for name, net in self.nets.items()},
-            "optim": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            **stored(self.nets, self.optimizers),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

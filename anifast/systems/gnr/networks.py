@@ -325,13 +325,6 @@ def networks(config: Config) -> dict[str, nn.Module]:
     return nets
 
 
-def lay_out(net: nn.Module) -> None:
-    """Put the weights of plain convolutions into channels_last, the layout of the maps that they meet on a GPU."""
-    for parameter in net.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
 def recompute(nets: Sequence[nn.Module], on: bool) -> None:
     """Whether these networks keep block borders only for the gradient, and compute the rest again."""
     for net in nets:

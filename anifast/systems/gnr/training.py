@@ -21,15 +21,15 @@ from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
 from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
-from anifast.engine.state import about, restore
+from anifast.engine.state import about, restore, stored
 from anifast.errors import AnifastError, CheckpointError, DataError
-from anifast.nn.perceptual import LPIPS
-from anifast.nn.stylegan2_layers import without_autocast
+from anifast.nn.stylegan2_layers import lay_out, without_autocast
 from anifast.systems.gnr import checkpoints
 from anifast.systems.gnr.augmentation import augment
 from anifast.systems.gnr.config import Config
 from anifast.systems.gnr.losses import adversarial, distance, gradient_penalty, style_consistency
-from anifast.systems.gnr.networks import Generator, lay_out, networks, recompute
+from anifast.systems.gnr.networks import Generator, networks, recompute
+from anifast.systems.losses import perceptual
 
 #: The loss figure: all weighted.
 PANELS = (
@@ -202,10 +202,7 @@ class GNR:
             if self._layout == torch.channels_last:
                 lay_out(net)
         recompute(list(self.nets.values()), config.checkpointing)
-        self.lpips = perceptual(config, device)
-        # Without published heads a distance is a sum over layers of 2 - 2 cos: a mean of 1 - cos is in LPIPS's range.
-        layers = 2 * len(self.lpips.layers) if self.lpips is not None and not len(self.lpips.heads) else 1
-        self._lpips_weight = config.lambda_lpips / layers
+        self.lpips, self._lpips_weight = perceptual(config.lpips_net, config.lpips_weights, config.lambda_lpips, device)
         generators = {name: self.nets[name] for name in ("G_A2B", "G_B2A")}
         self.ema = None
         if config.ema:
@@ -481,10 +478,7 @@ class GNR:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks and optimisers."""
-        return {
-            "nets": {name: net.state_dict() for name, net in self.nets.items()},
-            "optim": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-        }
+        return stored(self.nets, self.optimizers)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`.
@@ -533,23 +527,6 @@ def _memory(system: GNR) -> str:
             line += ", which will hardly do: take --checkpointing, --precision bf16, a smaller --batch or "
             line += "--channel-multiplier 0.5"
     return line
-
-
-def perceptual(config: Config, device: torch.device) -> LPIPS | None:
-    """The perceptual distance of a run, or None.
-
-    Raises:
-        AnifastError: its weights are missing.
-    """
-    if config.lpips_net == "none" or config.lambda_lpips == 0:
-        return None
-    try:
-        return LPIPS(config.lpips_net, backbone_weights=config.lpips_weights).to(device)
-    except AnifastError as error:
-        raise AnifastError(
-            f"{str(error).rstrip('.')}. Or choose another network of the perceptual loss: --lpips-net squeezenet1_0, "
-            "random (needs no file) or none"
-        ) from error
 
 
 def _take_over(nets: Mapping[str, nn.Module], config: Config, path: str) -> None:
