@@ -31,7 +31,7 @@ _STEP = 0x9E3779B97F4A7C15 - (1 << 64)
 _MULTIPLIERS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 _STREAM = 0xD1B54A32D192ED03 - (1 << 64)
 # The streams that this module's own functions draw from; callers have stream 0.
-_CROP_FLIP, _COLOR = 1, 2
+_CROP_FLIP, _COLOR, _RESIZED_CROP = 1, 2, 3
 
 _PADDINGS = ("zeros", "border", "reflection")
 _MODES = ("bilinear", "nearest")
@@ -50,7 +50,8 @@ def uniforms(seeds: Tensor, count: int, *, stream: int = 0) -> Tensor:
         seeds: int64 [N], any values.
         count: numbers per sample.
         stream: chooses another independent set for the same seeds. Stream 0 is the caller's; `random_crop`,
-            `random_flip` and `crop_flip` draw from stream 1 and `color_jitter` from stream 2.
+            `random_flip` and `crop_flip` draw from stream 1, `color_jitter` from stream 2 and `random_resized_crop`
+            from stream 3.
 
     Returns:
         float32 [N, count] in [0, 1), multiples of 2**-24.
@@ -174,6 +175,68 @@ def _window(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor, size: tup
         return out.reshape(n, height, width, c).permute(0, 3, 1, 2)
     out = images.reshape(n, c, h * w).gather(2, index[:, None, :].expand(n, c, height * width))
     return out.reshape(n, c, height, width)
+
+
+# Crops that are stretched
+
+
+def random_resized_crop(
+    images: Tensor,
+    size: Size,
+    seeds: Tensor,
+    *,
+    least: float = 0.8,
+    flip: float = 0.5,
+    half_pixel: bool = True,
+) -> Tensor:
+    """Cut a window out of every image, stretch it to `size`, and mirror it with probability `flip`.
+
+    Height and width of the window are drawn independently, each int(side * U(least, 1)), and its corner uniformly over
+    all positions (spec twingan, 2.2). Bilinear, without antialiasing; what lies outside a window does not enter it.
+
+    Args:
+        images: N,C,H,W floats, contiguous or channels_last; the result keeps dtype and layout.
+        size: (height, width) of the result, or one number for a square.
+        seeds: int64 [N] on the device of `images`.
+        least: the least side of a window, as a part of the image's, in (0, 1]; 1: the whole image.
+        flip: probability of a left-right flip, in [0, 1].
+        half_pixel: sample at (i + 0.5) * in / out - 0.5; False: at i * in / out, as TensorFlow 1 does.
+
+    Raises:
+        ValueError: wrong shapes, or `least` or `flip` out of range.
+        TypeError: images are not of a floating type.
+    """
+    _check_images(images)
+    if not images.is_floating_point():
+        raise TypeError(f"images: expected a floating dtype, got {images.dtype}")
+    if not 0 < least <= 1:
+        raise ValueError(f"least: expected a part in (0, 1], got {least}")
+    _check_probability("flip", flip)
+    _check_seeds_of(images, seeds)
+    height, width = _pair(size, "size")
+    h, w = images.shape[2:]
+    draws = uniforms(seeds, 5, stream=_RESIZED_CROP).to(torch.float64)
+    y = _places(draws[:, 0], draws[:, 2], least, h, height, half_pixel)
+    x = _places(draws[:, 1], draws[:, 3], least, w, width, half_pixel)
+    x = torch.where(draws[:, 4, None] < flip, x.flip(1), x)
+    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+    # Normalised coordinates, -1 and 1 the outer edges of the first and the last pixel.
+    x, y = ((2 * place + 1) / side - 1 for place, side in ((x, w), (y, h)))
+    shape = (len(images), height, width)
+    grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], -1).to(dtype)
+    out = functional.grid_sample(images.to(dtype), grid, "bilinear", "border", align_corners=False)
+    layout = torch.channels_last if _is_channels_last(images) else torch.contiguous_format
+    return out.to(images.dtype).contiguous(memory_format=layout)
+
+
+def _places(extent: Tensor, corner: Tensor, least: float, side: int, count: int, half_pixel: bool) -> Tensor:
+    """Where along one axis `count` samples of a window lie, [N, count] float64; from two draws for each image."""
+    extent = (side * (least + (1 - least) * extent)).floor().clamp(min=1)
+    corner = (corner * (side - extent + 1)).floor()
+    index = torch.arange(count, dtype=torch.float64, device=extent.device)
+    scale = extent[:, None] / count
+    places = (index + 0.5) * scale - 0.5 if half_pixel else index * scale
+    return corner[:, None] + places.clamp(min=0).minimum(extent[:, None] - 1)
 
 
 # Colour

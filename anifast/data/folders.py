@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,7 +41,7 @@ MAX_PIXELS = 100_000_000
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 """The colour modes that pictures are read as, and their channels."""
 
-RESIZES = ("stretch", "crop")
+RESIZES = ("stretch", "crop", "tf1")
 """The ways of `resize`."""
 
 # Opened directly and not by Image.open: no format but these is ever tried, and Image.open's own size check, which is
@@ -393,7 +393,7 @@ def _eight_bit(image: Image.Image, key: int | None) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int | tuple[int, int], how: str = "stretch", *, crop_size: int = 0) -> Image.Image:
-    """Scale a picture, bicubic and antialiased.
+    """Scale a picture, bicubic and antialiased, or as TensorFlow 1 did.
 
     Of pictures with alpha, colours count as much as they are visible: those of transparent pixels do not bleed in.
 
@@ -401,7 +401,7 @@ def resize(image: Image.Image, size: int | tuple[int, int], how: str = "stretch"
         image: any size from 1x1 up.
         size: the side of a square, or (height, width).
         how: `stretch` ignores the aspect, exactly as CycleGAN's reference code does; `crop` takes the largest centred
-            part that has the target's aspect.
+            part that has the target's aspect; `tf1` ignores the aspect too, and is `resize_tf1`, rounded half up.
         crop_size: side of the centred square that is cut from the picture first; 0: nothing is cut. Where a picture
             does not fill the square it is transparent or, in modes without alpha, white, as transparency is read.
 
@@ -418,6 +418,8 @@ def resize(image: Image.Image, size: int | tuple[int, int], how: str = "stretch"
     if crop_size:
         image = _centred_square(image, crop_size)
     target = (width, height)
+    if how == "tf1":
+        return _with_alpha(image, lambda band: _tf1_band(band, (height, width)), whole=image.size == target)
     if how == "stretch" or image.width * height == image.height * width:
         return _scaled(image, target, (0.0, 0.0, image.width, image.height))
     scale = min(image.width / width, image.height / height)
@@ -434,22 +436,36 @@ def resize(image: Image.Image, size: int | tuple[int, int], how: str = "stretch"
 def _scaled(image: Image.Image, target: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
     """A part of a picture at another size, width and height."""
     whole = image.size == target and box == (0, 0, *target)
+    return _with_alpha(image, lambda band: band.resize(target, Image.Resampling.BICUBIC, box=box), whole=whole)
+
+
+def _tf1_band(band: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`resize_tf1` of a picture, or of one band of it in float32."""
+    if band.mode == "F":
+        return Image.fromarray(resize_tf1(torch.from_numpy(np.array(band)), size).numpy())
+    values = resize_tf1(to_tensor(band), size).add_(0.5).to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(values if values.shape[2] > 1 else values[..., 0])
+
+
+def _with_alpha(image: Image.Image, scaled: Callable[[Image.Image], Image.Image], whole: bool) -> Image.Image:
+    """Scale a picture; in mode RGBA its colours weighed with alpha, unless that makes no difference.
+
+    Args:
+        image: the picture.
+        scaled: scales a picture, or one band of it in float32 (mode F).
+        whole: nothing is scaled at all, so that the picture is to keep its pixels.
+    """
     if image.mode != "RGBA" or whole or image.getchannel("A").getextrema() == (255, 255):
-        return image.resize(target, Image.Resampling.BICUBIC, box=box)
+        return scaled(image)
     # Pillow weighs colours with alpha too, but in 8 bits: what is left of a colour at alpha 5 is noise, which shows
     # wherever alpha counts as yes or no, and beside an edge it overshoots as if black lay behind.
     values = np.array(image, dtype=np.float32)
     values[..., :3] *= values[..., 3:] / 255
-    scaled = np.stack(
-        [
-            np.asarray(Image.fromarray(values[..., band]).resize(target, Image.Resampling.BICUBIC, box=box))
-            for band in range(4)
-        ],
-        axis=-1,
-    )
-    alpha = scaled[..., 3:]
+    bands = [np.asarray(scaled(Image.fromarray(values[..., band]))) for band in range(4)]
+    result = np.stack(bands, axis=-1)
+    alpha = result[..., 3:]
     seen = alpha >= 0.5  # what is less rounds to nothing
-    colours = np.where(seen, scaled[..., :3] * 255 / np.where(seen, alpha, 1), 0)
+    colours = np.where(seen, result[..., :3] * 255 / np.where(seen, alpha, 1), 0)
     result = np.concatenate([colours, alpha], axis=-1)
     return Image.fromarray((result.clip(0, 255) + 0.5).astype(np.uint8))
 
@@ -462,6 +478,44 @@ def _centred_square(image: Image.Image, side: int) -> Image.Image:
     square = Image.new(image.mode, (side, side), "white")
     square.paste(image, (-left, -top))
     return square
+
+
+def resize_tf1(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
+    """Scale as TensorFlow 1's bilinear resize did: pixel i lies at i * in / out, without antialiasing.
+
+    Args:
+        images: [..., H, W] of any real dtype.
+        size: the side of a square, or (height, width).
+
+    Returns:
+        float32 [..., height, width] in the range of the images.
+
+    Raises:
+        ValueError: a size below 1, or images without pixels.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"size is {size}; expected at least 1")
+    if images.ndim < 2 or not images.shape[-1] or not images.shape[-2]:
+        raise ValueError(f"images: expected [..., H, W], got {tuple(images.shape)}")
+    top, bottom, down = _tf1_places(images.shape[-2], height, images.device)
+    left, right, along = _tf1_places(images.shape[-1], width, images.device)
+    # Only the rows and columns that are looked at become floats: pictures may be large.
+    rows = images.index_select(-2, torch.cat([top, bottom]))
+    corners = rows.index_select(-1, torch.cat([left, right])).to(torch.float32)
+    (top_left, top_right), (bottom_left, bottom_right) = (
+        half.split(width, dim=-1) for half in corners.split(height, dim=-2)
+    )
+    upper = top_left + (top_right - top_left) * along
+    lower = bottom_left + (bottom_right - bottom_left) * along
+    return upper + (lower - upper) * down[:, None]
+
+
+def _tf1_places(side: int, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of `count` samples of an axis: the pixel before each, the one behind it, and how far between them it lies."""
+    places = torch.arange(count, dtype=torch.float32, device=device) * (side / count)
+    first = places.long().clamp(max=side - 1)
+    return first, (first + 1).clamp(max=side - 1), places - first
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

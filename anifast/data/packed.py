@@ -50,6 +50,8 @@ SAMPLED = 64
 """Pictures that `pixels_digest` looks at: some MB, read once."""
 
 _HEADER_BYTES = 128
+# Averages are made of so many bytes at once.
+_AT_ONCE = 32 * 2**20
 # The ends of the names that `cache_name` gives to files: those of packs, and statistics of features.
 _OWN_FILE = re.compile(r"-\d+x\d+-[0-9a-f]{16}(\.json|\.lock|\.npz|-[0-9a-f]{8}\.npy)$")
 
@@ -170,6 +172,7 @@ def pack(
     how: str = "stretch",
     mode: str = "RGB",
     crop_size: int = 0,
+    top: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: bool = True,
@@ -189,6 +192,9 @@ def pack(
         how: `stretch` or `crop`, see `resize`.
         mode: RGB, RGBA or L, see `read_image`.
         crop_size: side of the centred square that is cut from each picture first, see `resize`.
+        top: the side at which pictures are decoded: that of the square, twice, four times it, and so on. Each smaller
+            pack is of the averages of 2x2 pixels of the one above, rounded to the nearest (halves to the even number),
+            so that pictures are decoded once for all sizes; each is in the cache for itself.
         cache_dir: where the pack is kept; `cache_folder()` by default. If nothing can be written there, a temporary
             file serves this process alone, with a RuntimeWarning.
         workers: decoding threads; by default one for each CPU this process may use.
@@ -198,7 +204,7 @@ def pack(
         AnifastError: it is an LMDB, and the package `lmdb` is not installed.
         DataError: the folder is missing or empty, none of its pictures can be used, crop_size is beyond the limit for
             pictures, the LMDB has no pictures of this size, or the disk has no room.
-        ValueError: size, how, mode, crop_size or workers out of range.
+        ValueError: size, how, mode, crop_size, top or workers out of range.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
@@ -211,6 +217,14 @@ def pack(
         raise ValueError(f"crop_size is {crop_size}; expected at least 0")
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; expected at least 1")
+    if top is not None:
+        doubled = height
+        while doubled < top:
+            doubled *= 2
+        if height != width or doubled != top:
+            raise ValueError(f"top is {top}; expected the side of a square, {height}x{width}, or 2, 4, 8, ... times it")
+        if mode == "RGBA":
+            raise ValueError("mode is RGBA; colours of transparent pixels would enter averages: leave top out")
     max_pixels = pixel_limit()
     if crop_size**2 > max_pixels:
         raise DataError(
@@ -227,8 +241,15 @@ def pack(
         max_pixels=max_pixels,
         workers=workers or _cpus(),
         progress=progress,
+        top=top or 0,
+        cache=cache_folder() if cache_dir is None else Path(os.path.expanduser(cache_dir)),
     )
-    cache = cache_folder() if cache_dir is None else Path(os.path.expanduser(cache_dir))
+    return _packed(job)
+
+
+def _packed(job: _Job) -> PackedImages:
+    """The pack of a job, from the cache or made now."""
+    cache = job.cache
     sidecar = cache / f"{job.key()}.json"
     fingerprint = job.fingerprint()
     packed = _load(sidecar, fingerprint)
@@ -241,10 +262,10 @@ def pack(
             f"{printable(cache)}: the cache cannot be written ({reason}); {printable(job.root)} is packed into a "
             "temporary file for this run only. Set ANIFAST_CACHE to a folder that can be written",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return _pack_temporary(job)
-    with _lock(lock, progress) as alone:
+    with _lock(lock, job.progress) as alone:
         packed = _load(sidecar, fingerprint)  # the one waited for may have made it
         if packed is not None:
             return packed
@@ -267,6 +288,8 @@ class _Job:
     workers: int
     progress: bool
     database: lmdb.Database | None = None
+    top: int = 0
+    cache: Path = Path()
 
     @property
     def row_bytes(self) -> int:
@@ -276,7 +299,13 @@ class _Job:
     def key(self) -> str:
         """Name of the pack."""
         cut = f"{self.crop_size} " if self.crop_size else ""
-        return cache_name(self.root, self.height, self.width, f"{self.how} {self.mode} {cut}")
+        halved = f"of {self.top} " if self.halved else ""
+        return cache_name(self.root, self.height, self.width, f"{self.how} {self.mode} {cut}{halved}")
+
+    @property
+    def halved(self) -> bool:
+        """Whether the pixels are averages of a larger pack's."""
+        return self.top > self.height
 
     def fingerprint(self) -> str:
         """Digest of all that decides the pixels."""
@@ -391,6 +420,7 @@ def _pack_cached(job: _Job, sidecar: Path, fingerprint: str) -> PackedImages:
         "how": job.how,
         "mode": job.mode,
         "crop_size": job.crop_size,
+        "top": job.top,
         "file": pixels.name,
         "shape": [len(paths), job.height, job.width, MODES[job.mode]],
         "paths": paths,
@@ -422,6 +452,8 @@ def _write(job: _Job, handle: IO[bytes], folder: Path, way_out: str) -> tuple[li
     Written in order and not through a map: a full disk is then an error and not a bus error, and only a few
     pictures are in memory at a time.
     """
+    if job.halved:
+        return _write_averages(job, handle, folder, way_out)
     with _listed(job) as (job, names, rejected):
         return _write_pictures(job, handle, folder, way_out, names, rejected)
 
@@ -533,12 +565,7 @@ def _write_pictures(
     job: _Job, handle: IO[bytes], folder: Path, way_out: str, names: Sequence[str], skipped: dict[str, str]
 ) -> tuple[list[str], dict[str, str]]:
     """Write pictures with these names, of which some more are skipped already; see `_write`."""
-    needed, free = len(names) * job.row_bytes, shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{printable(folder)}: packing {printable(job.root)} needs {_amount(needed)}, but only {_amount(free)} "
-            f"are free. Free some space or {way_out}"
-        )
+    _check_space(job, len(names), folder, way_out)
     paths: list[str] = []
     stream = None if job.progress else io.StringIO()
     pool = ThreadPoolExecutor(job.workers, thread_name_prefix="pack")
@@ -556,10 +583,7 @@ def _write_pictures(
         handle.seek(0)
         handle.write(_npy_header((len(paths), job.height, job.width, MODES[job.mode])))
     except OSError as error:
-        raise DataError(
-            f"{printable(folder)}: the pack of {printable(job.root)} ({_amount(needed)}) cannot be written "
-            f"({error.strerror}). Free some space or {way_out}"
-        ) from error
+        raise _not_written(job, len(names), folder, way_out, error) from error
     finally:
         pool.shutdown(cancel_futures=True)
     if not paths:
@@ -569,6 +593,49 @@ def _write_pictures(
             f"{printable(name)}: {skipped[name]}"
         )
     return paths, skipped
+
+
+def _write_averages(job: _Job, handle: IO[bytes], folder: Path, way_out: str) -> tuple[list[str], dict[str, str]]:
+    """Write the averages of 2x2 pixels of the pack of twice the size; see `_write`."""
+    above = _packed(replace(job, height=2 * job.height, width=2 * job.width))
+    count = len(above)
+    _check_space(job, count, folder, way_out)
+    step = max(1, _AT_ONCE // (4 * job.row_bytes))
+    stream = None if job.progress else io.StringIO()
+    try:
+        handle.write(_npy_header((count, job.height, job.width, MODES[job.mode])))
+        with Progress(count, f"halving {printable(job.root.name)} to {job.height} px", stream=stream) as bar:
+            for first in range(0, count, step):
+                part = above.images[first : first + step]
+                handle.write(_averages(part).tobytes())
+                bar.update(len(part))
+    except OSError as error:
+        raise _not_written(job, count, folder, way_out, error) from error
+    return list(above.paths), dict(above.skipped)
+
+
+def _averages(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Of 2x2 pixels each, N,2H,2W,C -> N,H,W,C; halves to the even number, as up they would brighten level by level."""
+    total = images[:, 0::2].astype(np.uint16)
+    total += images[:, 1::2]
+    total = total[:, :, 0::2] + total[:, :, 1::2]
+    return ((total + 1 + (total >> 2 & 1)) >> 2).astype(np.uint8)
+
+
+def _check_space(job: _Job, pictures: int, folder: Path, way_out: str) -> None:
+    needed, free = pictures * job.row_bytes, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{printable(folder)}: packing {printable(job.root)} needs {_amount(needed)}, but only {_amount(free)} "
+            f"are free. Free some space or {way_out}"
+        )
+
+
+def _not_written(job: _Job, pictures: int, folder: Path, way_out: str, error: OSError) -> DataError:
+    return DataError(
+        f"{printable(folder)}: the pack of {printable(job.root)} ({_amount(pictures * job.row_bytes)}) cannot be "
+        f"written ({error.strerror}). Free some space or {way_out}"
+    )
 
 
 def _decode(job: _Job, path: Path) -> bytes:

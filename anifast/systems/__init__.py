@@ -15,6 +15,7 @@ SYSTEMS = {
     "gnr": "anifast.systems.gnr",
     "disentangle": "anifast.systems.disentangle",
     "blendgan": "anifast.systems.blendgan",
+    "twingan": "anifast.systems.twingan",
 }
 
 

@@ -18,6 +18,7 @@ from anifast.data.augment import (
     flipping,
     random_crop,
     random_flip,
+    random_resized_crop,
     resizing,
     rotation,
     scaling,
@@ -369,6 +370,120 @@ def test_color_jitter_gradient_is_finite_also_on_grey():
 def test_color_jitter_refuses(call, error, message):
     with pytest.raises(error, match=message):
         call(torch.zeros(2, 3, 4, 4))
+
+
+# Crops that are stretched
+
+
+def resized_crop_slowly(image, seed, size, least, flip, half_pixel):
+    """int(side * U(least, 1)) each, uniform position, then every pixel of the result by itself; C,H,W in float64."""
+    u = uniforms_slowly([seed], 5, 3)[0]
+    sides = image.shape[1:]
+    extents = [max(1, int(side * (least + (1 - least) * draw))) for side, draw in zip(sides, u[:2], strict=True)]
+    corners = [int((side - extent + 1) * draw) for side, extent, draw in zip(sides, extents, u[2:4], strict=True)]
+    window = image[:, corners[0] : corners[0] + extents[0], corners[1] : corners[1] + extents[1]].astype(np.float64)
+    out = np.empty((len(image), *size))
+    for row, column in np.ndindex(*size):
+        pixel, parts = np.zeros(len(image)), []
+        for index, extent, count in ((row, extents[0], size[0]), (column, extents[1], size[1])):
+            at = (index + 0.5) * extent / count - 0.5 if half_pixel else index * extent / count
+            at = min(max(at, 0.0), extent - 1.0)
+            first = int(at)
+            parts.append([(first, 1 - (at - first)), (min(first + 1, extent - 1), at - first)])
+        for y, along_y in parts[0]:
+            for x, along_x in parts[1]:
+                pixel += window[:, y, x] * along_y * along_x
+        out[:, row, size[1] - 1 - column if u[4] < flip else column] = pixel
+    return out
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("half_pixel", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "size"), [((20, 20), (16, 16)), ((5, 5), (4, 4)), ((13, 22), (30, 7)), ((3, 1), (2, 2))]
+)
+def test_random_resized_crop_equals_a_slow_loop(device, half_pixel, shape, size):
+    """Crop, then resize: also at the edges of a window nothing outside it is seen."""
+    seeds = torch.arange(12) * 7919
+    for least, flip in ((0.8, 0.5), (0.3, 0.0), (1.0, 1.0)):
+        images = rand(12, 3, *shape)
+        got = random_resized_crop(
+            images.to(device), size, seeds.to(device), least=least, flip=flip, half_pixel=half_pixel
+        ).cpu()
+        want = np.stack(
+            [
+                resized_crop_slowly(image, seed, size, least, flip, half_pixel)
+                for image, seed in zip(images.numpy(), seeds.tolist(), strict=True)
+            ]
+        )
+        error = interpolation_error(max(shape))
+        torch.testing.assert_close(got, torch.from_numpy(want).float(), atol=error, rtol=0)
+
+
+def test_random_resized_crop_draws_sides_and_corners_uniformly():
+    n, side = 4000, 40
+    images = torch.stack([torch.arange(side).expand(side, side), torch.arange(side)[:, None].expand(side, side)])
+    # On TensorFlow 1's grid the first pixel is the corner, and two samples span the window: corner and middle.
+    out = random_resized_crop(
+        images.float().expand(n, 2, side, side), 2, torch.arange(n), least=0.8, flip=0.0, half_pixel=False
+    ).double()
+    lefts, tops = out[:, 0, 0, 0].round(), out[:, 1, 0, 0].round()
+    widths, heights = ((2 * (out[:, 0, 0, 1] - lefts)).round(), (2 * (out[:, 1, 1, 0] - tops)).round())
+    for sides, corners in ((widths, lefts), (heights, tops)):
+        assert set(sides.tolist()) == set(range(32, 40))  # int(40 * U(0.8, 1)), each as often
+        counts = torch.bincount(sides.long(), minlength=40)[32:].double()
+        assert ((counts - n / 8).abs() < 5 * math.sqrt(n / 8 * 7 / 8)).all()
+        place = (corners + 0.5) / (side - sides + 1)
+        assert 0 < place.min() and place.max() < 1
+        assert abs(float(place.mean()) - 0.5) < 5 * math.sqrt(1 / 12 / n)
+    assert abs(float(torch.corrcoef(torch.stack([widths, heights]))[0, 1])) < 5 / math.sqrt(n)
+
+
+def test_random_resized_crop_of_the_whole_image():
+    images, seeds = rand(8, 3, 9, 12), torch.arange(8)
+    error = interpolation_error(12)
+    torch.testing.assert_close(
+        random_resized_crop(images, (9, 12), seeds, least=1.0, flip=0.0), images, atol=error, rtol=0
+    )
+    got = random_resized_crop(images, (5, 30), seeds, least=1.0, flip=0.0)
+    want = functional.interpolate(images, size=(5, 30), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(got, want, atol=error, rtol=0)
+    mirrored = random_resized_crop(images, (5, 30), seeds, least=1.0)
+    flipped = [not torch.allclose(a, b, atol=error) for a, b in zip(got, mirrored, strict=True)]
+    assert 0 < sum(flipped) < 8
+    for a, b, mirror in zip(got, mirrored, flipped, strict=True):
+        torch.testing.assert_close(b, a.flip(2) if mirror else a, atol=0, rtol=0)
+
+
+def test_random_resized_crop_treats_samples_apart_and_keeps_dtype_and_layout():
+    images, seeds = rand(6, 3, 20, 20), torch.arange(6)
+    whole = random_resized_crop(images, 16, seeds)
+    assert torch.equal(random_resized_crop(images[2:4], 16, seeds[2:4]), whole[2:4])
+    last = random_resized_crop(images.contiguous(memory_format=torch.channels_last), 16, seeds)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, whole, atol=torch.finfo(torch.float32).eps * 4, rtol=0)
+    assert random_resized_crop(images.double(), 16, seeds).dtype == torch.float64
+    half = random_resized_crop(images.to(torch.bfloat16), 16, seeds)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), whole, atol=2 * torch.finfo(torch.bfloat16).eps, rtol=0)
+    assert random_resized_crop(images[:0], 16, seeds[:0]).shape == (0, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x, s: random_resized_crop(x, 4, s, least=0.0), ValueError, "least: expected a part"),
+        (lambda x, s: random_resized_crop(x, 4, s, least=1.1), ValueError, "least: expected a part"),
+        (lambda x, s: random_resized_crop(x, 4, s, flip=1.5), ValueError, "flip: expected"),
+        (lambda x, s: random_resized_crop(x, 0, s), ValueError, "size: expected"),
+        (lambda x, s: random_resized_crop(x, 4, s[:1]), ValueError, "seeds: expected"),
+        (lambda x, s: random_resized_crop(x[0], 4, s), ValueError, "images: expected"),
+        (lambda x, s: random_resized_crop(x.byte(), 4, s), TypeError, "images: expected a floating dtype"),
+    ],
+)
+def test_random_resized_crop_refuses(call, error, message):
+    with pytest.raises(error, match=message):
+        call(torch.zeros(2, 3, 5, 5), torch.arange(2))
 
 
 # The warp
@@ -809,6 +924,8 @@ def test_compiles_whole():
 
     compiled = torch.compile(everything, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(images, seeds), everything(images, seeds), atol=1e-6, rtol=0)
+    stretched = torch.compile(random_resized_crop, fullgraph=True, backend="eager")
+    torch.testing.assert_close(stretched(images, 16, seeds), random_resized_crop(images, 16, seeds), atol=1e-6, rtol=0)
     single = torch.compile(warp, fullgraph=True, backend="eager")
     assert torch.equal(single(images, IDENTITY, "border", True), warp(images, IDENTITY, "border", True))
     byte = rand(4, 3, 20, 18, dtype=torch.uint8)

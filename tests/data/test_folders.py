@@ -483,6 +483,70 @@ def test_stretch_is_pils_bicubic() -> None:
     assert same(resize(image, (8, 16)), image.resize((16, 8), Image.Resampling.BICUBIC))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tf1_has_its_first_pixel_at_the_first(channels: int) -> None:
+    """Rows at 0, 0.5, 1, 1.5, 2, 2.5 of three and columns at 0, 0.5, 1, 1.5 of two; nothing lies behind the last."""
+    values = np.array([[64, 32], [32, 64], [50, 100]], np.uint8)
+    image = Image.fromarray(values if channels == 1 else np.stack([values] * 3, -1))
+    want = [
+        [64, 48, 32, 32],
+        [48, 48, 48, 48],
+        [32, 48, 64, 64],
+        [41, 62, 82, 82],  # 61.5 in the second column: half up
+        [50, 75, 100, 100],
+        [50, 75, 100, 100],
+    ]
+    got = np.asarray(resize(image, (6, 4), "tf1")).reshape(6, 4, channels)
+    assert all(got[..., channel].tolist() == want for channel in range(channels))
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 53), (1, 9), (8, 1), (200, 30)])
+@pytest.mark.parametrize("size", [5, (16, 3), (80, 61)])
+def test_tf1_equals_a_slow_loop(height: int, width: int, size: int | tuple[int, int]) -> None:
+    """Source position = index * in / out, bilinear between two pixels, the last one repeated; no antialiasing."""
+    rows, columns = (size, size) if isinstance(size, int) else size
+    image = noise(height, width)
+    values = np.asarray(image).astype(np.float64)
+    want = np.empty((rows, columns, 3))
+    for row, column in np.ndindex(rows, columns):
+        y, x = row * height / rows, column * width / columns
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+        down, along = y - top, x - left
+        upper = values[top, left] * (1 - along) + values[top, right] * along
+        lower = values[bottom, left] * (1 - along) + values[bottom, right] * along
+        want[row, column] = upper * (1 - down) + lower * down
+    tensor = folders.resize_tf1(to_tensor(image), size)
+    assert tensor.dtype == torch.float32 and tensor.shape == (3, rows, columns)
+    # Places are float32 up to `side`, twice rounded, and a step between pixels is at most 255; sums round four times.
+    error = 255 * torch.finfo(torch.float32).eps * (2 * (height + width) + 4)
+    assert np.abs(tensor.permute(1, 2, 0).double().numpy() - want).max() < error
+    eight = np.asarray(resize(image, size, "tf1"))
+    assert np.abs(eight - want).max() < 0.5 + error
+    batch = torch.stack([to_tensor(image), 255 - to_tensor(image)]) / 255
+    assert torch.equal(folders.resize_tf1(batch, size)[0], folders.resize_tf1(batch[:1], size)[0])
+    assert torch.allclose(folders.resize_tf1(batch, size).sum(0), torch.ones(3, rows, columns))
+
+
+def test_tf1_of_a_picture_with_alpha() -> None:
+    """Colours by how visible they are; what is opaque is as without alpha."""
+    image = Image.fromarray(np.array([[[200, 100, 50, 255], [0, 255, 0, 0]]], np.uint8))
+    assert np.asarray(resize(image, (1, 4), "tf1"))[0].tolist() == [
+        [200, 100, 50, 255],
+        [200, 100, 50, 128],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
+
+
+def test_resize_tf1_refuses() -> None:
+    with pytest.raises(ValueError, match="size is 0"):
+        folders.resize_tf1(torch.zeros(3, 4, 4), 0)
+    for shape in ((4,), (3, 0, 4)):
+        with pytest.raises(ValueError, match=r"images: expected \[\.\.\., H, W\]"):
+            folders.resize_tf1(torch.zeros(shape), 2)
+
+
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 40), (41, 60), (40, 40)])
 def test_crop_is_the_centred_square(height: int, width: int) -> None:
     image = noise(height, width)
@@ -523,7 +587,7 @@ def test_colours_of_transparent_pixels_do_not_bleed_in(size: int, how: str) -> N
     values[20:, 30:, 3] //= 3
     scaled = np.asarray(resize(Image.fromarray(values), size, how))
     seen = scaled[..., 3] > 0
-    assert len(np.unique(scaled[..., 3])) > 10 and 0 < seen.sum() < seen.size
+    assert len(np.unique(scaled[..., 3])) > 5 and 0 < seen.sum() < seen.size
     assert (scaled[seen][:, :3] == (200, 100, 50)).all() and (scaled[~seen] == 0).all()
 
 

@@ -475,6 +475,125 @@ def test_neither_cache_nor_temporary_folder(folder: Path, tmp_path: Path, monkey
             pack(folder, SIZE, cache_dir=tmp_path / "file/cache")
 
 
+def halved(images: np.ndarray) -> np.ndarray:
+    """The averages of 2x2 pixels, to the nearest, halves to the even number: numpy rounds so."""
+    n, height, width, channels = images.shape
+    blocks = images.reshape(n, height // 2, 2, width // 2, 2, channels).astype(np.float64)
+    return np.round(blocks.mean((2, 4))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("how", ["stretch", "crop"])
+def test_smaller_packs_are_averages(
+    folder: Path, cache: Path, no_decoding: Callable[[], None], mode: str, how: str
+) -> None:
+    top = pack(folder, 4 * SIZE, how=how, mode=mode, top=4 * SIZE, cache_dir=cache)
+    assert np.array_equal(top.images, pack(folder, 4 * SIZE, how=how, mode=mode, cache_dir=cache).images)
+    assert len(files(cache)) == 2  # with itself as its top a pack is the plain one
+    no_decoding()
+    made = pack(folder, SIZE, how=how, mode=mode, top=4 * SIZE, cache_dir=cache)
+    assert np.array_equal(made.images, halved(halved(top.images)))
+    assert made.paths == top.paths and made.images.dtype == np.uint8 and isinstance(made.images, np.memmap)
+
+
+def test_a_smaller_pack_makes_those_above_it(folder: Path, cache: Path, no_decoding: Callable[[], None]) -> None:
+    (folder / "text.jpg").write_bytes(b"text")
+    made = pack(folder, SIZE, top=8 * SIZE, cache_dir=cache)
+    assert set(made.skipped) == {"text.jpg"} and len(made) == 12
+    no_decoding()
+    above = pack(folder, 8 * SIZE, cache_dir=cache)
+    for side in (4, 2, 1):
+        part = pack(folder, side * SIZE, top=8 * SIZE, cache_dir=cache)
+        assert np.array_equal(part.images, halved(above.images))
+        assert part.skipped == above.skipped == made.skipped
+        above = part
+    assert np.array_equal(above.images, made.images)
+    assert len(files(cache)) == 8  # four sizes, each for itself
+
+
+def test_averages_of_different_tops_are_different_packs(folder: Path, cache: Path) -> None:
+    by_top = [pack(folder, SIZE, top=top, cache_dir=cache) for top in (SIZE, 2 * SIZE, 4 * SIZE)]
+    again = [pack(folder, SIZE, top=top, cache_dir=cache) for top in (SIZE, 2 * SIZE, 4 * SIZE)]
+    for first, second in itertools.combinations(by_top, 2):
+        assert not np.array_equal(first.images, second.images) and digests(first) != digests(second)
+    for first, second in zip(by_top, again, strict=True):
+        assert digests(first) == digests(second)
+
+
+def test_averages_do_not_brighten_level_by_level() -> None:
+    """Over all sums of four pixels what is rounded up is rounded down elsewhere: a bias would add up over levels."""
+    sums = np.arange(1016)  # all remainders by 8 equally often: half of the halves go up
+    pixels = np.stack([np.minimum(sums, 255 * (k + 1)) - np.minimum(sums, 255 * k) for k in range(4)], -1)
+    images = pixels.astype(np.uint8).reshape(-1, 2, 2, 1)
+    errors = packed._averages(images).ravel() - sums / 4
+    assert errors.sum() == 0 and np.abs(errors).max() == 0.5
+    assert packed._averages(np.full((1, 2, 2, 1), 255, np.uint8)).tolist() == [[[[255]]]]
+
+
+def test_averages_of_a_changed_folder(folder: Path, cache: Path) -> None:
+    pack(folder, SIZE, top=2 * SIZE, cache_dir=cache)
+    Image.new("RGB", (3, 3)).save(folder / "new.png")
+    made = pack(folder, SIZE, top=2 * SIZE, cache_dir=cache)
+    assert made.paths[-1] == "new.png" and not made.images[-1].any()
+    assert np.array_equal(made.images, halved(pack(folder, 2 * SIZE, cache_dir=cache).images))
+    assert len(files(cache)) == 4  # the old ones are gone
+
+
+def test_averages_are_made_piece_by_piece(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "_AT_ONCE", 5 * (2 * SIZE) ** 2 * 3)  # five pictures: 12 are no multiple
+    made = pack(folder, SIZE, top=2 * SIZE, cache_dir=cache)
+    assert np.array_equal(made.images, halved(pack(folder, 2 * SIZE, cache_dir=cache).images))
+
+
+def test_averages_without_a_cache(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(RuntimeWarning, match="the cache cannot be written"):
+        made = pack(folder, SIZE, top=2 * SIZE, cache_dir=tmp_path / "file")
+    top = pack(folder, 2 * SIZE, cache_dir=tmp_path / "cache")
+    assert np.array_equal(made.images, halved(top.images))
+
+
+def test_the_disk_fills_up_while_averaging(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(folder, 2 * SIZE, cache_dir=cache)
+    before = files(cache)
+
+    def full(_: object) -> np.ndarray:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packed, "_averages", full)
+    with pytest.raises(DataError, match=r"the pack of .*pictures .*cannot be written \(No space left on device\)"):
+        pack(folder, SIZE, top=2 * SIZE, cache_dir=cache)
+    assert files(cache) == before
+
+
+def test_progress_of_averages(folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pack(folder, SIZE, top=2 * SIZE, cache_dir=cache)
+    told = capsys.readouterr().err
+    assert "packing pictures" in told and f"halving pictures to {SIZE} px" in told
+    pack(folder, SIZE, top=2 * SIZE, cache_dir=cache / "other", progress=False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        (12, {"top": 36}, "top is 36; expected the side of a square, 12x12, or 2, 4, 8"),
+        (12, {"top": 6}, "top is 6; expected"),
+        ((12, 24), {"top": 24}, "expected the side of a square, 12x24"),
+        (12, {"top": 24, "mode": "RGBA"}, "mode is RGBA; colours of transparent pixels"),
+    ],
+)
+def test_tops_that_cannot_be(
+    folder: Path, cache: Path, size: int | tuple[int, int], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pack(folder, size, cache_dir=cache, **options)
+
+
+def test_tf1_is_packed_too(folder: Path, cache: Path) -> None:
+    check(pack(folder, SIZE, how="tf1", cache_dir=cache), folder, "tf1")
+
+
 def test_too_little_space_is_told_before_writing(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, no_decoding: Callable[[], None]
 ) -> None:

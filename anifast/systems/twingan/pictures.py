@@ -1,0 +1,351 @@
+"""Pictures of both domains: where they are, how they are scaled, and the batches that a phase learns from.
+
+A data folder has `source/train`, `target/train` and, for the sample sheets, `source/val`, `target/val`; or trainA,
+trainB, testA, testB, as other systems have it. Pictures are decoded once, at the side of the last phase; those of the
+phases before it are averages of 2x2 of their pixels, level by level.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from anifast.data import folders
+from anifast.data.augment import color_jitter, random_resized_crop
+from anifast.data.folders import counted, printable, read_image, resize_tf1, scan, to_tensor, walk
+from anifast.data.packed import PackedImages, check_digests, digests, pack, spread
+from anifast.data.samplers import ClassSampler
+from anifast.data.tags import TagList, chosen, read_taglist, read_tags
+from anifast.engine.distributed import Team, alone
+from anifast.errors import AnifastError, DataError, ImageError
+from anifast.systems.twingan.config import STAGES, Config, domain_of
+
+#: Folders of a domain's pictures, the first that is there; index: domain.
+_FOLDERS = {
+    "train": (("source/train", "trainA"), ("target/train", "trainB")),
+    "val": (("source/val", "testA"), ("target/val", "testB")),
+}
+_WORDS = ("source", "target")
+_TAGS, _TAGLIST = "tags.tsv", "taglist.tsv"
+#: Norms that take statistics of a batch.
+_BY_BATCH = ("batch_renorm", "batch_norm")
+#: So many of what is wrong are named in an error.
+_NAMED = 3
+
+
+class Batch(NamedTuple):
+    """Pictures of one step.
+
+    Attributes:
+        source: [n,3,side,side] in [0, 1], augmented.
+        target: the same of the other domain; nothing pairs them.
+        tags: [n,T] in [0, 1], of the target pictures, or None.
+    """
+
+    source: Tensor
+    target: Tensor
+    tags: Tensor | None
+
+
+def find(root: Path, domain: str, split: str = "train") -> Path | None:
+    """The folder with a domain's pictures.
+
+    Args:
+        root: the data folder.
+        domain: "source" or "target", or as `domain_of` reads it.
+        split: "train" or "val".
+
+    Returns:
+        The folder, or None where there is none or, of "val", nothing is in it.
+
+    Raises:
+        AnifastError: there is no such domain.
+    """
+    there = [root / name for name in _FOLDERS[split][domain_of(domain)]]
+    if split == "val":
+        return next((folder for folder in there if folder.is_dir() and next(walk(folder), None) is not None), None)
+    return next((folder for folder in there if folder.is_dir()), None)
+
+
+def preprocess(images: Tensor, hw: int, resize: str = "area") -> Tensor:
+    """Scale whole pictures, for inference, in floats all the way.
+
+    Args:
+        images: N,3,H,W of any size, uint8, or floats in [0, 1].
+        hw: the side of the model's pictures.
+        resize: a run's setting: "area" (bicubic and antialiased) or "tf1" (see `resize_tf1`). The aspect is ignored.
+
+    Returns:
+        float32 N,3,hw,hw in [0, 1].
+    """
+    scale = 255.0 if images.dtype == torch.uint8 else 1.0
+    if images.shape[-2:] == (hw, hw):
+        scaled = images.to(torch.float32)
+    elif resize == "tf1":
+        scaled = resize_tf1(images, hw)
+    else:
+        scaled = F.interpolate(images.to(torch.float32), size=(hw, hw), mode="bicubic", antialias=True)
+    return (scaled / scale).clamp(0, 1)
+
+
+def whole(image: Image.Image, hw: int, resize: str = "area") -> Tensor:
+    """A picture of mode RGB, of any size, as a run shows it of itself: float32 3,hw,hw in [0, 1].
+
+    As `preprocess`, but that "area" is rounded to 8 bits, as training pictures are.
+    """
+    if resize == "tf1":
+        return preprocess(to_tensor(image)[None], hw, resize)[0]
+    return to_tensor(folders.resize(image, hw)).to(torch.float32) / 255
+
+
+class Pictures:
+    """Batches of both domains for one phase, augmented on the device.
+
+    Each domain is walked in a shuffled order of its own. A picture's augmentation depends on the run's seed, the phase
+    and the picture's number in it, and on nothing else.
+
+    Args:
+        root: the data folder.
+        config: sizes, augmentation, batch, seed, tags.
+        side: of the phase's pictures.
+        device: where the batches go.
+        team: the processes that share each batch; None: one.
+        batch: pictures per domain in the joined batch; None: the settings'.
+        stage: the phase, for an order of its own; None: the stable one of this side.
+
+    Raises:
+        DataError: a folder of training pictures is missing, has fewer than a batch, or holds none that can be read; or
+            the tags are missing or do not fit.
+        AnifastError: the batch cannot be shared out.
+
+    Attributes:
+        source: packed training pictures.
+        target: the same of the other domain.
+        tags: what `Batch.tags` is about, or None.
+        untagged: target pictures without tags, whose vectors are zero.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        config: Config,
+        side: int,
+        device: torch.device,
+        team: Team | None = None,
+        batch: int | None = None,
+        stage: str | None = None,
+    ) -> None:
+        self._team = team = team or alone(device)
+        self._batch = batch or config.batch_of(side)
+        self._share = team.portion(self._batch)
+        if self._share == 1 and config.norm in _BY_BATCH:
+            left = f" leaves 1 picture to each of {team.world} processes, which" if team.world > 1 else ": 1 picture"
+            raise AnifastError(
+                f"setting batch: {self._batch} at {side} px{left} has no statistics that {config.norm} could take at "
+                f"the smallest sizes; take --batch {2 * team.world} or more, or --norm instance_norm"
+            )
+        self._root, self._config, self._side, self._device = root, config, side, device
+        self._folders = _training(root)
+        self.source, self.target = (_packed(folder, config, side) for folder in self._folders)
+        for folder, packed in zip(self._folders, (self.source, self.target), strict=True):
+            if len(packed) < self._batch:
+                least = 2 if config.norm in _BY_BATCH else 1
+                smaller = f", or take --batch {len(packed)}" if len(packed) >= least else ""
+                raise DataError(
+                    f"{folder}: {counted(len(packed))} that can be read, and a batch has {self._batch} different ones; "
+                    f"add pictures{smaller}"
+                )
+        self.tags: TagList | None = None
+        self.untagged = 0
+        self._vectors: NDArray[np.float32] | None = None
+        if config.tags:
+            self.tags, self._vectors = _tags(root, self._folders[1], self.target, config.tag_threshold)
+            self.untagged = int((self._vectors == 0).all(1).sum())
+        # Every phase has an order and augmentations of its own, or short ones would all see the same few pictures.
+        self._phase = STAGES.index(stage or str(side))
+        self._samplers = [
+            ClassSampler(
+                np.zeros(len(packed), np.int64),
+                self._share,
+                (config.seed + 2 * self._phase + domain) % 2**63,
+                team.rank,
+                team.world,
+            )
+            for domain, packed in enumerate((self.source, self.target))
+        ]
+        self._drawn = 0
+
+    def next(self) -> Batch:
+        """This process's part of the next batch."""
+        found, rows = [], np.empty(0, np.int64)
+        for domain, packed in enumerate((self.source, self.target)):
+            rows = self._samplers[domain].next_batch()
+            u8 = packed.batch(rows).to(self._device, non_blocking=True)
+            found.append(self._augmented(u8, domain))
+        self._drawn += self._batch
+        tags = None if self._vectors is None else torch.from_numpy(self._vectors[rows]).to(self._device)
+        return Batch(found[0], found[1], tags)
+
+    def _augmented(self, images: Tensor, domain: int) -> Tensor:
+        c = self._config
+        number = self._drawn + self._team.rank * self._share
+        first = (c.seed % 2**24) * 2**39 + (2 * self._phase + domain) * 2**34 + number
+        seeds = torch.arange(first, first + len(images), device=self._device)
+        x = random_resized_crop(
+            images.to(torch.float32) / 255,
+            self._side,
+            seeds,
+            least=c.crop,
+            flip=0.5 if c.flip else 0.0,
+            half_pixel=c.resize != "tf1",
+        ).clamp_(0, 1)
+        return color_jitter(x, seeds) if c.jitter in ("both", _WORDS[domain]) else x
+
+    def shown(self, count: int) -> tuple[Tensor, Tensor]:
+        """Pictures for the sample sheets, always the same, of `val` (else of `train`), each `whole`.
+
+        Returns:
+            Source and target, up to `count` each, float32 [n,3,side,side] in [0, 1] on the CPU.
+        """
+        found = []
+        for word, training, packed in zip(_WORDS, self._folders, (self.source, self.target), strict=True):
+            val = find(self._root, word, "val")
+            paths = scan(val).paths if val is not None else [training / name for name in packed.paths]
+            found.append(torch.stack(_first_good(paths, count, self._side, self._config.resize)))
+        return found[0], found[1]
+
+    def skipped(self) -> dict[str, str]:
+        """Path under the data folder -> reason, of training pictures that cannot be used."""
+        both = zip(self._folders, (self.source, self.target), strict=True)
+        return {
+            f"{folder.relative_to(self._root).as_posix()}/{path}": why
+            for folder, packed in both
+            for path, why in packed.skipped.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data stands, and which data it is."""
+        both = digests(self.source), digests(self.target)
+        state = {"samplers": [one.state_dict() for one in self._samplers], "drawn": self._drawn}
+        state.update({key: [one[key] for one in both] for key in both[0]})
+        if self._vectors is not None:
+            state["tags"] = hashlib.sha256(self._vectors.tobytes()).hexdigest()[:16]
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            DataError: the folders hold other pictures, or the pictures other tags, than then.
+        """
+        for i, packed in enumerate((self.source, self.target)):
+            then = {key: state[key][i] for key in digests(packed)}
+            check_digests(packed, then, self._folders[i].relative_to(self._root).as_posix(), "this phase")
+        if state.get("tags") != self.state_dict().get("tags"):
+            raise DataError(
+                f"{_TAGS} says other things than when this phase began, so it cannot go on as if nothing had happened. "
+                "Put the old file back, or start a new run"
+            )
+        for sampler, place in zip(self._samplers, state["samplers"], strict=True):
+            sampler.load_state_dict(place)
+        self._drawn = int(state["drawn"])
+
+
+def _training(root: Path) -> tuple[Path, Path]:
+    """The folders of training pictures.
+
+    Raises:
+        DataError: one is missing.
+    """
+    found = [find(root, word) for word in _WORDS]
+    missing = [" or ".join(names) for names, folder in zip(_FOLDERS["train"], found, strict=True) if folder is None]
+    if missing:
+        raise DataError(
+            f"{printable(root)}: no folder {', and no folder '.join(missing)}. Expected source/train and target/train "
+            "with pictures (or trainA and trainB), and source/val, target/val (testA, testB) for the samples"
+        )
+    assert found[0] is not None and found[1] is not None
+    return found[0], found[1]
+
+
+def _packed(folder: Path, config: Config, side: int) -> PackedImages:
+    """A domain's training pictures, larger than `side` by what is cropped."""
+    loaded, top = int(side / config.crop), int(config.size / config.crop)
+    if config.resize == "tf1":
+        return pack(folder, loaded, how="tf1")  # whose pixels are no averages
+    if loaded * (config.size // side) != top:  # sides are rounded down, and do not double
+        return pack(folder, loaded)
+    return pack(folder, loaded, top=top)
+
+
+def _first_good(paths: Sequence[Path], count: int, side: int, resize: str) -> list[Tensor]:
+    """Up to `count` pictures evenly spread; where one cannot be read, the next that can stands in for it."""
+    taken: set[int] = set()
+    found = []
+    for start in spread(len(paths), count):
+        for step in range(len(paths)):
+            place = (start + step) % len(paths)
+            if place in taken:
+                continue
+            taken.add(place)
+            try:
+                found.append(whole(read_image(paths[place]), side, resize))
+            except ImageError:
+                continue
+            break
+    if not found:
+        raise DataError(f"{printable(paths[0].parent)}: none of its pictures can be read")
+    return found
+
+
+def tags_file(root: Path) -> Path | None:
+    """The data folder's tags.tsv: in target/, or beside trainB. Paths in it begin where it is."""
+    return next((path for path in (root / "target" / _TAGS, root / _TAGS) if path.is_file()), None)
+
+
+def _tags(root: Path, folder: Path, packed: PackedImages, threshold: float) -> tuple[TagList, NDArray[np.float32]]:
+    """What the target pictures' tags are about, and their vectors [pictures, tags], as they count.
+
+    Raises:
+        DataError: there is no file, something in it is wrong, or it is not about these pictures.
+    """
+    path = tags_file(root)
+    if path is None:
+        beside = folder.parent / _TAGS
+        raise DataError(
+            f"setting tags: no {printable(beside)}; write one (train/NAME.png, a tab, then tags parted by commas), or "
+            "leave --tags out"
+        )
+    listed = path.with_name(_TAGLIST)
+    taglist = read_taglist(listed) if listed.is_file() else TagList.DEFAULT
+    told = read_tags(path, taglist)
+    base = folder.relative_to(path.parent).as_posix()
+    names = [f"{base}/{name}" for name in packed.paths]
+    here = set(names)
+    missing = [name for name in told if name not in here and not (path.parent / name).is_file()]
+    if missing:
+        first = ", ".join(printable(name) for name in missing[:_NAMED])
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise DataError(
+            f"{printable(path)}: {len(missing)} of its {counted(len(told))} "
+            f"{'is' if len(missing) == 1 else 'are'} not in {printable(path.parent)}: {first}{more}. Paths begin at "
+            "that folder; put the pictures there, or take their rows out"
+        )
+    if not here & told.keys():
+        raise DataError(
+            f"{printable(path)}: has no row for any picture of {printable(folder)}; theirs begin with {base}/"
+        )
+    vectors = np.zeros((len(names), len(taglist)), np.float32)
+    for row, name in enumerate(names):
+        if name in told:
+            vectors[row] = told[name]
+    return taglist, chosen(vectors, taglist, threshold)
