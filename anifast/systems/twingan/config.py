@@ -60,6 +60,11 @@ class Config(Steering):
     norm: str = option("batch_renorm", "norm of encoder and generator, of each domain its own", choices=NORMS)
     pixel_norm: bool = option(True, "pixel norm behind the activations of encoder and generator")
     equalized: bool = option(False, "equalised learning rate: weights from N(0, 1), scaled where they are used")
+    rgb_start: bool = option(
+        True,
+        "the norm behind a generator's last layer begins at mean 0.5 and std 0.25, or where the phase before has got, "
+        "not at 0 and 1, which takes thousands of steps",
+    )
     unet: bool = option(True, "hand the encoder's maps to the generator's blocks of their size")
     unet_max: int = option(0, "the largest side at which that is done; 0: any (with --tags 64)", low=0)
     fade_skip: str = option(
@@ -199,12 +204,14 @@ def sides(stage: str) -> tuple[int, bool]:
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {
         "about": "256 px; unlike tg2018: pictures scaled without aliasing, colours changed in the source alone, 16 in "
-        "every step, averaged weights, one batch for both halves of a step, and always a block's output handed over"
+        "every step, averaged weights, one batch for both halves of a step, colours that begin where pictures have "
+        "them, and always a block's output handed over"
     },
     "tg2018": {
         "about": "256 px, as the author's code and command line do it",
         "batch": 0,
         "fade_skip": "code",
+        "rgb_start": False,
         "share_batch": False,
         "ema": 0.0,
         "resize": "tf1",

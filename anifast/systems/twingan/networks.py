@@ -237,6 +237,18 @@ class Norms(nn.Module):
         """Whether evaluation needs what training has remembered."""
         return self.kind in _KINDS
 
+    def columns(self, layer: str) -> slice:
+        """Where a layer's channels lie."""
+        first = sum(self.sizes[: list(self.layers).index(layer)])
+        return slice(first, first + self.layers[layer])
+
+    @torch.no_grad()
+    def begin_at(self, layer: str, mean: float, std: float) -> None:
+        """Let a layer's results begin with this mean and standard deviation."""
+        self.beta[:, self.columns(layer)] = mean
+        if self.kind != "none":
+            self.gamma[:, self.columns(layer)] = std
+
     def rows(self, values: Tensor, domains: tuple[int, ...]) -> Tensor:
         """Those of the domains, [len(domains), ...]."""
         if domains == tuple(range(self.domains)):
@@ -589,6 +601,9 @@ class Generator(nn.Module):
                 self.to_rgb[str(one)] = Conv(wide, 3, 1, **how)
                 layers[f"to_rgb.{one}"] = 3
         self.norms = Norms(layers, config.norm, dimensions, config.pixel_norm)
+        if config.rgb_start:
+            for key in self.to_rgb:
+                self.norms.begin_at(f"to_rgb.{key}", mean=0.5, std=0.25)
 
     def forward(
         self,
@@ -763,6 +778,18 @@ def build(config: Config, stage: str, tags: int = 0) -> dict[str, nn.Module]:
     return nets
 
 
+def empty(config: Config, stage: str, tags: int = 0) -> dict[str, nn.Module]:
+    """As `build`, but without weights of their own: `load_state_dict(weights, assign=True)` has to follow.
+
+    No random numbers are drawn, and where there is no spectral norm no memory is used.
+    """
+    if not config.spectral_norm:
+        with torch.device("meta"):
+            return build(config, stage, tags)
+    with torch.random.fork_rng(devices=[]):  # on meta its first iterations take seconds
+        return build(config, stage, tags)
+
+
 @torch.no_grad()
 def adopt(net: nn.Module, before: nn.Module) -> None:
     """Let `net` begin with what `before`, the same network in the phase before, has learnt.
@@ -778,19 +805,17 @@ def adopt(net: nn.Module, before: nn.Module) -> None:
         return
     ours, old = net.norms, before.norms
     assert isinstance(ours, Norms) and isinstance(old, Norms)
+    kept = old.state_dict()
     for i, layer in enumerate(ours.layers):
-        if layer not in old.layers:
-            continue
-        here, there = _columns(ours, layer), _columns(old, layer)
-        kept = old.state_dict()
-        for name, value in ours.state_dict().items():
-            if name == "renorm_weight":
-                value[:, i].copy_(kept[name][:, list(old.layers).index(layer)])
-            elif not name.startswith("recalibrated"):
-                value[:, here].copy_(kept[name][:, there])
-
-
-def _columns(norms: Norms, layer: str) -> slice:
-    """Where a layer's channels lie."""
-    first = sum(norms.sizes[: list(norms.layers).index(layer)])
-    return slice(first, first + norms.layers[layer])
+        if layer in old.layers:
+            here, there = ours.columns(layer), old.columns(layer)
+            for name, value in ours.state_dict().items():
+                if name == "renorm_weight":
+                    value[:, i].copy_(kept[name][:, list(old.layers).index(layer)])
+                else:
+                    value[:, here].copy_(kept[name][:, there])
+        elif layer.startswith("to_rgb.") and cast(Generator, net).config.rgb_start:
+            colours = max((one for one in old.layers if one.startswith("to_rgb.")), key=lambda one: int(one[7:]))
+            for name in ("beta", "gamma"):
+                if name in kept:
+                    getattr(ours, name)[:, ours.columns(layer)] = kept[name][:, old.columns(colours)]
