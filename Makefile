@@ -42,6 +42,7 @@ bench: $(VENV)/developer
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_gnr $(if $(AUTHORS),--authors $(AUTHORS)) --out benchmarks/results
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_disentangle $(if $(AUTHORS_DISENTANGLE),--authors $(AUTHORS_DISENTANGLE)) --out benchmarks/results
 	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_blendgan $(if $(AUTHORS_BLENDGAN),--authors $(AUTHORS_BLENDGAN)) --out benchmarks/results
+	OMP_WAIT_POLICY=ACTIVE $(BIN)/python -m benchmarks.systems.bench_twingan --out benchmarks/results
 	$(BIN)/python benchmarks/report.py --write README.md
 
 # Everything there is to do on a machine with a GPU, with that machine's own python: no environment, no network.

@@ -146,6 +146,13 @@ def _options_of(args: argparse.Namespace, model: Any) -> dict[str, Any] | None:
     return given if own else None
 
 
+def _reader(painter: Any, model: Any, how: str) -> Any:
+    """What reads a picture where the painter, or a model that scales pictures in a way of its own, does so itself."""
+    if painter is None and hasattr(model, "reader"):
+        return model.reader(how)
+    return getattr(painter, "read", None)
+
+
 def _translate(args: argparse.Namespace) -> int:
     if args.batch is not None and args.batch < 1:
         raise AnifastError(f"--batch {args.batch}: at least 1")
@@ -189,7 +196,7 @@ def _translate(args: argparse.Namespace) -> int:
     outcome = translate.translate_files(
         painter or (lambda images: model.translate(images, to=to)),
         jobs,
-        read=getattr(painter, "read", None),
+        read=_reader(painter, model, resize),
         size=0 if args.keep_size else args.size or model.size,
         how=resize,
         multiple=model.multiple,
@@ -250,7 +257,7 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         choices=("test", "train", "both"),
-        help="the real pictures that translations are compared with [cyclegan: test; gnr, blendgan: train]",
+        help="the real pictures that translations are compared with [cyclegan: test; gnr, blendgan, twingan: train]",
     )
     parser.add_argument("--to", choices=("A", "B"), help="the translation to this domain only [both]")
     parser.add_argument("--max", type=int, metavar="N", help="take the first N pictures of each folder only")
@@ -504,7 +511,9 @@ def _neural_style(args: argparse.Namespace) -> int:
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where everything goes [demo]")
     parser.add_argument(
-        "--only", choices=("cyclegan", "gnr", "blendgan"), help="one part alone; what is there of the others stays"
+        "--only",
+        choices=("cyclegan", "gnr", "blendgan", "twingan"),
+        help="one part alone; what is there of the others stays",
     )
     parser.add_argument("--images", type=int, metavar="N", help="training pictures; fewer for a quick look")
     parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; by default a GPU if there is one")
@@ -539,12 +548,15 @@ COMMANDS = {
         "pairs, sheets, videos, style codes and one-shot styles of a BlendGAN",
         *_elsewhere("anifast.systems.blendgan.cli"),
     ),
+    "twingan": Command(
+        "translations, galleries, search and statistics of a Twin-GAN", *_elsewhere("anifast.systems.twingan.cli")
+    ),
     "plot": Command("draw the losses of runs, several in one figure", _plot_options, _plot),
     "eval": Command("FID, KID, diversity, disentanglement and more of a trained model", _eval_options, _eval),
     "neural-style": Command(
         "give a picture the style of another by optimisation", _neural_style_options, _neural_style
     ),
-    "demo": Command("draw faces, train three small systems on them, paint new ones", _demo_options, _demo),
+    "demo": Command("draw faces, train four small systems on them, paint new ones", _demo_options, _demo),
     "portraits": Command("write procedural faces in the layouts of the systems", *_elsewhere("anifast.data.portraits")),
     "convert": Command(
         "write a model for an author's code, or one of theirs for anifast", *_elsewhere("anifast.systems.convert")

@@ -192,10 +192,10 @@ def section(result: dict[str, Any], link: str = "", *, rows: bool = False) -> st
 def system_section(result: dict[str, Any], link: str) -> str:
     """Everything about one system on one device, from benchmarks/systems/bench_<system>.py.
 
-    A row may have an aim against the first rival or the one that it names as `aimed`, a roofline, what a step's forward
-    keeps for its backward, and a peak of memory beside. A result with several rivals names them, and has beside each
-    ratio the one that it would be if ours were the library's convolutions alone; a row may lack some. A note says what
-    else one has to know.
+    A row may lack a size. It may have an aim against the first rival or the one that it names as `aimed`, a roofline,
+    what a step's forward keeps for its backward, and a peak of memory beside. A result with several rivals names them,
+    and has beside each ratio the one that it would be if ours were the library's convolutions alone; a row may lack
+    some. A note says what else one has to know.
     """
     about = environment_line(result["environment"])
     several: dict[str, str] = result.get("rivals", {})
@@ -222,7 +222,7 @@ def system_section(result: dict[str, Any], link: str) -> str:
             against += [_ms(rival), f"{rival / ours:.2f}x" + (f" ({', '.join(notes)})" if notes else "")]
         lines.append(
             [
-                f"{row['work']}, {row['size']} px, {row['images']} at once",
+                ", ".join([row["work"], *([f"{row['size']} px"] if "size" in row else []), f"{row['images']} at once"]),
                 row["precision"],
                 _ms(ours),
                 _rate(row["images"] * 1e3 / ours),

@@ -220,6 +220,55 @@ INSTANCE_NORM: tuple[InstanceNorm, ...] = tuple(_cyclegan())
 
 
 @dataclass(frozen=True)
+class DomainNorm:
+    """One use of domain-specific norm with what follows it.
+
+    Attributes:
+        name: system, network, channels and side in pixels; unique.
+        shape: N,C,H,W of the stacked calls.
+        groups: calls that are stacked, with statistics of their own.
+        where: the layers that it stands for.
+        unit: leaky ReLU and pixel norm follow, else nothing does.
+        quick: part of the small selection that stands for the rest.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int]
+    groups: int
+    where: str
+    unit: bool = True
+    quick: bool = False
+
+    @property
+    def form(self) -> str:
+        """ "unit" with leaky ReLU and pixel norm, else "norm"."""
+        return "unit" if self.unit else "norm"
+
+
+def _twingan_norms() -> list[DomainNorm]:
+    """Twin-GAN with batch 8 up to 64 px and 4 beyond: two calls of E in one, and four of G."""
+    found = []
+    for side in (4, 8, 16, 32, 64, 128, 256):
+        channels, batch = min(4096 // side, 256), 8 if side <= 64 else 4
+        for network, groups in (("e", 2), ("g", 4)):
+            found.append(
+                DomainNorm(
+                    f"twingan.{network}.{channels}x{side}",
+                    (groups * batch, channels, side, side),
+                    groups,
+                    f"{network.upper()}'s layers at {side} px",
+                    quick=side in (8, 64) and network == "g",
+                )
+            )
+    found.append(DomainNorm("twingan.rgb.3x64", (32, 3, 64, 64), 4, "toRGB", unit=False))
+    return found
+
+
+#: domain_norm in all systems.
+DOMAIN_NORM: tuple[DomainNorm, ...] = tuple(_twingan_norms())
+
+
+@dataclass(frozen=True)
 class GatedResidual:
     """One use of the sum of a gated residual block.
 

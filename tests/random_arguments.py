@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import bias_lrelu_cases
+import domain_norm_cases
 import gated_residual_cases
 import gram_cases
 import lpips_layer_cases
@@ -215,6 +216,35 @@ def gated_residual_case(draw: Any, largest: int = 40) -> gated_residual_cases.Ca
     )
 
 
+@st.composite
+def domain_norm_case(draw: Any, largest: int = 40) -> domain_norm_cases.Case:
+    """A valid call of domain_norm, on matrices, wide maps or with many channels."""
+    groups, rows = draw(st.sampled_from([1, 1, 2, 3])), draw(st.sampled_from([1, 1, 1, 2]))
+    wide = draw(st.booleans())
+    side, channels = (largest, 6) if wide else (5, 3 * largest)
+    shape = (groups * rows * draw(st.sampled_from([1, 1, 2, 3, 0])), draw(st.integers(0, channels)))
+    shape += tuple(draw(st.integers(0, 3) if i == 2 else st.integers(1, side)) for i in range(draw(st.integers(0, 3))))
+    constants = draw(st.sampled_from(["", "", "statistics", "fresh", "inside", "beyond"]))
+    names = domain_norm_cases.NAMES
+    return domain_norm_cases.Case(
+        "random",
+        shape,
+        groups=groups,
+        rows=groups * rows if rows > 1 else draw(st.sampled_from([0, 0, -1])),
+        channels_last=draw(st.booleans()),
+        renorm="" if constants == "statistics" else constants,
+        statistics=constants == "statistics",
+        slope=draw(st.sampled_from([0.2, 0.2, 0.0, 1.0, -0.3])),
+        pixel_norm=draw(st.sampled_from([True, True, False])),
+        eps=draw(st.sampled_from([1e-3, 1e-3, 1e-6, 0.5])),
+        pixel_eps=draw(st.sampled_from([1e-6, 1e-6, 1e-3])),
+        scale=draw(st.sampled_from([2.0, 2.0, 0.05, 100.0])),
+        shift=draw(st.sampled_from([0.5, 0.0, -3.0, 50.0])),
+        float32_parameters=draw(st.booleans()),
+        wants=draw(st.sampled_from([names, names, names[:1], names[1:]])),
+    )
+
+
 @dataclass(frozen=True)
 class Fault:
     """What makes a valid call invalid: other fields of its case, or a tensor in the place of a valid one."""
@@ -267,6 +297,26 @@ class NoMaps:
     def __call__(self, case: gram_cases.Case, tensors: dict[str, Any]) -> tuple[gram_cases.Case, dict[str, Any]]:
         """The invalid case and tensors."""
         return replace(case, single=False), {"grad": tensors["grad"]}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A call of domain_norm with memories, one of which is wrong."""
+
+    name: str
+    wrong: Callable[[Tensor], Any]
+
+    def __call__(
+        self, case: domain_norm_cases.Case, tensors: dict[str, Any]
+    ) -> tuple[domain_norm_cases.Case, dict[str, Any]]:
+        """The invalid case and tensors."""
+        case, like = replace(case, renorm="inside", statistics=False), tensors["x"].detach()
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        shapes = [(case.groups, like.shape[1])] * 2 + [(case.groups, 2), (3,)]
+        memories = {
+            name: torch.ones(shape, dtype=dtype) for name, shape in zip(domain_norm_cases.RENORM, shapes, strict=True)
+        }
+        return case, tensors | memories | {self.name: self.wrong(memories[self.name])}
 
 
 _WRONG: dict[str, Callable[[Tensor], Any]] = {
@@ -340,6 +390,31 @@ FAULTS: dict[str, dict[str, Callable[[Any, dict[str, Any]], tuple[Any, dict[str,
         "a slope of nothing": Fault(fields=lambda case: {"slope": None}),
         "dim far before": Fault(fields=lambda case: {"dim": -len(case.shape) - 1}),
         "a negative clamp": Fault(fields=lambda case: {"clamp": -0.5}),
+    },
+    "domain_norm": {
+        **{
+            f"{name} {how}": Fault(tensor=name, wrong=wrong)
+            for name in ("gamma", "beta")
+            for how, wrong in _WRONG.items()
+        },
+        **{
+            f"{name} {how}": Memory(name, wrong)
+            for name in domain_norm_cases.RENORM
+            for how, wrong in (_WRONG | {"of another type": _of_another_type}).items()
+        },
+        "x a list": Fault(tensor="x", wrong=_WRONG["a list"]),
+        "x integers": Fault(tensor="x", wrong=_WRONG["integers"]),
+        "x of one axis": Fault(tensor="x", wrong=lambda x: x.flatten()),
+        "x of other channels": Fault(tensor="x", wrong=lambda x: x.new_zeros(len(x), x.shape[1] + 1, *x.shape[2:])),
+        "no gamma": Fault(tensor="gamma", wrong=lambda x: None),
+        "no groups": Fault(fields=lambda case: {"groups": 0}),
+        "groups below": Fault(fields=lambda case: {"groups": -case.groups}),
+        "groups of text": Fault(fields=lambda case: {"groups": "1"}),
+        "a slope of nothing": Fault(fields=lambda case: {"slope": None}),
+        "a pixel norm of 1": Fault(fields=lambda case: {"pixel_norm": 1}),
+        "a negative eps": Fault(fields=lambda case: {"eps": -1e-3}),
+        "an eps of text": Fault(fields=lambda case: {"eps": "0"}),
+        "an eps that is no number": Fault(fields=lambda case: {"pixel_eps": float("nan")}),
     },
     "gated_residual": {
         **{
@@ -422,6 +497,7 @@ def check(op: str, case: Any, dtype: torch.dtype, backend: str, device: str = "c
 CASES = {
     "upfirdn2d": upfirdn2d_case,
     "bias_lrelu": bias_lrelu_case,
+    "domain_norm": domain_norm_case,
     "gated_residual": gated_residual_case,
     "gram": gram_case,
     "lpips_layer": lpips_layer_case,
@@ -430,6 +506,7 @@ MODULES: dict[str, Any] = {
     "upfirdn2d": upfirdn2d_cases,
     "bias_lrelu": bias_lrelu_cases,
     "modulated_conv2d": modulated_conv2d_cases,
+    "domain_norm": domain_norm_cases,
     "gated_residual": gated_residual_cases,
     "gram": gram_cases,
     "lpips_layer": lpips_layer_cases,

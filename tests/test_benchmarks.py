@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from anifast import cli
+from anifast import backends, cli
 from anifast.engine import acceleration
 from anifast.engine.loop import run_step
 from anifast.errors import AnifastError, DataError
@@ -39,6 +39,8 @@ from anifast.systems.disentangle import training as disentangle_training
 from anifast.systems.gnr import config as gnr_config
 from anifast.systems.gnr import networks as gnr_networks
 from anifast.systems.gnr.training import GNR, Batch
+from anifast.systems.twingan import config as twingan_config
+from anifast.systems.twingan import networks as twingan_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -68,6 +70,7 @@ from benchmarks.systems import (  # noqa: E402
     bench_gnr,
     bench_lpips,
     bench_stylegan2,
+    bench_twingan,
 )
 
 
@@ -1993,6 +1996,242 @@ def test_the_command_for_blendgan_writes_its_file_or_one_clear_error(
     assert result["authors"] == _authors_blendgan.describe(authors_of_blendgan)
     assert f"its time is that of 4 of them, multiplied (sha256 {result['authors']['sha256'][:10]})." in result["note"]
     assert bench_blendgan.NOTE in report.document(tmp_path, tmp_path)
+
+
+def tiny_twingan(**values: Any) -> twingan_config.Config:
+    return twingan_config.make("fast", {"size": 32, "max_channels": 8, "batch": 3, **values})
+
+
+@pytest.mark.parametrize("stage", ["8", "4to8"])
+def test_a_wrong_step_of_twingan_is_not_timed(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = bench_twingan.Sides(tiny_twingan(), stage, torch.device("cpu"))
+    sides.check()
+    right = sides._system
+    for name, key, wrong in (
+        ("G", "norms.beta", 1e-3),
+        ("E", f"blocks.{sides.side}.0.weight", 1e-3),
+        ("D_t", "out.bias", 1e-3),
+        ("D_s", "head.0.bias", math.nan),
+    ):
+
+        def faulty(side: str, net: str = name, key: str = key, wrong: float = wrong, **changes: Any) -> Any:
+            system = right(side, **changes)
+            if side == "anifast":
+                system.nets[net].get_parameter(key).data += wrong
+            return system
+
+        monkeypatch.setattr(sides, "_system", faulty)
+        with pytest.raises(
+            (bench_twingan.WrongResult, FloatingPointError), match=rf"phase {stage}, fp32|not finite|nan"
+        ):
+            sides.check()
+
+
+def test_the_rivals_of_twingan_are_plain() -> None:
+    """Ops on the reference, contiguous maps, a call for each set of pictures; ours has channels_last and stacks."""
+    sides = bench_twingan.Sides(tiny_twingan(rec_gan_from=32), "16to32", torch.device("cpu"))
+    calls = {}
+    for name, system in sides.systems.items():
+        layouts: list[tuple[bool, bool]] = []
+        passes = dict.fromkeys(system.nets, 0)
+
+        def seen(_: Any, __: Any, out: Any, layouts: list[tuple[bool, bool]] = layouts) -> None:
+            if isinstance(out, Tensor) and out.dim() == 4 and min(out.shape[1:]) > 1:
+                layouts.append((out.is_contiguous(), out.is_contiguous(memory_format=torch.channels_last)))
+
+        for net_name, net in system.nets.items():
+
+            def count(*_: Any, net_name: str = net_name, passes: dict[str, int] = passes) -> None:
+                passes[net_name] += 1
+
+            net.register_forward_pre_hook(count)
+            for module in net.modules():
+                module.register_forward_hook(seen)
+        sides.step(name)()
+        assert layouts and all(one[0 if name != "anifast" else 1] for one in layouts), name
+        calls[name] = passes
+    # E: real, painted; G: all four; D for the generator: painted, repainted, and for itself: real too; penalty apart
+    assert calls["eager"] == {"E": 4, "G": 4, "D_s": 2 + 3, "D_t": 2 + 3}  # the penalty calls forward itself
+    assert calls["anifast"] == {"E": 2, "G": 1, "D_s": 1 + 1, "D_t": 1 + 1}
+    # the author paints a further batch for the discriminators, and judges what is repainted from 64 px on
+    assert calls["tg2018"] == {"E": 4 + 2, "G": 4 + 4, "D_s": 1 + 2, "D_t": 1 + 2}
+    assert sides.configs["tg2018"].fade_skip == "code" and sides.systems["tg2018"].ema is None
+
+
+def test_the_products_of_twingan_are_counted() -> None:
+    """Those of each network in its specification, of the author's further batch, and what ours leaves out."""
+
+    def products(work: Callable[[], Any]) -> tuple[Any, float]:
+        with bench_twingan.use_backend("reference"), torch.no_grad(), _sides.Products() as mode:
+            made = work()
+        return made, sum(_sides.cost(key)[0] * count for key, count in mode.seen.items()) / 2
+
+    config = twingan_config.make("tg2018", {"stacked": False, "split_up": False})
+    for size, expected in ((64, [1.28, 2.10, 1.29]), (256, [2.19, 3.61, 2.20])):
+        nets, x = twingan_networks.build(config, str(size)), torch.rand(1, 3, size, size)
+        latent, of_e = products(functools.partial(nets["E"], x, (0,)))
+        _, of_g = products(functools.partial(nets["G"], latent.z, latent.skips, (1,)))
+        _, of_d = products(functools.partial(nets["D_t"], x))
+        assert [round(count / 1e9, 2) for count in (of_e, of_g, of_d)] == expected
+    sides = bench_twingan.Sides(tiny_twingan(), "16", torch.device("cpu"))
+    counts = sides.check()
+    # with 8 channels everywhere, at 16 and 8 px: E 3 -> 8, and 8 -> 8 twice at each; G twice at 4, 16 -> 8, 8 -> 8
+    encoder = 3 * 8 * 256 + 2 * 9 * 64 * (256 + 64)
+    generator = 2 * 9 * 64 * 16 + 9 * (128 + 64) * (256 + 64) + 8 * 3 * 256
+    assert round((counts["tg2018"] - counts["eager"]) * 1e9) == 2 * encoder + 4 * generator
+    # Doubled maps take 4 products of 9, the encoder's and the first are convolved once for two groups; and so on the
+    # way back, to maps and to weights. And our leaky ReLU has no second derivative, where PyTorch's has zeros, which
+    # both penalties send back through a head: 9 -> 8 and, to one pixel, 8 -> 8.
+    fewer = 3 * ((4 * (9 - 4) + 2 * 9) * 64 * (256 + 64) + 2 * 9 * 64 * 16)
+    if not backends.why_not("bias_lrelu", "native", "cpu"):
+        fewer += 2 * 2 * (9 * 9 * 8 * 16 + 64 * 16)
+    assert round((counts["eager"] - counts["anifast"]) * 1e9) == fewer
+
+
+def interleaved(taken: dict[str, float]) -> Callable[..., dict[str, timing.Timing]]:
+    """One call of each, at a time that depends on the name; of all else 0.1 ms."""
+
+    def interleave(calls: dict[str, Any], *_: Any, **__: Any) -> dict[str, timing.Timing]:
+        for call in calls.values():
+            call()
+        return {name: timing.Timing(*[taken.get(name, 1e-4)] * 3, 7) for name in calls}
+
+    return interleave
+
+
+def test_twingan_is_measured_against_plain_pytorch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, cpu = {"anifast": 0.04, "eager": 0.08, "tg2018": 0.12}, torch.device("cpu")
+    rates = _sides.Rates({torch.float32: 1e9}, 1e9)
+    for module in (bench_twingan, _sides):
+        monkeypatch.setattr(module, "interleave", interleaved(taken))
+    monkeypatch.setattr(bench_twingan, "memory", lambda call, device: (1000, call()))
+    held = [bench_twingan.Sides(tiny_twingan(), "8", cpu)]
+    monkeypatch.setattr(bench_twingan, "Sides", lambda *_: held[0])
+    row = bench_twingan.steps(held[0].configs["anifast"], "8", cpu, 0.0, rates, False, {"8": 1.5, "16": 9.0})
+    assert row["ms"] == {name: [seconds * 1e3] * 3 + [7] for name, seconds in taken.items()}
+    assert (row["work"], row["size"], row["images"], row["aim"]) == ("step of phase 8", 8, 3, 1.5)
+    assert 0 < row["roofline_ms"] and 0 < row["convolutions_ms"] and row["gmac"]["anifast"] < row["gmac"]["eager"]
+    for name, system in held[0].systems.items():
+        averages = {} if system.ema is None else system.ema.nets
+        nets = [*system.nets.values(), *averages.values()]
+        state = sum(x.nbytes for net in nets for x in net.state_dict().values())
+        # two moments and a count; weights that a phase doesn't use have no state
+        moments = [p for one in system.optimizers.values() for p in one.state]
+        assert row["peak"][name] == state + sum(2 * p.nbytes + 4 for p in moments) + 1000
+    translated = bench_twingan.translations(tiny_twingan(), 8, cpu, 0.0, rates, (1, 2))
+    assert [one["images"] for one in translated] == [1, 2] and set(translated[0]["ms"]) == {"anifast", "eager"}
+    searched = bench_twingan.searches(300, 0.0, 1e9, (2,), 16)
+    assert searched[0]["convolutions_ms"] == round(300 * 16 * 2 / 1e9 * 1e3, 3) and "size" not in searched[0]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert "anifast    40.00 ms (25 it/s, +0 %)  eager    80.00 ms (12.5 it/s), 2.00x (aim 1.50x, bound " in lines[0]
+    assert "tg2018   120.00 ms (8.333 it/s), 3.00x (bound " in lines[0] and "GMAC a pair: anifast " in lines[0]
+    assert lines[3].startswith("search, 5 nearest of 300       x2 fp16: anifast    40.00 ms (25 it/s, +0 %)")
+    about = {"cpu": "Some CPU", "cores": 2, "threads": 1, "cpu_capability": "AVX2", "build": {"isa": "avx2"}}
+    about |= {"settings": {}, "torch": "2.13.0", "commit": None, "uncommitted_changes": False, "date": "2001-01-01"}
+    rows = [row, *translated, *searched]
+    result = {"system": "twingan", "note": "Phases.", "rivals": bench_twingan.RIVALS, "rows": rows}
+    table = report.system_section({**result, "environment": about}, "file").split("\n\n")[2]
+    header, _, *cells = table.splitlines()
+    assert {text.count("|") for text in cells} == {header.count("|")}
+    assert cells[0].startswith(
+        "| step of phase 8, 8 px, 3 at once | fp32 | 40 ms | 75 | 80 ms | 2.00x (aim 1.5x, bound"
+    )
+    assert cells[3].startswith("| search, 5 nearest of 300, 2 at once | fp16 | 40 ms | 50 | 80 ms | 2.00x (bound ")
+
+
+def test_a_wrong_translation_or_search_of_twingan_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = bench_twingan.Translation(tiny_twingan(), 16, torch.device("cpu"))
+    sides.check()
+    sides.model.net("G").get_parameter("norms.beta").data += 1e-3
+    with pytest.raises(bench_twingan.WrongResult, match="translation, 16 px, fp32: relative error"):
+        sides.check()
+    right = bench_twingan.gallery.topk
+    for wrong, what in ((0, "of a score"), (1, "of a row's score")):
+
+        def topk(*given: Any, wrong: int = wrong) -> list[Tensor]:
+            found = list(right(*given))
+            found[wrong] = found[wrong] + (1e-5 if wrong == 0 else 1)
+            return found
+
+        monkeypatch.setattr(bench_twingan.gallery, "topk", topk)
+        with pytest.raises(bench_twingan.WrongResult, match=what):
+            bench_twingan.searches(64, 0.0, 1e9, (1,), 16)
+
+
+def test_recorded_steps_of_twingan_are_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording is played on the CPU: all phases are recorded before anything is timed, and after the comparison."""
+    recorded: list[Any] = []
+
+    def graphs(device: torch.device) -> acceleration.Graphs:
+        return acceleration.Graphs(device, lambda work: (recorded.append(1), work(), lambda: None)[2])
+
+    monkeypatch.setattr(bench_twingan, "Graphs", graphs)
+    sides = bench_twingan.Sides(tiny_twingan(), "8", torch.device("cpu"), graphs=True)
+    assert sides.names == ["anifast", "eager", "tg2018", "unrecorded"]
+    sides.check()
+    for name in sides.names:
+        sides.step(name)()
+    assert not recorded
+    sides.record()
+    assert len(recorded) == 2  # the generator's phase and the discriminators'
+    for name in sides.names:
+        sides.step(name)()
+    assert len(recorded) == 2
+
+
+def test_the_command_for_twingan_writes_its_file_or_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr(_sides, "steady_allocator", lambda: False)  # which lasts as long as the process
+    rates = _sides.Rates({torch.float32: 1e9}, 1e9)
+    monkeypatch.setattr(_sides.Rates, "measure", staticmethod(lambda *_: rates))
+    options = ["--device", "cpu", "--seconds", "0", "--out", str(tmp_path)]
+
+    def error(*words: str) -> str:
+        assert bench_twingan.main([*options, *words]) == 1
+        return capsys.readouterr().err
+
+    assert "bench_twingan: error: setting batch: 1 picture has no statistics" in error("--batch", "1")
+    assert "bench_twingan: error: --gallery 0: at least 1" in error("--gallery", "0")
+    if not torch.cuda.is_available():
+        assert "bench_twingan: error: --cuda-graphs needs a GPU" in error("--cuda-graphs", "--only", "4")
+    for word in ("65", "translate", "translate-65", "64to32", "searches"):
+        with pytest.raises(SystemExit):
+            bench_twingan.main([*options, "--only", word])
+        assert f"{word!r}: there are phases (4, 4to8, " in capsys.readouterr().err
+    given: list[Any] = []
+
+    def row(work: str, **more: Any) -> dict[str, Any]:
+        ms = {"anifast": [1.0, 1.1, 0.9, 7], "eager": [2.0, 2.1, 1.9, 7]}
+        return {"work": work, "precision": "fp32", "images": 2, "ms": ms, "convolutions_ms": 0.5, **more}
+
+    def steps(*arguments: Any) -> dict[str, Any]:
+        given.append(arguments)
+        return row(f"step of phase {arguments[1]}", size=8)
+
+    monkeypatch.setattr(bench_twingan, "steps", steps)
+    monkeypatch.setattr(
+        bench_twingan, "translations", lambda c, size, *_: [row(f"translate {c.max_channels}", size=size)]
+    )
+    monkeypatch.setattr(bench_twingan, "searches", lambda count, *_: [row(f"search {count}")])
+    assert bench_twingan.main([*options, "--only", "search", "8to16", "translate-64", "--max-channels", "8"]) == 0
+    ((config, stage, _, _, _, recorded, aims),) = given
+    assert (config.max_channels, config.batch, config.size, stage, recorded, aims) == (8, 0, 16, "8to16", False, {})
+    (path,) = tmp_path.glob("*/systems/twingan.json")
+    result = json.loads(path.read_text())
+    assert [one["work"] for one in result["rows"]] == ["step of phase 8to16", "translate 8", "search 160000"]
+    assert result["rivals"] == {"eager": bench_twingan.RIVALS["eager"]} and "authors" not in result
+    assert result["note"].startswith("At most 8 channels. Steps begin with a batch of pictures, as many as the author")
+    assert result["note"] in report.document(tmp_path, tmp_path)
+    given.clear()
+    assert bench_twingan.main([*options, "--gallery", "7"]) == 0
+    assert [(stage, config.size) for config, stage, *_ in given] == [(str(s), s) for s in (4, 8, 16, 32, 64, 128, 256)]
+    assert all(aims == {"64": 1.6} for *_, aims in given)
+    assert [one["work"] for one in json.loads(path.read_text())["rows"]][-3:] == ["translate 256"] * 2 + ["search 7"]
 
 
 def test_report_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,8 @@
 A is photo-like, B is drawn; no character is in both, and nothing tells the networks who belongs to whom. The pictures
 are procedural, so the same character can afterwards be drawn in the other domain as well, to compare with.
 
-There are three parts: a CycleGAN, for which B has one artist, GANs N' Roses, for which B has several, and BlendGAN,
-which paints faces of nobody in their styles.
+There are four parts: a CycleGAN, for which B has one artist, GANs N' Roses, for which B has several, BlendGAN, which
+paints faces of nobody in their styles, and Twin-GAN, which also finds the drawn faces that are like a photo.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 import anifast
-from anifast.demo import blendgan, cyclegan, gnr
+from anifast.demo import blendgan, cyclegan, gnr, twingan
 from anifast.engine import lock, precision
 from anifast.errors import AnifastError
 from anifast.files import write_text
 from anifast.progress import duration
 
-PARTS = {"cyclegan": cyclegan, "gnr": gnr, "blendgan": blendgan}
+PARTS = {"cyclegan": cyclegan, "gnr": gnr, "blendgan": blendgan, "twingan": twingan}
 _MARK = "demo.txt"
 
 

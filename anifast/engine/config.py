@@ -224,3 +224,9 @@ def changed(old: Any, values: Mapping[str, Any]) -> dict[str, Any]:
             "Leave these options out, or start a new run in another folder"
         )
     return differing
+
+
+def as_option(name: str, value: Any) -> str:
+    """A setting as an option of a command."""
+    flag = name.replace("_", "-")
+    return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"

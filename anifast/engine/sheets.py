@@ -22,11 +22,13 @@ class Block:
         title: above the block; without one no room is kept where blocks stand below each other.
         rows: label and images N,3,H,W of each row: floats in [-1, 1], or uint8. Without any label no room is kept.
         heads: above the columns, from the left; shortened to the width of a picture.
+        notes: of each row a line under each of its pictures, from the left; shortened too.
     """
 
     title: str
     rows: Sequence[tuple[str, Tensor]]
     heads: Sequence[str] = ()
+    notes: Sequence[Sequence[str]] = ()
 
 
 def readable(text: str) -> bool:
@@ -71,7 +73,7 @@ def sheet(blocks: Sequence[Block], *, caption: str = "", tile: int = 0, beside: 
     side = tile or height * max(1, 2 ** max(0, int(np.ceil(np.log2(96 / height)))))
     gap, title = 4, 30
     text = font(13)
-    headed = [bool(block.heads) for block in blocks]
+    headed, noted = [bool(block.heads) for block in blocks], [bool(block.notes) for block in blocks]
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     parts = []
     for block in blocks:
@@ -80,21 +82,25 @@ def sheet(blocks: Sequence[Block], *, caption: str = "", tile: int = 0, beside: 
         columns = max(len(rows) for _, rows in block.rows)
         titled = title if beside or block.title else 0
         head = titled + (20 if (any(headed) if beside else block.heads) else 0)
+        pitch = side + gap + (20 if (any(noted) if beside else block.notes) else 0)
         width = max(columns * (side + gap), int(np.ceil(probe.textlength(block.title, font=font(15)))))
-        part = Image.new("RGB", (margin + width, head + len(block.rows) * (side + gap)), PAPER)
+        part = Image.new("RGB", (margin + width, head + len(block.rows) * pitch), PAPER)
         draw = ImageDraw.Draw(part)
         draw.text((margin, titled - 8), block.title, fill=INK, font=font(15), anchor="ls")
         for c, name in enumerate(block.heads):
             middle = margin + c * (side + gap) + side / 2
             draw.text((middle, head - 7), shortened(name, side - 6), fill=GREY, font=text, anchor="ms")
         for r, (label, images) in enumerate(block.rows):
-            top = head + r * (side + gap)
+            top = head + r * pitch
             draw.text((margin - 9, top + side / 2), label, fill=GREY, font=text, anchor="rm", align="right")
             shown = to_uint8(images.detach().float().cpu()) if images.is_floating_point() else images.cpu()
             for c, image in enumerate(shown):
                 picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
                 how = Image.Resampling.NEAREST if side % picture.width == 0 else Image.Resampling.BICUBIC
                 part.paste(picture.resize((side, side), how), (margin + c * (side + gap), top))
+            for c, note in enumerate(block.notes[r] if r < len(block.notes) else ()):
+                middle = margin + c * (side + gap) + side / 2
+                draw.text((middle, top + side + 5), shortened(note, side - 6), fill=GREY, font=text, anchor="mt")
         parts.append(part)
     room, border = 18, 14
     first = 26 if caption else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -65,6 +66,8 @@ def load(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
             ) from error
         raise CheckpointError(f"{path}: not a checkpoint") from error
     except OSError as error:
+        if error.errno == errno.EINVAL:  # of a file that ends before its table of contents
+            raise CheckpointError(f"{path}: damaged or not a checkpoint ({error.strerror})") from error
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # what a damaged pickle makes torch raise has no bounds: struct.error, TypeError, ...
         reason = str(error).partition("\n")[0] or type(error).__name__

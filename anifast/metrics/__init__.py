@@ -1,5 +1,5 @@
-"""How good generated pictures are (FID and KID over pluggable features), how diverse (LPIPS diversity, DFID), and what
-codes tell about factors (average distance, naive Bayes, linear probes).
+"""How good generated pictures are (FID and KID over pluggable features, SWD of patches), how diverse (LPIPS diversity,
+DFID), and what codes tell about factors (average distance, naive Bayes, linear probes).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from anifast.metrics.features import EXTRACTORS, Extractor, NetworkExtractor, ex
 from anifast.metrics.frechet import Statistics, fid, frechet_distance
 from anifast.metrics.kid import KID, kid, mmd
 from anifast.metrics.sets import FeatureSet, folder_features
+from anifast.metrics.swd import sliced_wasserstein, swd
 
 __all__ = [
     "DFID",
@@ -61,5 +62,7 @@ __all__ = [
     "orderings",
     "pairwise_lpips",
     "score_codes",
+    "sliced_wasserstein",
     "style_stability",
+    "swd",
 ]

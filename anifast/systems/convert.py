@@ -10,10 +10,12 @@
     anifast convert save/stage2 d                                       from its authors' save folder to d/stage2
     anifast convert runs/b theirs --format authors                      BlendGAN: theirs/blendgan.pt and three more
     anifast convert pretrained_models blendgan.pt                       from its authors' files to one own file
+    anifast convert human2anime/256 t.pt --pixel-norm on                Twin-GAN: from its author's TensorFlow files
+    anifast convert runs/t t.safetensors --format safetensors           the networks that translate, for other programs
 
 What there is to choose from depends on the system, which the file tells: CycleGAN has the formats anifast, reference
 and seed (the code of the selfie2anime report), GANs N' Roses has anifast and authors, and so have the disentangling
-network and BlendGAN.
+network and BlendGAN; Twin-GAN has anifast and safetensors.
 
 Weights are copied bit for bit (BlendGAN's folded ones are unfolded for its authors' code); of a CycleGAN with --ema the
 averaged generators are, GANs N' Roses keeps both, and so does BlendGAN in an own file. An own file translates (`anifast
@@ -23,6 +25,11 @@ s2a.pt ...`), but not be resumed: its optimisers begin anew.
 The report's code, that of GANs N' Roses and the disentangling network's keep optimisers too. They come from the run,
 or from another file of that code; they are new where there are none, and where the generators are averages, to which
 the run's moments do not belong.
+
+The files of Twin-GAN's author do not tell whether the networks have pixel norm: say so by --pixel-norm on (as the
+published command has it) or off, or let pictures tell that they have painted, by --pairs with the folders of the photos
+and of the results of the same names (such as demo/inference_input/cropped and demo/inference_output/anime of its
+code), whose drawings one of both comes close to.
 """
 
 from __future__ import annotations
@@ -61,6 +68,26 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write networks that the other code cannot load, or would compute otherwise",
     )
+    twins = parser.add_argument_group("Twin-GAN")
+    twins.add_argument(
+        "--what", choices=("all", "networks"), help="all networks, or those alone that translate, averaged [all]"
+    )
+    twins.add_argument(
+        "--pixel-norm", choices=("auto", "on", "off"), help="whether the author's networks have it; auto: see --pairs"
+    )
+    twins.add_argument(
+        "--equalized",
+        action="store_true",
+        default=None,
+        help="the author's networks were trained with the equalised learning rate, which their files do not tell",
+    )
+    twins.add_argument(
+        "--pairs", type=Path, nargs=2, metavar=("INPUTS", "OUTPUTS"), help="what they have painted of what, for auto"
+    )
+
+
+#: Options of single systems, which these name in `OPTIONS`.
+_OWN = ("what", "pixel_norm", "equalized", "pairs")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -71,6 +98,11 @@ def main(args: argparse.Namespace) -> int:
     system = systems.recognise(found, args.model)
     converter = systems.module(system, "convert")
     direction = None if args.direction in (None, "both") else args.direction
+    own = {name: value for name in _OWN if (value := getattr(args, name, None)) is not None}
+    known = getattr(converter, "OPTIONS", ())
+    for name in own:
+        if name not in known:
+            raise AnifastError(f"--{name.replace('_', '-')}: {args.model} is of {system}, which has no such option")
     written = converter.convert(
         found,
         args.model,
@@ -79,6 +111,7 @@ def main(args: argparse.Namespace) -> int:
         direction=direction,
         epoch=args.epoch,
         force=args.force,
+        **(own | {"say": print} if known else {}),
     )
     write(written)
     for path in written:
@@ -90,7 +123,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def write(written: dict[Path, Any]) -> None:
-    """Write checkpoints, and texts that stand beside them, all of them or none.
+    """Write checkpoints, and texts or finished bytes that stand beside them, all of them or none.
 
     Raises:
         AnifastError: one of them is there already, or cannot be written.
@@ -109,6 +142,8 @@ def write(written: dict[Path, Any]) -> None:
             try:
                 if isinstance(written[path], str):
                     write_text(temporary, written[path])
+                elif isinstance(written[path], bytes):
+                    temporary.write_bytes(written[path])
                 else:
                     state.save(temporary, written[path])
             except AnifastError as error:

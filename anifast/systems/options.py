@@ -41,14 +41,16 @@ def add_to(parser: argparse.ArgumentParser, default: str | None = "B") -> None:
     parser.add_argument("--to", choices=("A", "B"), default=default, help="the domain wanted [B]")
 
 
-def add_resize(parser: argparse.ArgumentParser, which: str = "pictures", parity: bool = False) -> None:
-    """Add --resize, of `which` pictures; beside --parity it may be left out, see `resize_of`."""
+def add_resize(
+    parser: argparse.ArgumentParser, which: str = "pictures", parity: bool = False, usual: str = "crop"
+) -> None:
+    """Add --resize, of `which` pictures, `usual` by default; beside --parity it may be left out, see `resize_of`."""
     parser.add_argument(
         "--resize",
         choices=("crop", "stretch"),
-        default=None if parity else "crop",
+        default=None if parity else usual,
         help=f"{which} that are not square: largest centred square, or squeezed "
-        f"[crop{'; with --parity stretch' if parity else ''}]",
+        f"[{usual}{'; with --parity stretch' if parity else ''}]",
     )
 
 

@@ -215,7 +215,7 @@ def show(
     """A row as one line.
 
     Args:
-        row: as in results files.
+        row: as in results files; it may lack a size.
         rivals: their names in the row, in this order; those that it lacks are left out.
         aimed: the rival that a row's aim is against where its `aimed` names no other.
         width: of the work's name.
@@ -223,9 +223,10 @@ def show(
         bound: what `convolutions_ms` is called.
     """
     ours, alone, digits = row["ms"]["anifast"], row["convolutions_ms"], 2 if steps else 1
+    size = f"{row['size']} px " if "size" in row else ""
     rate = f"{1e3 / ours[0]:.4g} it/s" if steps else f"{row['images'] * 1e3 / ours[0]:6.2f} img/s"
     text = (
-        f"{row['work']:<{width}} {row['size']} px x{row['images']} {row['precision']}: "
+        f"{row['work']:<{width}} {size}x{row['images']} {row['precision']}: "
         f"anifast {ours[0]:8.{digits}f} ms ({rate}, +{(ours[1] / ours[0] - 1) * 100:.0f} %)"
     )
     for name in rivals:
@@ -247,16 +248,17 @@ def show(
     return text
 
 
-def add_options(parser: argparse.ArgumentParser, repository: str, seconds: float, name: str) -> None:
+def add_options(parser: argparse.ArgumentParser, repository: str | None, seconds: float, name: str) -> None:
     """The options that all have.
 
     Args:
         parser: to add them to.
-        repository: of the authors, without https.
+        repository: of the authors, without https; None: theirs is not measured.
         seconds: default for each row.
         name: of the results file.
     """
-    parser.add_argument("--authors", type=Path, metavar="DIR", help=f"checkout of {repository}")
+    if repository is not None:
+        parser.add_argument("--authors", type=Path, metavar="DIR", help=f"checkout of {repository}")
     parser.add_argument(
         "--precision", nargs="+", choices=("fp32", "bf16"), help="default: fp32 on a CPU, both on a GPU"
     )

@@ -11,7 +11,7 @@ from PIL import Image
 
 import anifast
 from anifast import cli, demo
-from anifast.demo import blendgan, cyclegan, gnr, shared
+from anifast.demo import blendgan, cyclegan, gnr, shared, twingan
 from anifast.engine import lock
 from anifast.systems import runs
 from anifast.systems.blendgan.contrast import Style
@@ -36,7 +36,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, value in (("base_channels", 8), ("style_dim", 8), ("style_batch", 2)):
             patch.setitem(blendgan.SETTINGS, name, value)
         patch.setattr(blendgan, "_COUNTED", 6)
-        for part in ("run", "gnr/run", "blendgan/run"):
+        patch.setitem(twingan.SETTINGS, "max_channels", 8)
+        for part in ("run", "gnr/run", "blendgan/run", "twingan/run"):
             (out / part).mkdir(parents=True)
             (out / part / "stale").touch()
         (out / "losses.png").touch()
@@ -46,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_is_there(made: Path) -> None:
-    for part in (made, made / "gnr", made / "blendgan"):
+    for part in (made, *(made / name for name in ("gnr", "blendgan", "twingan"))):
         for name in ("trainA", "trainB"):
             assert len(list((part / "faces" / name).glob("*.png"))) == 17
         for picture in ("sheet.png", "losses.png", *(["sweep.png"] if part.name == "blendgan" else [])):
@@ -73,8 +74,8 @@ def test_running_again_replaces_the_earlier_demo(made: Path) -> None:
 
 
 def test_no_character_is_in_two_folders(made: Path) -> None:
-    """Nor is there a picture twice in a folder; the photos of the first two parts are the same."""
-    for part in (made, made / "gnr", made / "blendgan"):
+    """Nor is there a picture twice in a folder; parts may have the same photos."""
+    for part in (made, *(made / name for name in ("gnr", "blendgan", "twingan"))):
         pictures = [path.read_bytes() for path in (part / "faces").rglob("*.png")]
         assert len(set(pictures)) == len(pictures) == 40
 
@@ -183,7 +184,7 @@ def test_parts_run_in_order_or_one_alone(
 
         monkeypatch.setattr(module, "run", run)
     out = tmp_path / "out"
-    for name in ("faces", "run", "translated", "gnr", "blendgan", "others"):
+    for name in ("faces", "run", "translated", "gnr", "blendgan", "twingan", "others"):
         (out / name / "deep").mkdir(parents=True)
     for name in ("losses.png", "sheet.png", "demo.txt"):
         (out / name).touch()
@@ -196,9 +197,10 @@ def test_parts_run_in_order_or_one_alone(
     first = ["faces", "run", "translated", "losses.png", "sheet.png"]
     left = {
         None: always,
-        "cyclegan": [*always, "gnr", "blendgan"],
-        "gnr": [*always, *first, "blendgan"],
-        "blendgan": [*always, *first, "gnr"],
+        "cyclegan": [*always, "gnr", "blendgan", "twingan"],
+        "gnr": [*always, *first, "blendgan", "twingan"],
+        "blendgan": [*always, *first, "gnr", "twingan"],
+        "twingan": [*always, *first, "gnr", "blendgan"],
     }
     assert ran == [(name, "cpu", 5, sorted(left[only])) for name in demo.PARTS if only in (None, name)]
     told = capsys.readouterr().out
@@ -265,3 +267,29 @@ def test_the_artist_is_told_by_what_is_painted(monkeypatch: pytest.MonkeyPatch) 
     likeness, likest = lines[3], lines[4]
     assert "-> 0.000" in likeness and "0.000 ->" not in likeness
     assert "0 % -> 100 %" in likest and f"{100 / count:.0f} %)" in likest
+
+
+def test_the_search_is_told_by_who_is_found() -> None:
+    """The figures of a model that knows everybody, and of one that takes each for the next."""
+    numbers = torch.arange(8)
+    photos = torch.linspace(-1, 0, 8).view(8, 1, 1, 1).expand(-1, 3, 32, 32)
+    drawings = photos + 0.5  # the same characters in the other domain
+
+    class Known:
+        """Tells a character by its brightness; photos of it for `shift` characters further."""
+
+        def __init__(self, shift: int) -> None:
+            self.shift = shift
+
+        def embed(self, images: torch.Tensor, domain: str) -> torch.Tensor:
+            among = photos if domain == "A" else drawings
+            who = (images[:, 0, 0, 0, None] - among[None, :, 0, 0, 0]).abs().argmin(1)
+            return torch.eye(8)[(who + self.shift * (domain == "A")) % len(numbers)]
+
+    found = {
+        shift: twingan._compared(Known(shift), photos, drawings, drawings, drawings, "B")  # type: ignore[arg-type]
+        for shift in (0, 1)
+    }
+    assert "0.000   (untranslated 0.500)" in found[0][1]
+    assert "found    100 %   (by chance 12 %)" in found[0][2] and "100 %   (by chance 62 %)" in found[0][3]
+    assert "found    0 %" in found[1][2]

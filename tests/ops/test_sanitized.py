@@ -75,7 +75,7 @@ def test_no_access_is_out_of_bounds_and_nothing_is_undefined(package: Path) -> N
     strategies = "(gemm or winograd) and (agree_with or agrees_with or odd_strides)"
     chosen = f"((native and ({shapes})) or ({strategies}) or random_calls or faults) and not (float64 or float16)"
     names = ("upfirdn2d", "bias_lrelu", "instance_norm", "modulated_conv2d", "modulated_conv2d_passes")
-    names += ("gated_residual", "gram", "lpips_layer", "random_arguments")
+    names += ("domain_norm", "gated_residual", "gram", "lpips_layer", "random_arguments")
     files = [str(TESTS / "ops" / f"test_{name}.py") for name in names]
     options = ["-q", "-x", "--capture=sys", "-m", "not heavy", "-k", chosen, *files]
     done = run(package, f"import pytest\nsys.exit(pytest.main({options!r}))")

@@ -15,6 +15,7 @@ from anifast import systems
 from anifast.data.folders import to_float
 from anifast.data.packed import spread
 from anifast.engine import state as checkpoint
+from anifast.engine.config import as_option
 from anifast.engine.distributed import Team, alone
 from anifast.engine.loop import Plan
 from anifast.engine.state import about
@@ -142,7 +143,7 @@ class Run(StagedRun):
             held = ", ".join(found.nets) or "nothing"
             raise CheckpointError(f"{', '.join(missing)} are not in it (it holds {held})")
         theirs, ours = (checkpoints.architecture(config, *names) for config in (found.config, self.config))
-        other = [_option(key, theirs[key]) for key in ours if theirs.get(key, ours[key]) != ours[key]]
+        other = [as_option(key, theirs[key]) for key in ours if theirs.get(key, ours[key]) != ours[key]]
         if other:
             raise CheckpointError(f"its networks are not those of this run; they need {' '.join(other)}")
         return found
@@ -480,12 +481,6 @@ def _without(codes: Tensor, own: Tensor) -> Tensor:
     apart = (every - every.mean(0)).square().sum(1).mean().sqrt()
     limit = apart / 20 + 64 * torch.finfo(torch.float32).eps * own.norm(dim=1).max()
     return codes[torch.cdist(codes, own, compute_mode="donot_use_mm_for_euclid_dist").min(1).values > limit]
-
-
-def _option(name: str, value: Any) -> str:
-    """A setting as an option of a command."""
-    flag = name.replace("_", "-")
-    return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
 
 
 def _listed(names: Sequence[str]) -> str:

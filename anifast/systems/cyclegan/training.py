@@ -16,6 +16,7 @@ from anifast.data.augment import crop_flip
 from anifast.data.domains import TwoDomains
 from anifast.data.folders import to_float
 from anifast.data.samplers import PairedSampler, UnalignedSampler
+from anifast.engine.config import as_option
 from anifast.engine.distributed import Team, alone
 from anifast.engine.ema import EMA
 from anifast.engine.loop import Phase, Plan
@@ -68,16 +69,11 @@ def _take_over(nets: Mapping[str, nn.Module], config: Config, path: str) -> None
         if missing:
             raise CheckpointError(f"a run starts with all four networks, and {', '.join(missing)} are not there")
         theirs, ours = checkpoints.architecture(found.config), checkpoints.architecture(config)
-        other = [_as_option(name, theirs[name]) for name in ours if theirs[name] != ours[name]]
+        other = [as_option(name, theirs[name]) for name in ours if theirs[name] != ours[name]]
         if other:
             raise CheckpointError(f"its networks are not those of this run; they need {' '.join(other)}")
         for name, net in nets.items():
             fill(net, found.nets[name], name)
-
-
-def _as_option(name: str, value: Any) -> str:
-    flag = name.replace("_", "-")
-    return f"--{flag} {value}" if not isinstance(value, bool) else f"--{flag}" if value else f"--no-{flag}"
 
 
 def learning_rate(config: Config, epoch: int, kind: str = "G") -> float:

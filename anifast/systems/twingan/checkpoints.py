@@ -24,8 +24,7 @@ from anifast.engine import state as files
 from anifast.errors import CheckpointError
 from anifast.systems.twingan import tensorflow
 from anifast.systems.twingan.config import STAGES, Config, make
-from anifast.systems.twingan.networks import LIMITS, Norms
-from anifast.systems.twingan.networks import build as networks
+from anifast.systems.twingan.networks import LIMITS, Norms, empty
 from anifast.systems.weights import Weights, fitted, plain, settled
 
 #: Marks an own checkpoint, with the version of its contents.
@@ -234,11 +233,11 @@ def _own(state: Mapping[str, Any], config: Config, live: bool) -> Contents:
                 held[name] = (f"{part}.{name}", plain(net, f"{part}.{name}"))
     if not held:
         raise CheckpointError(f"damaged: nets holds none of {', '.join(NETS)}")
-    empty = _empty(config, stage, tags)
-    if not held.keys() <= empty.keys():
+    expected = empty(config, stage, len(tags or ()))
+    if not held.keys() <= expected.keys():
         raise CheckpointError("damaged: it has E_style, and the setting style is 0")
     nets = {
-        name: fitted(empty[name], held[name][1], held[name][0], _where(config, stage, name))
+        name: fitted(expected[name], held[name][1], held[name][0], _where(config, stage, name))
         for name in NETS
         if name in held
     }
@@ -267,12 +266,6 @@ def _tags(rows: Any, config: Config) -> tuple[tuple[int, str, int], ...] | None:
     return found
 
 
-def _empty(config: Config, stage: str, tags: tuple[tuple[int, str, int], ...] | None) -> dict[str, nn.Module]:
-    """All networks of a phase without weights; no random numbers are drawn and no memory is used."""
-    with torch.device("meta"):
-        return networks(config, stage, len(tags or ()))
-
-
 def build(found: Contents, *names: str) -> dict[str, nn.Module]:
     """Networks with their weights, for evaluation.
 
@@ -286,8 +279,8 @@ def build(found: Contents, *names: str) -> dict[str, nn.Module]:
     for name in names:
         if name not in found.nets:
             raise CheckpointError(f"there is no {name} in it, only {', '.join(found.nets) or 'nothing'}")
-    empty = _empty(found.config, found.stage, found.tags)
-    nets = {name: empty[name] for name in names or found.nets}
+    every = empty(found.config, found.stage, len(found.tags or ()))
+    nets = {name: every[name] for name in names or found.nets}
     for name, net in nets.items():
         net.load_state_dict(found.nets[name], assign=True)
         for inner in net.modules():

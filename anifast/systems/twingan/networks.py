@@ -356,15 +356,17 @@ class Pass:
         self._gamma = {} if gamma is None else dict(zip(names, gamma.split(norms.sizes, 1), strict=True))
         self._places = dict(zip(names, range(len(names)), strict=True))
         self._held: list[tuple[Tensor, ...]] = []
+        self._weights: Tensor | None = None
         if norms.remembers:
-            kept = norms.kind == "batch_renorm" and norms.by_batch
+            kept = norms.kind == "batch_renorm" and norms.training
             columns = [norms.renorm_mean, norms.renorm_std] if kept else []
             if not norms.by_batch:
                 mean, variance = norms.usual()
                 columns = [mean, (variance + norms.eps).sqrt()]
             split = [norms.rows(one, domains).split(norms.sizes, 1) for one in columns]
             self._held = list(zip(*split, strict=True))
-            self._weights = norms.rows(norms.renorm_weight, domains) if kept else None
+            if kept:
+                self._weights = norms.rows(norms.renorm_weight, domains)
 
     def _conditional(self, rows: Tensor, weight: Tensor, condition: Tensor, each: int) -> Tensor:
         """rows + W c of the domain of each image, [count, channels]."""
@@ -382,8 +384,7 @@ class Pass:
         statistics: tuple[Tensor, Tensor] | None = None
         if self._held:
             place = self._places[name]
-            if norms.by_batch:
-                assert self._weights is not None
+            if self._weights is not None:
                 mean_memory, std_memory = self._held[place]
                 renorm = mean_memory, std_memory, self._weights[:, place], norms.renorm_limits
             else:

@@ -29,11 +29,11 @@ from anifast.engine.distributed import Team, alone
 from anifast.errors import AnifastError, DataError, ImageError
 from anifast.systems.twingan.config import STAGES, Config, domain_of
 
-#: Folders of a domain's pictures, the first that is there; index: domain.
-_FOLDERS = {
-    "train": (("source/train", "trainA"), ("target/train", "trainB")),
-    "val": (("source/val", "testA"), ("target/val", "testB")),
-}
+#: Folders of a domain's pictures, to train on and to show, by layout; the first that is there counts. Index: domain.
+_LAYOUTS = (
+    (("source/train", "source/val"), ("trainA", "testA")),
+    (("target/train", "target/val"), ("trainB", "testB")),
+)
 _WORDS = ("source", "target")
 _TAGS, _TAGLIST = "tags.tsv", "taglist.tsv"
 #: Norms that take statistics of a batch.
@@ -65,15 +65,21 @@ def find(root: Path, domain: str, split: str = "train") -> Path | None:
         split: "train" or "val".
 
     Returns:
-        The folder, or None where there is none or, of "val", nothing is in it.
+        The folder, or None where there is none or, of "val", nothing is in it. Pictures to show stand beside those to
+        train on, if there are such.
 
     Raises:
         AnifastError: there is no such domain.
+        ValueError: there is no such split.
     """
-    there = [root / name for name in _FOLDERS[split][domain_of(domain)]]
-    if split == "val":
-        return next((folder for folder in there if folder.is_dir() and next(walk(folder), None) is not None), None)
-    return next((folder for folder in there if folder.is_dir()), None)
+    if split not in ("train", "val"):
+        raise ValueError(f"split is {split!r}; expected train or val")
+    layouts = _LAYOUTS[domain_of(domain)]
+    train = next((layout for layout in layouts if (root / layout[0]).is_dir()), None)
+    if split == "train":
+        return None if train is None else root / train[0]
+    there = (root / layout[1] for layout in ([train] if train else layouts))
+    return next((folder for folder in there if folder.is_dir() and next(walk(folder), None) is not None), None)
 
 
 def preprocess(images: Tensor, hw: int, resize: str = "area") -> Tensor:
@@ -186,20 +192,20 @@ class Pictures:
 
     def next(self) -> Batch:
         """This process's part of the next batch."""
-        found, rows = [], np.empty(0, np.int64)
-        for domain, packed in enumerate((self.source, self.target)):
-            rows = self._samplers[domain].next_batch()
-            u8 = packed.batch(rows).to(self._device, non_blocking=True)
-            found.append(self._augmented(u8, domain))
+        source, target = (sampler.next_batch() for sampler in self._samplers)
+        # Both domains at once: at small sizes it is the number of operations that takes its time.
+        u8 = torch.cat([self.source.batch(source), self.target.batch(target)]).to(self._device, non_blocking=True)
+        x_s, x_t = self._augmented(u8).split(self._share)
         self._drawn += self._batch
-        tags = None if self._vectors is None else torch.from_numpy(self._vectors[rows]).to(self._device)
-        return Batch(found[0], found[1], tags)
+        tags = None if self._vectors is None else torch.from_numpy(self._vectors[target]).to(self._device)
+        return Batch(x_s, x_t, tags)
 
-    def _augmented(self, images: Tensor, domain: int) -> Tensor:
-        c = self._config
-        number = self._drawn + self._team.rank * self._share
-        first = (c.seed % 2**24) * 2**39 + (2 * self._phase + domain) * 2**34 + number
-        seeds = torch.arange(first, first + len(images), device=self._device)
+    def _augmented(self, images: Tensor) -> Tensor:
+        """[source; target] as float32 in [0, 1], cropped, mirrored and with other colours, as the settings say."""
+        c, n = self._config, self._share
+        first = (c.seed % 2**24) * 2**39 + self._phase * 2**35 + self._drawn + self._team.rank * n
+        seeds = torch.arange(first, first + n, device=self._device)
+        seeds = torch.cat([seeds, seeds + 2**34])
         x = random_resized_crop(
             images.to(torch.float32) / 255,
             self._side,
@@ -208,7 +214,11 @@ class Pictures:
             flip=0.5 if c.flip else 0.0,
             half_pixel=c.resize != "tf1",
         ).clamp_(0, 1)
-        return color_jitter(x, seeds) if c.jitter in ("both", _WORDS[domain]) else x
+        if c.jitter == "both":
+            return color_jitter(x, seeds)
+        if c.jitter == "source":
+            return torch.cat([color_jitter(x[:n], seeds[:n]), x[n:]])
+        return x
 
     def shown(self, count: int) -> tuple[Tensor, Tensor]:
         """Pictures for the sample sheets, always the same, of `val` (else of `train`), each `whole`.
@@ -267,7 +277,11 @@ def _training(root: Path) -> tuple[Path, Path]:
         DataError: one is missing.
     """
     found = [find(root, word) for word in _WORDS]
-    missing = [" or ".join(names) for names, folder in zip(_FOLDERS["train"], found, strict=True) if folder is None]
+    missing = [
+        " or ".join(train for train, _ in layouts)
+        for layouts, folder in zip(_LAYOUTS, found, strict=True)
+        if folder is None
+    ]
     if missing:
         raise DataError(
             f"{printable(root)}: no folder {', and no folder '.join(missing)}. Expected source/train and target/train "
@@ -309,7 +323,9 @@ def _first_good(paths: Sequence[Path], count: int, side: int, resize: str) -> li
 
 def tags_file(root: Path) -> Path | None:
     """The data folder's tags.tsv: in target/, or beside trainB. Paths in it begin where it is."""
-    return next((path for path in (root / "target" / _TAGS, root / _TAGS) if path.is_file()), None)
+    folder = find(root, "target") or find(root, "target", "val")
+    path = None if folder is None else folder.parent / _TAGS
+    return path if path is not None and path.is_file() else None
 
 
 def _tags(root: Path, folder: Path, packed: PackedImages, threshold: float) -> tuple[TagList, NDArray[np.float32]]:
@@ -322,8 +338,8 @@ def _tags(root: Path, folder: Path, packed: PackedImages, threshold: float) -> t
     if path is None:
         beside = folder.parent / _TAGS
         raise DataError(
-            f"setting tags: no {printable(beside)}; write one (train/NAME.png, a tab, then tags parted by commas), or "
-            "leave --tags out"
+            f"setting tags: no {printable(beside)}; write one ({folder.name}/NAME.png, a tab, then tags parted by "
+            "commas), or leave --tags out"
         )
     listed = path.with_name(_TAGLIST)
     taglist = read_taglist(listed) if listed.is_file() else TagList.DEFAULT
@@ -348,4 +364,10 @@ def _tags(root: Path, folder: Path, packed: PackedImages, threshold: float) -> t
     for row, name in enumerate(names):
         if name in told:
             vectors[row] = told[name]
-    return taglist, chosen(vectors, taglist, threshold)
+    vectors = chosen(vectors, taglist, threshold)
+    if not vectors.any():
+        raise DataError(
+            f"{printable(path)}: of no picture of {printable(folder)} the colours of hair and eyes reach a score of "
+            f"{threshold:g}, so that no tags count; lower --tag-threshold, or add such tags"
+        )
+    return taglist, vectors

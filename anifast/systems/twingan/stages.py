@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from anifast import systems
+from anifast.data.tags import TagList
 from anifast.engine import state as checkpoint
+from anifast.engine.config import as_option
 from anifast.engine.distributed import Team
 from anifast.engine.loop import Plan
 from anifast.engine.state import about
@@ -41,7 +44,10 @@ class Run(StagedRun):
         """
         c = self.config
         names = [name for name in c.phases if c.stage in ("all", name)]
-        if c.start_from is not None:
+        begun = [name for name in STAGES if self.begun(name)]
+        if begun:  # a run that has begun with another's networks goes on without the phases before
+            names = [name for name in names if STAGES.index(name) >= STAGES.index(begun[0])]
+        elif c.start_from is not None:
             taken = STAGES.index(self._source[0])
             names = [name for name in names if STAGES.index(name) > taken]
             if not names:
@@ -72,20 +78,22 @@ class Run(StagedRun):
         start: Mapping[str, nn.Module] | None = None
         averaged: Mapping[str, nn.Module] = {}
         if not self.begun(name):
-            start, averaged = self._grown(name, len(data.tags.names) if data.tags else 0)
+            start, averaged = self._grown(name, data.tags)
         system = TwinGAN(c, name, self.device, plan.total, data.tags, data.shown(SHOWN), self.team, start, averaged)
         return system, Steps(data, system.batches), plan
 
-    def _grown(self, name: str, tags: int) -> Nets:
+    def _grown(self, name: str, tags: TagList | None) -> Nets:
         """The networks that a phase begins with: those of the phase before, with its new layers.
 
         Raises:
-            AnifastError: the phase before has no checkpoint.
+            AnifastError: the phase before has no checkpoint, or other tags.
         """
-        c = self.config
-        nets = build(c, name, tags)
+        c, count = self.config, len(tags.names) if tags else 0
+        nets = build(c, name, count)
         place = STAGES.index(name)
         if c.start_from is not None and STAGES.index(self._source[0]) == place - 1:
+            with about(c.start_from):
+                _check_tags(self._source[2], tags)
             before = self._source[1]
         elif place == 0:
             return nets, {}
@@ -97,20 +105,22 @@ class Run(StagedRun):
                     f"has no {checkpoint.NAME}; train that first, or begin with another run's by --start-from"
                 )
             with about(self.out / earlier):
-                before = _read(checkpoint.load(self.out / earlier))
+                state = checkpoint.load(self.out / earlier)
+                _check_tags(state.get("tags"), tags)
+                before = _read(state)
         live, old = before
         for key, net in nets.items():
             adopt(net, live[key])
         averaged = {}
         for key in old if c.ema else ():
-            averaged[key] = build(c, name, tags)[key]
+            averaged[key] = build(c, name, count)[key]
             averaged[key].load_state_dict(nets[key].state_dict())
             adopt(averaged[key], old[key])
         return nets, averaged
 
     @cached_property
-    def _source(self) -> tuple[str, Nets]:
-        """The phase and the networks of `config.start_from`.
+    def _source(self) -> tuple[str, Nets, Any]:
+        """The phase, the networks and the tags of `config.start_from`.
 
         Raises:
             CheckpointError: they are not this run's.
@@ -123,10 +133,16 @@ class Run(StagedRun):
                 raise CheckpointError("no Twin-GAN is in it")
             found = checkpoints.contents(state)
             theirs, ours = checkpoints.architecture(found.config), checkpoints.architecture(self.config)
-            other = [f"--{name.replace('_', '-')} {theirs[name]}" for name in ours if theirs[name] != ours[name]]
+            other = [as_option(name, value) for name, value in theirs.items() if ours.get(name) != value]
             if other:
                 raise CheckpointError(f"its networks are not those of this run; they need {' '.join(other)}")
-            return found.stage, _read(state)
+            missing = [name for name in build(self.config, found.stage) if name not in found.nets]
+            if missing:
+                raise CheckpointError(
+                    f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in it, only "
+                    f"{', '.join(found.nets)}: a run goes on with all of its networks"
+                )
+            return found.stage, _read(state), found.tags
 
 
 def _read(state: Mapping[str, object]) -> Nets:
@@ -134,6 +150,22 @@ def _read(state: Mapping[str, object]) -> Nets:
     live = checkpoints.networks_of(state, live=True)[1]
     averaged = checkpoints.networks_of(state, live=False)[1] if checkpoints.averaged(state) else {}
     return live, {name: averaged[name] for name in averaged if name in ("E", "G", "E_style")}
+
+
+def _check_tags(theirs: Iterable[Sequence[Any]] | None, ours: TagList | None) -> None:
+    """Compare the tags of networks with those of the data.
+
+    Raises:
+        CheckpointError: they are others.
+    """
+    if ours is None or theirs is None:
+        return
+    names = [str(name) for _, name, _ in theirs]
+    if names != list(ours.names):
+        raise CheckpointError(
+            f"its networks know other tags ({', '.join(names[:3])}, ...: {len(names)}) than the data "
+            f"({', '.join(ours.names[:3])}, ...: {len(ours.names)}); put the taglist.tsv back that it was trained with"
+        )
 
 
 def stages(config: Config, data: Path, out: Path, device: torch.device, team: Team | None = None) -> list[Stage]:

@@ -159,7 +159,7 @@ class TwinGAN:
         }
         self._found: dict[str, list[Statistics]] = {}
         self._remembered = True
-        self._painted: Painted | None = None
+        self._painted: dict[int, Painted] = {}  # by batch: phases that are recorded leave theirs where they once did
         self._batches: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._draws: dict[str, Tensor] = {}
         self.phases = [Phase("generator", self.generator, self.optimizers["G"], list(painting.values()), self.given)]
@@ -170,7 +170,13 @@ class TwinGAN:
             if turn or not config.share_batch:
                 at, own = own, own + 1
                 self.phases.append(
-                    Phase(f"painting{name}", self.painting, None, list(painting.values()), partial(self.repainted, at))
+                    Phase(
+                        f"painting{name}",
+                        partial(self.painting, at),
+                        None,
+                        list(painting.values()),
+                        partial(self.repainted, at),
+                    )
                 )
             self.phases.append(
                 Phase(
@@ -315,7 +321,8 @@ class TwinGAN:
             wanted = along[0]
             each = [l1(one.to(wanted.dtype), wanted) for one in found.chunk(2)]
             parts["style"] = torch.stack(each).sum() * c.style_weight
-        self._painted = _detached([to_s, to_t], [same_s, same_t] if self.judges_same else None)
+        if c.share_batch:
+            self._painted[0] = self._kept([to_s, to_t], [same_s, same_t])
         loss = torch.stack(list(parts.values())).sum()
         return loss, {name: part.detach() for name, part in parts.items()} | {"generator": loss.detach()}
 
@@ -331,26 +338,31 @@ class TwinGAN:
         judged = net(torch.cat(list(sets)), len(sets), self.alpha, many)
         return list(judged.scores.chunk(len(sets))), judged.tags
 
+    def _kept(self, translated: Sequence[Tensor], same: Sequence[Tensor]) -> Painted:
+        """What discriminators judge of what was painted."""
+        judged = [images.detach() for images in same] if self.judges_same else None
+        return Painted([images.detach() for images in translated], judged)
+
     def repainted(self, at: int) -> tuple[Tensor, ...]:
         """A further batch, and what its norms follow."""
         self._remember()
         return self._given(at)
 
     @torch.no_grad()
-    def painting(self, source: Tensor, target: Tensor, *along: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Paint what the discriminators are about to judge; nothing is remembered of it."""
+    def painting(self, at: int, source: Tensor, target: Tensor, *along: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Paint what the discriminators are about to judge, of batch `at`; the norms remember nothing of it."""
         found = self._found
         self._found = {}
         latents = self._encode("E", (source, target), (0, 1))
         (same_s, same_t, to_t, to_s), _ = self._paint(latents, self._follows(source, target, along))
         self._found = found
-        self._painted = _detached([to_s, to_t], [same_s, same_t] if self.judges_same else None)
+        self._painted[at] = self._kept([to_s, to_t], [same_s, same_t])
         return to_s.sum() + to_t.sum(), {}
 
     def judged(self, at: int, turn: int) -> tuple[Tensor, ...]:
         """Real and painted pictures of both domains, what the penalties draw, and the target's tags."""
         self._remember()
-        assert self._painted is not None, "the generator's phase comes first"
+        painted = self._painted[at]
         source, target, tags = self._batches[at]
         drawn = [
             self._draws[f"{kind}{turn}{domain}"]
@@ -359,7 +371,7 @@ class TwinGAN:
             if f"{kind}{turn}{domain}" in self._draws
         ]
         told = [tags.to(self.alpha.dtype)] if self.config.tags and tags is not None else []
-        return (source, target, *self._painted.translated, *(self._painted.same or ()), *drawn, *told)
+        return (source, target, *painted.translated, *(painted.same or ()), *drawn, *told)
 
     def discriminators(self, source: Tensor, target: Tensor, *others: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses of both discriminators, with their penalties; see `judged` for what comes along."""
@@ -494,12 +506,6 @@ def _joined(latents: Sequence[Latent], found: list[Statistics]) -> Tensor:
     return latents[0].z if len(latents) == 1 else torch.cat([one.z for one in latents])
 
 
-def _detached(translated: Sequence[Tensor], same: Sequence[Tensor] | None) -> Painted:
-    return Painted(
-        [images.detach() for images in translated], None if same is None else [images.detach() for images in same]
-    )
-
-
 def summary(system: TwinGAN, data: Steps, plan: Plan) -> list[str]:
     """What is trained on what, for the first lines of a phase."""
     c = system.config
@@ -517,12 +523,14 @@ def summary(system: TwinGAN, data: Steps, plan: Plan) -> list[str]:
     penalty = f", penalty {c.gp_weight:g}" if c.loss in ("dragan", "wgan_gp") else ""
     d_lr = f" (discriminators {c.d_lr:g})" if c.d_lr is not None else ""
     average = f"; averaged, decay {c.ema:g} a step" if c.ema else ""
+    untagged = f"; {data.pictures.untagged} target pictures have no tags" if data.pictures.untagged else ""
     shared = "the generator's own batch" if system.batches == 1 else f"{system.batches} batches a step"
     return [
         f"phase {system.stage}: {system.side}x{system.side}{fading}; {c.norm}"
         f"{' and pixel norm' if c.pixel_norm else ''}{''.join(f', {one}' for one in options)}",
         f"parameters: {each}",
-        f"data: source {len(data.pictures.source)}, target {len(data.pictures.target)} pictures, scaled by {c.resize}",
+        f"data: source {len(data.pictures.source)}, target {len(data.pictures.target)} pictures, scaled by {c.resize}"
+        f"{untagged}",
         f"losses: {c.loss} on {judged}{penalty}, reconstruction {c.rec_weight:g}, semantic {c.sem_weight:g}; "
         f"discriminators see {shared}",
         f"Adam, lr {c.lr:g}{d_lr}, betas {c.beta1:g} and {c.beta2:g}, batch {system.batch_size}{average}",
