@@ -235,15 +235,21 @@ class PlainNet:
             h = halved(h)
             if side == self.side and self.fading:
                 h = alpha * h + (1 - alpha) * self.biased(f"from_rgb.{side // 2}", halved(x))
-        n = len(x)
-        if tags is not None:
-            told = tags @ self.memory["tag_matrix"]
+        if "tag_head.weight" not in self.values:
+            return self.linear("out", self.last(h)).flatten(), None
+        matrix = self.memory["tag_matrix"]
+        nothing = torch.zeros(len(x), len(matrix)).to(x)
+        # what is in a picture is recognised without being told it
+        recognised = self.linear("tag_head", self.last(h, nothing @ matrix))
+        return self.linear("out", self.last(h, (nothing if tags is None else tags) @ matrix)).flatten(), recognised
+
+    def last(self, h: Tensor, told: Tensor | None = None) -> Tensor:
+        """A discriminator's features of 4x4 maps: what is told, minibatch stddev, two convolutions."""
+        if told is not None:
             h = torch.cat([h, told[:, :, None, None].expand(-1, -1, 4, 4)], 1)
         spread = ((h - h.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
-        h = torch.cat([h, spread.expand(n, 1, 4, 4)], 1)
-        h = self.biased("head.1", self.biased("head.0", h), padding=0).flatten(1)
-        recognised = self.linear("tag_head", h) if "tag_head.weight" in self.values else None
-        return self.linear("out", h).flatten(), recognised
+        h = torch.cat([h, spread.expand(len(h), 1, 4, 4)], 1)
+        return self.biased("head.1", self.biased("head.0", h), padding=0).flatten(1)
 
 
 @torch.no_grad()

@@ -291,5 +291,5 @@ def test_the_search_is_told_by_who_is_found() -> None:
         for shift in (0, 1)
     }
     assert "0.000   (untranslated 0.500)" in found[0][1]
-    assert "found    100 %   (by chance 12 %)" in found[0][2] and "100 %   (by chance 62 %)" in found[0][3]
+    assert "found    100 %   (by chance 12 %, by pixels" in found[0][2] and "100 %   (by chance 62 %, by" in found[0][3]
     assert "found    0 %" in found[1][2]

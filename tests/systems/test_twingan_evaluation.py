@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from anifast.data.portraits import read_labels, write_twingan
 from anifast.data.tags import TAGS, TagList, chosen, read_tags
 from anifast.engine import state as files
 from anifast.engine.sheets import Block
+from anifast.errors import DataError
 from anifast.metrics import FeatureSet, fid, kid, swd
 from anifast.metrics.report import Options, Report
-from anifast.systems.twingan import evaluation, figures
+from anifast.systems.twingan import evaluation, sheets
 from anifast.systems.twingan.evaluation import Settings
 from anifast.systems.twingan.inference import Model
 
@@ -226,12 +227,13 @@ def test_neighbours_that_know_a_factor_share_it(data: Path) -> None:
 def test_gap_between_training_and_use(model: Model, data: Path, report: Report, tmp_path: Path) -> None:
     """By hand; smaller where statistics have been taken anew."""
     images = pictures(data, "source/val")
-    batched, running = [], []
+    batched: list[Tensor] = []
+    running: list[Tensor] = []
     norms = [model.net(name).norms for name in ("E", "G")]
     for first in range(0, VAL - 1, 2):
         for source, kept in (("batch", batched), ("running", running)):
             for one in norms:
-                one.source = source  # type: ignore[union-attr, assignment]
+                one.source = source  # type: ignore[union-attr]
             kept.append(painted(model, images[first : first + 2], 1, 0).clamp(0, 1))
     found = directions(report)["A -> B"]["train_eval_gap"]
     expected = float((torch.cat(batched) - torch.cat(running)).abs().mean())
@@ -405,7 +407,13 @@ def test_one_direction(model: Model, data: Path, report: Report) -> None:
 def test_sheets(model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is on them: the pictures, what is painted of them, and the nearest ones with their distances."""
     drawn: list[list[Block]] = []
-    monkeypatch.setattr(figures, "sheet", lambda blocks, **_: drawn.append(list(blocks)) or Image.new("RGB", (9, 9)))
+
+    def caught(blocks: Sequence[Block], **_: Any) -> Image.Image:
+        drawn.append(list(blocks))
+        return Image.new("RGB", (9, 9))
+
+    for module in (evaluation, sheets):
+        monkeypatch.setattr(module, "sheet", caught)
     evaluation.evaluate(model, data, Options(own=Settings(figures=str(tmp_path))))
     (source, target), to_target, to_source = drawn
     images = pictures(data, "source/val")
@@ -421,16 +429,17 @@ def test_sheets(model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     own = embedded(latents(model, (images + 1) / 2, 0))
     others = pictures(data, "target/val")
     scores, near = (own @ embedded(latents(model, (others + 1) / 2, 1)).T).topk(5, dim=1)
-    assert len(to_target) == len(to_source) == VAL
-    for k, block in enumerate(to_target):
-        ((_, row),) = block.rows
-        paths = [
-            data / "source/val" / f"{k:05d}.png",
-            *(data / "target/val" / f"{n:05d}.png" for n in near[k].tolist()),
-        ]
-        expected = torch.stack([to_tensor(resize(read_image(path), 96)) for path in paths])
-        assert torch.equal(row[[0, *range(2, 7)]], expected) and bool((row[1] == 255).all())
-        assert [float(head) for head in block.heads[2:]] == pytest.approx((1 - scores[k]).tolist(), abs=6e-4)
+
+    def thumbnails(folder: str, places: Sequence[int]) -> Tensor:
+        paths = [data / folder / f"{k:05d}.png" for k in places]
+        return torch.stack([to_tensor(resize(read_image(path), sheets.TILE)) for path in paths])
+
+    queries, found = to_target
+    assert torch.equal(torch.cat([row for _, row in queries.rows]), thumbnails("source/val", range(VAL)))
+    for k, (_, row) in enumerate(found.rows):
+        assert torch.equal(row, thumbnails("target/val", near[k].tolist()))
+        assert [float(note) for note in found.notes[k]] == pytest.approx((1 - scores[k]).tolist(), abs=6e-4)
+    assert [label for label, _ in to_source[0].rows] == [f"{k:05d}.png" for k in range(VAL)]
 
 
 @pytest.mark.usefixtures("no_patches")
@@ -451,12 +460,12 @@ def test_folders_of_other_systems(model: Model, data: Path, report: Report, tmp_
 def test_missing_folders(model: Model, data: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(data, tmp_path / "faces"))
     shutil.rmtree(own / "target" / "train")
-    with pytest.raises(evaluation.DataError, match=r"no pictures in target/train or trainB.*--against test"):
+    with pytest.raises(DataError, match=r"no pictures in target/train or trainB.*--against test"):
         evaluation.evaluate(model, own, Options(Corners(), against=("train",)))
     evaluation.evaluate(model, own, Options(Corners(), against=("test",)))
     evaluation.evaluate(model, own, Options(Corners(), against=("train",), to="A"))
     shutil.rmtree(own / "target" / "val")
-    with pytest.raises(evaluation.DataError, match=r"no pictures in target/val or testB"):
+    with pytest.raises(DataError, match=r"no pictures in target/val or testB"):
         evaluation.evaluate(model, own, Options(Corners(), against=("test",)))
 
 

@@ -470,7 +470,7 @@ def test_r_and_d_are_constants() -> None:
     r = (std / (norms.renorm_std[0].view(1, 2, 1, 1) + (1 - held.w_s) * std)).detach().clamp(0.25, 4.0)
     (expected,) = torch.autograd.grad(((x - mean) / std * r * along).sum(), x)
     assert float((r - 1).abs().min()) > 1e-3
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=64 * EPS64 * float(expected.abs().max()))
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=64 * EPS64 * expected.abs().max().item())
 
 
 def norms_pass(norms: Norms, x: Tensor, domains: tuple[int, ...] = (0,)) -> Any:
@@ -547,8 +547,10 @@ def test_evaluation_does_not_see_a_batch() -> None:
     one = nets["E"](x[2:3], (1,)).z
     assert_close(one, both.z[2:3], both.z[2:3])
     assert not torch.equal(both.z, training.z)
-    norms.source = "batch"
-    assert torch.equal(nets["E"](x, (0, 1)).z, training.z)
+    norms.source = "batch"  # without r and d, which are about training
+    plain = networks(settings(norm="batch_norm"), "8")["E"]
+    plain.load_state_dict({k: v for k, v in nets["E"].state_dict().items() if "renorm" not in k})
+    assert torch.equal(nets["E"](x, (0, 1)).z, plain(x, (0, 1)).z)
     norms.source = "recalibrated"
     assert not norms.recalibrated
     with pytest.raises(RuntimeError, match="not been recalibrated"):
@@ -625,6 +627,15 @@ def test_self_attention_is_the_identity_at_first() -> None:
         assert layers == ["attention.16.f", "attention.16.g", "attention.16.h"] * there
 
 
+def test_tags_are_recognised_without_being_told() -> None:
+    """Scores depend on what is told, recognition does not, and nothing told is zeros."""
+    net = networks(settings(tags=True), "8", tags=5)["D_t"]
+    x, tags = uniform(3, 3, 8, 8), uniform(3, 5, seed=1)
+    told, untold, zeros = (net(x, 1, tags=given) for given in (tags, None, torch.zeros_like(tags)))
+    assert told.tags.shape == (3, 5) and torch.equal(told.tags, untold.tags)
+    assert not torch.allclose(told.scores, untold.scores) and torch.equal(untold.scores, zeros.scores)
+
+
 def test_discriminators_have_no_norms() -> None:
     net = networks(settings(), "16")["D_s"]
     assert not hasattr(net, "norms") and not list(net.buffers())
@@ -677,20 +688,28 @@ def test_equalised_learning_rate() -> None:
         scale = math.sqrt(2 / (64 * 9)) if equalized else 1.0
         # a sum of 576 products in another order
         expected = F.conv2d(scale * x, conv.weight, padding=1)
-        torch.testing.assert_close(conv(x), expected, rtol=0, atol=24 * 4 * EPS32 * float(expected.abs().max()))
+        torch.testing.assert_close(conv(x), expected, rtol=0, atol=24 * 4 * EPS32 * expected.abs().max().item())
         scale = math.sqrt(2 / 64) if equalized else 1.0
         torch.testing.assert_close(linear(x[:, :, 0, 0]), F.linear(scale * x[:, :, 0, 0], linear.weight))
 
 
-def test_weights_at_the_start() -> None:
-    nets = build(settings(tags=True), "8to16", 5)
+@pytest.mark.parametrize("rgb_start", [True, False])
+def test_weights_at_the_start(rgb_start: bool) -> None:
+    """Scales 1 and shifts 0; with `rgb_start` colours have mean 0.5 and deviation 0.25."""
+    nets = build(settings(tags=True, rgb_start=rgb_start), "8to16", 5)
+    norms = nets["G"].norms
+    for layer in norms.layers:  # type: ignore[union-attr,operator]
+        columns = norms.columns(layer)  # type: ignore[operator,union-attr]
+        mean, std = (0.5, 0.25) if rgb_start and layer.startswith("to_rgb.") else (0.0, 1.0)
+        assert bool((norms.beta[:, columns] == mean).all()), layer  # type: ignore[union-attr,index]
+        assert bool((norms.gamma[:, columns] == std).all()), layer  # type: ignore[union-attr,index]
     for name, net in nets.items():
         for key, value in net.named_parameters():
             last = key.rpartition(".")[2]
             if last in ("beta", "bias"):
-                assert not bool(value.any()), (name, key)
+                assert name == "G" or not bool(value.any()), (name, key)
             elif last == "gamma":
-                assert bool((value == 1).all()), (name, key)
+                assert name == "G" or bool((value == 1).all()), (name, key)
             else:
                 assert 0 < value.std().item() < 0.04, (name, key)
     matrix = cast(Tensor, nets["D_t"].tag_matrix)
@@ -705,12 +724,13 @@ def test_weights_at_the_start() -> None:
 @pytest.mark.parametrize(
     "changes",
     [{}, {"norm": "batch_norm"}, {"style": 4}, {"tags": True, "self_attention": True, "attention_size": 8},
-     {"spectral_norm": True, "spectral_norm_g": True}],
-    ids=["batch renorm", "batch norm", "styles", "tags and attention", "spectral norm"],
+     {"spectral_norm": True, "spectral_norm_g": True}, {"rgb_start": False}],
+    ids=["batch renorm", "batch norm", "styles", "tags and attention", "spectral norm", "colours anew"],
 )  # fmt: skip
 @pytest.mark.parametrize("stage", ["4", "4to8", "8", "8to16"])
 def test_a_phase_takes_over_what_both_have(stage: str, changes: dict[str, Any]) -> None:
-    """Every layer by its name, with scales, shifts and memories of both domains; new layers stay as they are."""
+    """Every layer by its name, with scales, shifts and memories of both domains; new layers stay as they are, but for
+    scales and shifts of colours, which are where those of the phase before have got."""
     config = settings(**changes)
     before = networks(config, stage, tags=5)
     after = STAGES[STAGES.index(stage) + 1]
@@ -748,6 +768,9 @@ def test_a_phase_takes_over_what_both_have(stage: str, changes: dict[str, Any]) 
         assert set(ours.layers) & set(theirs.layers)
         for layer in ours.layers:
             expected = of(theirs if layer in theirs.layers else untouched, layer)
+            if layer not in theirs.layers and layer.startswith("to_rgb.") and config.rgb_start:
+                colours = of(theirs, f"to_rgb.{stage.rpartition('to')[2]}")
+                expected |= {key: colours[key] for key in ("beta", "gamma")}
             for key, value in of(ours, layer).items():
                 assert torch.equal(value, expected[key]), (name, layer, key)
         gone = {layer for layer in theirs.layers if layer not in ours.layers}
@@ -814,7 +837,7 @@ def test_points_between_real_and_painted() -> None:
 def test_gradient_penalty_is_over_all_pixels_of_a_picture() -> None:
     """Of scores whose gradient is known: sum of w x^2 / 2."""
     w, x = uniform(3, 4, 4), normal(5, 3, 4, 4)
-    found = losses.gradient_penalty(lambda points: 0.5 * (w * points.square()).flatten(1).sum(1), x)
+    found = losses.gradient_penalty(lambda points: 0.5 * (w * points.square()).flatten(1).sum(1), x).detach()
     norms = [math.sqrt(math.fsum(v * v for v in (w * x[i]).flatten().tolist())) for i in range(5)]
     assert float(found) == pytest.approx(math.fsum((n - 1) ** 2 for n in norms) / 5, rel=1e-14)
     assert not x.requires_grad

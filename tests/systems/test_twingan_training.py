@@ -31,8 +31,10 @@ from anifast.systems.twingan.training import PANELS, Steps, TwinGAN
 
 CPU = torch.device("cpu")
 EPS64 = torch.finfo(torch.float64).eps
-#: Channels: 8 at 4 and 8 px, 4 at 16. A third of the decay, so that the average has moved after three steps.
+#: Channels: 8 at 4 and 8 px, 4 at 16. With this decay an average has moved after two steps.
 NARROW: dict[str, Any] = {"size": 16, "base_channels": 16, "max_channels": 8, "batch": 3, "lr": 1e-3, "ema": 0.7}
+#: Steps before those that are looked at: averages take up faster in the first of these than they do from the second on.
+BEFORE = 37
 TAGS = TagList(("red_hair", "blue_hair", "red_eyes", "hat"), (2, 2, 3, 5), (1, 2, 3, 4))
 DOMAINS = (0, 1, 1, 0)
 
@@ -224,10 +226,12 @@ class PlainTwinGAN:
                     losses[f"gp_{domain}"] = c.gp_weight * (length - 1).square().mean()
             self.move("D", sum(losses.values()))
             parts |= losses
+        # half of an average is never older than a twentieth of the phase
+        decay = min(c.ema, 0.5 ** (1 / (0.05 * (index + 1))))
         for name, mean in self.ema.items():
             with torch.no_grad():
                 for key, value in mean.values.items():
-                    value.copy_(c.ema * value + (1 - c.ema) * nets[name].values[key])
+                    value.copy_(decay * value + (1 - decay) * nets[name].values[key])
             mean.memory = copy.deepcopy(nets[name].memory)
         return {name: value.detach() for name, value in parts.items()}
 
@@ -272,7 +276,7 @@ def check(made: TwinGAN, steps: int = 2) -> list[dict[str, Tensor]]:
         mean.values = copy.deepcopy(near.nets[name].values)
     begun, found = plain.state(), []
     apart, rounding = 0.0, EPS64
-    for index in range(steps):
+    for index in range(BEFORE, BEFORE + steps):
         given = batches(made, index)
         losses = go_on(made, index, given)
         draws = dict(made._draws)
@@ -286,20 +290,17 @@ def check(made: TwinGAN, steps: int = 2) -> list[dict[str, Tensor]]:
     truth = plain.state()
     mine, usual, moved = (deviations(one, truth) for one in (state(made), near.state(), begun_like(begun, truth)))
     rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in plain.optimizers.items()}
-    by_adam = {
-        name: usual[f"exp_avg {name}"] * rate / 1e-8 * 2 * steps * made.config.d_steps for name, rate in rates.items()
-    }
-    # weights whose gradients cancel, such as the last bias with hinge, move losses by what they are apart
-    assert apart <= SUMS * (rounding + max(by_adam.values())) < 1e-6, (apart, rounding, by_adam)
+    # weights whose gradients cancel, such as the last bias with hinge, move by this, and all that follows with them
+    by_adam = max(
+        usual[f"exp_avg {name}"] * rate / 1e-8 * 2 * steps * made.config.d_steps for name, rate in rates.items()
+    )
+    assert apart <= SUMS * (rounding + by_adam) < 1e-6, (apart, rounding, by_adam)
     for kind, error in mine.items():
         what, name = kind.split()
-        allowed = SUMS * max(usual[kind], EPS64)
-        if what in ("weights", "ema"):
-            group = "D" if name.startswith("D") else "G"
-            allowed += SUMS * by_adam[group]
-            assert allowed < 0.1 * rates[group], (kind, allowed)  # a wrong sign of one gradient is seen
-            assert moved[kind] > 0.3 * rates[group], kind
-        assert error <= allowed, (kind, error, allowed)
+        allowed = SUMS * (max(usual[kind], EPS64) + by_adam)
+        assert error <= allowed < 1e-6, (kind, error, allowed)
+        if what in ("weights", "ema"):  # so that a wrong sign of one gradient is seen
+            assert moved[kind] > 0.3 * rates["D" if name.startswith("D") else "G"] > 100 * allowed, kind
     return found
 
 
@@ -345,7 +346,7 @@ def test_steps_are_those_of_the_specification(case: str) -> None:
     """Two steps: losses and their weights, which networks they train, the order of both halves, optimisers, averages,
     memories of norms; nothing is detached."""
     stage, changes = CASES[case]
-    made = system(stage, **changes)
+    made = system(stage, total=300, **changes)
     found = check(made)
     names = {"rec_s", "rec_t", "gan_s", "gan_t", "sem_st", "sem_ts", "d_s", "d_t", "generator"}
     c = made.config
@@ -540,18 +541,23 @@ def test_a_step_that_is_not_finite_leaves_no_trace(shared: bool) -> None:
             assert_same(net.norms.state_dict(), cast(Any, other.nets[name]).norms.state_dict(), name)
 
 
-def test_averages_have_the_weights_decayed_and_the_memories_copied() -> None:
+@pytest.mark.parametrize(("index", "decay"), [(0, 0.5**20), (39, 0.5**0.5), (500, 0.9)])
+def test_averages_have_the_weights_decayed_and_the_memories_copied(index: int, decay: float) -> None:
+    """By the setting, but half of an average is never older than a twentieth of the phase, whose layers began anew."""
     made = system("8", ema=0.9)
     before = copy.deepcopy(cast(Any, made.ema).state_dict())
-    go_on(made, 0)
+    go_on(made, index)
     assert made.ema is not None and set(made.ema.nets) == {"E", "G"}
     for name, net in made.ema.nets.items():
         live = made.nets[name].state_dict()
         held = dict(net.named_buffers())
         assert not net.training
         for key, value in net.state_dict().items():
-            expected = live[key] if key in held else 0.9 * before[name][key] + 0.1 * live[key]
-            torch.testing.assert_close(value, expected, rtol=0, atol=0 if key in held else 8 * EPS64, equal_nan=True)
+            expected = live[key] if key in held else decay * before[name][key] + (1 - decay) * live[key]
+            torch.testing.assert_close(value, expected, rtol=0, atol=0 if key in held else 16 * EPS64, equal_nan=True)
+
+
+def test_networks_that_are_averaged() -> None:
     assert set(system("8", style=3).ema.nets) == {"E", "G", "E_style"}  # type: ignore[union-attr]
     assert system("8", ema=0.0).ema is None
 

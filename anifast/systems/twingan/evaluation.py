@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anifast.data import portraits
-from anifast.data.folders import counted, printable, read_image, resize, to_float, to_tensor, to_uint8
+from anifast.data.folders import counted, printable, to_float, to_uint8
 from anifast.data.packed import spread
 from anifast.data.tags import chosen, read_tags
 from anifast.engine.config import option
 from anifast.engine.precision import enough_memory
+from anifast.engine.sheets import Block, sheet
 from anifast.engine.translate import check_writable
 from anifast.errors import AnifastError, CheckpointError, DataError
 from anifast.files import atomic_path
@@ -33,9 +34,9 @@ from anifast.metrics.report import DISTANCES, Options, Report, distance_cells, d
 from anifast.metrics.sets import FeatureSet
 from anifast.metrics.swd import PICTURES, levels, swd
 from anifast.systems.measures import figure, opened, read_batches, real_features
-from anifast.systems.twingan import figures
+from anifast.systems.twingan import sheets
 from anifast.systems.twingan.config import domain_of
-from anifast.systems.twingan.gallery import topk
+from anifast.systems.twingan.gallery import Neighbour, topk
 from anifast.systems.twingan.inference import Model, normalised_by
 from anifast.systems.twingan.networks import DOMAINS, Norms
 from anifast.systems.twingan.pictures import find, tags_file
@@ -775,27 +776,28 @@ def _short(value: Any) -> Any:
 
 def _draw(model: Model, sides: Sequence[_Side], folder: Path, report: Report) -> None:
     """The sheets of translations and of neighbours, as PNG."""
-    tile = max(96, min(256, model.size))
     titles = ("source to target", "target to source")
-    rows = [(titles[side.domain], side.shown) for side in sides]
+    blocks = [Block(titles[side.domain], side.shown) for side in sides]
     caption = f"held-out pictures, phase {model.stage}, {model.size} px"
-    drawn = {"translations.png": figures.translations(rows, caption=caption, tile=tile)}
+    drawn = {"translations.png": sheet(blocks, caption=caption, tile=max(96, min(256, model.size)))}
     for side in sides:
         other = sides[1 - side.domain]
         queries = spread(len(side.names), _QUERIES)
         scores, near = topk(side.own[queries].float(), other.own, min(NEAREST, len(other.own)))
-        asked = _thumbnails(side.folder, [side.names[k] for k in queries], tile)
-        found = [_thumbnails(other.folder, [other.names[k] for k in row], tile) for row in near.tolist()]
-        far = [[max(0.0, 1 - score) for score in row] for row in scores.tolist()]
-        title = f"{side.word} (left), the nearest of {len(other.names)} of the {other.word}, and how far (1 - cosine)"
-        drawn[f"neighbours_{side.letters}.png"] = figures.neighbours(asked, found, far, caption=title, tile=tile)
+        rows = [
+            [
+                Neighbour(other.folder / other.names[place], max(0.0, 1 - score))
+                for score, place in zip(values, places, strict=True)
+            ]
+            for values, places in zip(scores.tolist(), near.tolist(), strict=True)
+        ]
+        names = [side.names[k] for k in queries]
+        shown = sheets.load([side.folder / name for name in names])
+        title = f"nearest of {counted(len(other.names))} of the {other.word} (1 - cosine)"
+        found, _ = sheets.neighbours(shown, [(title, rows)], names=names, title=side.word, caption=caption)
+        drawn[f"neighbours_{side.letters}.png"] = found
     for name, image in drawn.items():
         with atomic_path(folder / name) as temporary:
             image.save(temporary)
         report.facts["figures"].append(str(folder / name))
         report.below.append(f"-> {folder / name}")
-
-
-def _thumbnails(folder: Path, names: Sequence[str], side: int) -> Tensor:
-    """uint8 n,3,side,side of some pictures as a person sees them, not as the network does."""
-    return torch.stack([to_tensor(resize(read_image(folder / name), side)) for name in names])

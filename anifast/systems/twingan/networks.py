@@ -738,7 +738,8 @@ class Discriminator(nn.Module):
             x: N,3,side,side in [0, 1], a stack of groups, each compared within itself alone.
             groups: how many.
             alpha: how far the layers of this side have faded in, 0 to 1.
-            tags: [N, tags], for a discriminator that is told them.
+            tags: [N, tags], for a discriminator that is told them; None: nothing is told. What it recognises it does
+                without being told.
         """
         h = self.from_rgb[str(self.side)](x)
         half = self.from_rgb[str(self.side // 2)](down(x)) if self.fading else None
@@ -748,14 +749,25 @@ class Discriminator(nn.Module):
             h = down(block(h))
             if half is not None and int(one) == self.side:
                 h = torch.lerp(half, h, _weight(alpha, h))
-        if tags is not None:
-            told = (tags @ self.tag_matrix.to(tags)).to(h.dtype)
-            h = torch.cat([h, told[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
-        h = self.head(minibatch_stddev(h, groups)).flatten(1)
+        recognised = None
+        if hasattr(self, "tag_head"):
+            # told nothing, or the answer would be copied
+            recognised = self._last(self._told(h, None), groups)
+            h = self._told(h, tags)
+        h = self._last(h, groups)
         with without_autocast(h):  # logits are float32
-            wide = _wide(h)
-            recognised = self.tag_head(wide) if hasattr(self, "tag_head") else None
-            return Judgement(self.out(wide).flatten(), recognised)
+            return Judgement(self.out(h).flatten(), None if recognised is None else self.tag_head(recognised))
+
+    def _told(self, h: Tensor, tags: Tensor | None) -> Tensor:
+        """h with the channels that tell the tags, or zeros."""
+        if tags is None:
+            tags = h.new_zeros(len(h), len(self.tag_matrix))
+        told = (tags @ self.tag_matrix.to(tags)).to(h.dtype)
+        return torch.cat([h, told[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
+
+    def _last(self, h: Tensor, groups: int) -> Tensor:
+        """The features before the last layer, [N, channels]."""
+        return _wide(self.head(minibatch_stddev(h, groups)).flatten(1))
 
 
 def build(config: Config, stage: str, tags: int = 0) -> dict[str, nn.Module]:
@@ -813,7 +825,7 @@ def adopt(net: nn.Module, before: nn.Module) -> None:
             for name, value in ours.state_dict().items():
                 if name == "renorm_weight":
                     value[:, i].copy_(kept[name][:, list(old.layers).index(layer)])
-                else:
+                elif not name.startswith("recalibrated"):
                     value[:, here].copy_(kept[name][:, there])
         elif layer.startswith("to_rgb.") and cast(Generator, net).config.rgb_start:
             colours = max((one for one in old.layers if one.startswith("to_rgb.")), key=lambda one: int(one[7:]))

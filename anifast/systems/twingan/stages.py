@@ -40,9 +40,14 @@ class Run(StagedRun):
         """Those that the settings ask for, in order.
 
         Raises:
-            AnifastError: `config.start_from` cannot be used.
+            AnifastError: `config.start_from` cannot be used, or the settings cannot be trained.
         """
         c = self.config
+        if c.style and c.norm == "instance_norm":
+            raise AnifastError(
+                "setting norm instance_norm: leaves nothing of the last maps of the style's encoder, which have a "
+                "single pixel; take batch_renorm"
+            )
         names = [name for name in c.phases if c.stage in ("all", name)]
         begun = [name for name in STAGES if self.begun(name)]
         if begun:  # a run that has begun with another's networks goes on without the phases before

@@ -56,6 +56,8 @@ PANELS = (
 )
 #: Pictures per domain on a sample sheet.
 SHOWN = 6
+#: The half-life of averages is at most this part of a phase's images so far.
+_RAMP = 0.05
 #: Up to this side phases are recorded as CUDA graphs, where that is asked for: beyond it kernels take their time.
 GRAPHS_UP_TO = 32
 
@@ -144,9 +146,10 @@ class TwinGAN:
             lay_out(net)
         painting = {name: net for name, net in self.nets.items() if name in ("E", "G", "E_style")}
         judges = [self.nets["D_s"], self.nets["D_t"]]
-        self.ema = None
+        self.ema, self._half_life = None, 0.0
         if config.ema:
-            self.ema = EMA(painting, half_life(config, self.batch_size))
+            self._half_life = half_life(config, self.batch_size)
+            self.ema = EMA(painting, self._half_life)
             for name, net in (averaged or {}).items():
                 self.ema.nets[name].load_state_dict(net.state_dict())
         self.optimizers = {
@@ -207,6 +210,10 @@ class TwinGAN:
             if isinstance(net, (Encoder, Generator)) and net.norms.kind == "batch_renorm":
                 net.norms.renorm_limits.copy_(self._limits[limits(step)])
         self.alpha.fill_(self.faded(images))
+        if self.ema is not None:
+            # New layers begin at random, and their first weights must not outlast a short phase in the averages: as in
+            # Karras et al. 2020 (arXiv 2006.06676, appendix C) half of an average is never older than that.
+            self.ema.half_life = min(self._half_life, _RAMP * (images + self.batch_size))
         self._batches = [(self._real(one.source), self._real(one.target), one.tags) for one in batch]
         self._remembered = False
         # By phase, step and process, not from a generator with a state: a resumed run draws the same.
