@@ -53,6 +53,7 @@ class PlainNet:
         self.limits = tuple(torch.tensor(limits).tolist())  # they are kept in float32
         self.training = True
         self.seen: list[tuple[str, int, Tensor, Tensor]] = []
+        self.steps = int(getattr(getattr(net, "norms", None), "recalibrated_steps", 0))
         self.places: dict[str, tuple[int, slice]] = {}
         first = 0
         for number, (layer, channels) in enumerate(net.norms.layers.items() if hasattr(net, "norms") else ()):
@@ -144,6 +145,24 @@ class PlainNet:
             fed("running_mean", mean)
             fed("running_var", std.square() - EPS[kind])
         self.seen.clear()
+
+    @torch.no_grad()
+    def recalibrate(self, last: bool) -> None:
+        """Means over steps, later as over the last hundred, of what a layer has seen last or first of a domain."""
+        deployed: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        for layer, domain, mean, std in self.seen:
+            if last or (layer, domain) not in deployed:
+                deployed[layer, domain] = mean, std
+        share = max(1 / (self.steps + 1), 0.01)
+        for (layer, domain), (mean, std) in deployed.items():
+            at = domain, self.places[layer][1]
+            means, variances = (self.memory[f"norms.recalibrated_{name}"] for name in ("mean", "var"))
+            if self.steps:
+                mean = (1 - share) * means[at] + share * mean
+                std = (1 - share) * (variances[at] + EPS[self.config.norm]).sqrt() + share * std
+            means[at], variances[at] = mean, std.square() - EPS[self.config.norm]
+        self.steps += 1
+        self.memory["norms.recalibrated_steps"].fill_(self.steps)
 
     def unit(self, layer: str, x: Tensor, domain: int, c: Tensor | None = None, padding: int | None = None) -> Tensor:
         """Convolution, norm, leaky ReLU and pixel norm (section 3.2)."""

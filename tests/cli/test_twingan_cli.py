@@ -397,7 +397,7 @@ def test_recalibrate(run: Path, data: Path, photos: Path, tmp_path: Path, capsys
     assert twingan("recalibrate", run, "--data", data, "--out", out, "--batch", 3, "--batches", 9) == 0
     said = capsys.readouterr()
     assert "4/4" in said.err, "6 pictures of each domain are 2 batches"
-    assert "E: means moved by" in said.out and f"12 pictures -> {out}; use it by --norm recalibrated" in said.out
+    assert "E: means moved by" in said.out and f"12 pictures -> {out}; all commands use these now" in said.out
     model, before = anifast.load(out, "cpu"), anifast.load(run, "cpu")
     assert model.recalibrated and model.hash == before.hash and leftovers(tmp_path) == []
     image = before.reader()(photos / "0.png")[None]

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_twingan import PlainNet, doubled, faded, halved, unlike_at_first
+from plain_twingan import DECAY, PlainNet, doubled, faded, halved, unlike_at_first
 from stepping import SUMS, assert_same, deviations, move_by_an_ulp, one_thread, state_of, two_processes
 from torch import Tensor, nn
 
@@ -186,6 +186,8 @@ class PlainTwinGAN:
         self.move("G", parts["generator"])
         for name in ("E", "G", "E_style"):
             if name in nets:
+                if c.recalibrate and c.norm in DECAY:  # of real pictures, and of translations
+                    nets[name].recalibrate(last=name == "G")
                 nets[name].remember()
         # discriminators
         at = 0
@@ -252,8 +254,8 @@ def all_of(nets: Any, optimizers: Any, ema: Any) -> dict[str, Tensor]:
         for name, net in group.items():
             memory = net.memory if isinstance(net, PlainNet) else dict(net.named_buffers())
             for key, value in memory.items():
-                if "recalibrated" not in key and not key.endswith("renorm_limits"):
-                    found[f"{kind.replace(' ', '-')} {name} {key}"] = value.detach().clone()
+                if not key.endswith("renorm_limits"):  # and statistics that there are not are no numbers
+                    found[f"{kind.replace(' ', '-')} {name} {key}"] = value.detach().nan_to_num(nan=-1.0)
     return found
 
 
@@ -328,6 +330,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "not split up": ("8", {"split_up": False}),
     "weights": ("8", {"rec_weight": 3.0, "gan_weight": 0.5, "sem_weight": 2.0, "rec_gan_from": 8, "d_lr": 4e-3}),
     "batch norm": ("8", {"norm": "batch_norm"}),
+    "no recalibration": ("8", {"recalibrate": False}),
+    "recalibrated batch norm": ("4to8", {"norm": "batch_norm", "share_batch": False, "stacked": False}),
     "instance norm": ("8", {"norm": "instance_norm"}),
     "layer norm": ("8", {"norm": "layer_norm"}),
     "no norm": ("8", {"norm": "none", "pixel_norm": False}),
@@ -795,7 +799,9 @@ class Parts:
                 a._replace(mean=(a.mean + b.mean) / 2, std=(a.std + b.std) / 2) for a, b in zip(*found, strict=True)
             ]
             for one in self.made:
-                cast(Any, one.nets[name]).norms.remember(means)
+                norms = cast(Any, one.nets[name]).norms
+                norms.remember(means)
+                norms.recalibrate([means[0].groups(2, 4) if name == "G" else means[0]])
 
 
 def steps_of_two(team: Team, folder: str) -> None:

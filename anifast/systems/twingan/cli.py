@@ -133,7 +133,7 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         "recalibrate",
         "take the statistics of norms anew",
         "Take the statistics of norms anew, on the very way that translation takes, and write a checkpoint that has "
-        "them beside those of training; --norm recalibrated then uses them. Of help where results are worse than the "
+        "them beside those of training, and that all commands then use. Of help where results are worse than the "
         "samples of the training.",
     )
     sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="the data folder of the training")
@@ -162,10 +162,9 @@ def _norm(parser: argparse.ArgumentParser, modes: Sequence[str]) -> None:
     parser.add_argument(
         "--norm",
         choices=modes,
-        default="running",
         help="statistics of norms: those that training remembers"
         + (", those of the pictures at once (--batch)" if "batch" in modes else "")
-        + ", or those of twingan recalibrate [running]",
+        + ", or those of deployment alone [the last where there are such]",
     )
 
 
@@ -212,7 +211,7 @@ def load_model(args: argparse.Namespace) -> Model:
     from anifast.systems.twingan.inference import Model
 
     # models of other systems, which have no norm_mode, are told by what they are
-    mode = {} if args.norm == "running" else {"norm_mode": args.norm}
+    mode = {} if args.norm is None else {"norm_mode": args.norm}
     return load_as(Model, "`anifast twingan` takes Twin-GANs", args.model, args.device, args.precision, **mode)
 
 
@@ -646,7 +645,7 @@ def _recalibrate(args: argparse.Namespace) -> int:
     for name in ("E", "G"):
         moved, wider = model.drift(name)
         print(f"{name}: means moved by {moved:.3f} standard deviations, these by {100 * wider:.1f} %, on average")
-    print(f"{counted(seen)} -> {printable(args.out)}; use it by --norm recalibrated")
+    print(f"{counted(seen)} -> {printable(args.out)}; all commands use these now")
     if failed:
         path, why = next(iter(failed.items()))
         print(f"anifast: warning: {counted(len(failed))} left out, such as {path}: {why}", file=sys.stderr)

@@ -58,6 +58,11 @@ class Config(Steering):
     max_channels: int = option(256, "most channels of a layer", low=1)
     max_channels_d: int = option(0, "most channels of a discriminator's layer; 0: as max_channels", low=0)
     norm: str = option("batch_renorm", "norm of encoder and generator, of each domain its own", choices=NORMS)
+    recalibrate: bool = option(
+        True,
+        "keep statistics of what is deployed alone too, of real pictures in the encoder and of translations in the "
+        "generator, and normalise by these behind training",
+    )
     pixel_norm: bool = option(True, "pixel norm behind the activations of encoder and generator")
     equalized: bool = option(False, "equalised learning rate: weights from N(0, 1), scaled where they are used")
     rgb_start: bool = option(
@@ -205,13 +210,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {
         "about": "256 px; unlike tg2018: pictures scaled without aliasing, colours changed in the source alone, 16 in "
         "every step, averaged weights, one batch for both halves of a step, colours that begin where pictures have "
-        "them, and always a block's output handed over"
+        "them, statistics of translations alone for translating, and always a block's output handed over"
     },
     "tg2018": {
         "about": "256 px, as the author's code and command line do it",
         "batch": 0,
         "fade_skip": "code",
         "rgb_start": False,
+        "recalibrate": False,
         "share_batch": False,
         "ema": 0.0,
         "resize": "tf1",
@@ -221,9 +227,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "about": "32 px, a quarter of the channels, short phases: an hour on a CPU, for first looks",
         "size": 32,
         "max_channels": 64,
+        "equalized": True,
         "phase_images": 20_000,
         "last_images": 60_000,
-        "lr": 5e-4,
+        "lr": 1e-3,
         "sheet_every": 5_000,
         "save_every": 5_000,
     },

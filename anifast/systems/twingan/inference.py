@@ -29,7 +29,7 @@ from anifast.systems.twingan.pictures import preprocess
 
 #: What norms normalise by: what training remembers, the batch's own statistics, or those of `Model.recalibrate`.
 NORM_MODES = ("running", "batch", "recalibrated")
-#: The buffers that `Model.recalibrate` fills.
+#: The buffers that `Model.recalibrate` fills, and training where its settings ask for it.
 _RECALIBRATED = ("norms.recalibrated_mean", "norms.recalibrated_var")
 #: Letter of a domain in the commands that all systems share.
 _LETTERS = ("A", "B")
@@ -43,7 +43,8 @@ class Model:
         device: where to compute.
         precision: "fp32", or "bf16" for faster convolutions where the machine has them.
         norm_mode: what the norms normalise by: "running", what training remembers; "batch", the statistics of the
-            pictures that are given at once, so that a result depends on the others; or "recalibrated".
+            pictures that are given at once, so that a result depends on the others; or "recalibrated", those of
+            deployment alone; None: the last where the file has them, else the first.
         pixel_norm: of the author's files, which do not tell: whether the networks have it; None: as he trained them.
 
     Raises:
@@ -59,12 +60,12 @@ class Model:
         state: Mapping[str, Any],
         device: torch.device,
         precision: str = "fp32",
-        norm_mode: str = "running",
+        norm_mode: str | None = None,
         pixel_norm: bool | None = None,
     ) -> None:
-        for name, value, known in (("precision", precision, PRECISIONS), ("norm_mode", norm_mode, NORM_MODES)):
+        for name, value, known in (("precision", precision, PRECISIONS), ("norm_mode", norm_mode, (None, *NORM_MODES))):
             if value not in known:
-                raise AnifastError(f"{name} {value!r}: there are {', '.join(known)}")
+                raise AnifastError(f"{name} {value!r}: there are {', '.join(filter(None, known))}")
         self._found = checkpoints.contents(state, pixel_norm=pixel_norm)
         if "pixel_norm" in self._found.undecided:
             warnings.warn(
@@ -78,7 +79,8 @@ class Model:
         self.averaged = self._found.averaged
         #: Those of `targets` that it can paint; a frozen graph of the author's has one of them.
         self.held: tuple[str, ...] = self._found.targets
-        self.device, self.precision, self.norm_mode = device, precision, norm_mode
+        self.device, self.precision = device, precision
+        self.norm_mode = norm_mode or ("recalibrated" if self.recalibrated else "running")
         #: Those that the networks are told, or None.
         self.tags: TagList | None = None if self._found.tags is None else TagList.from_rows(self._found.tags)
         self._nets: dict[str, nn.Module] = {}
@@ -119,7 +121,11 @@ class Model:
     @property
     def hash(self) -> str:
         """By what embeddings are known to be this model's: a digest of the encoder and of the statistics it uses."""
-        weights = {key: value for key, value in self._found.nets.get("E", {}).items() if key not in _RECALIBRATED}
+        weights = {
+            key: value
+            for key, value in self._found.nets.get("E", {}).items()
+            if not key.startswith("norms.recalibrated")
+        }
         nets = {"E": weights} if weights else {}
         found = checkpoints.hash_of(dataclasses.replace(self._found, nets=nets))
         if self.norm_mode == "running":

@@ -168,6 +168,10 @@ class Statistics(NamedTuple):
     mean: Tensor
     std: Tensor
 
+    def groups(self, first: int, last: int) -> Statistics:
+        """Those of some of the groups."""
+        return Statistics(self.domains[first:last], self.mean[first:last], self.std[first:last])
+
 
 class Norms(nn.Module):
     """The norms of all layers of a network, for each domain its own: scales, shifts and what is remembered of batches.
@@ -192,6 +196,7 @@ class Norms(nn.Module):
     running_var: Tensor
     recalibrated_mean: Tensor
     recalibrated_var: Tensor
+    recalibrated_steps: Tensor
     renorm_mean: Tensor
     renorm_std: Tensor
     renorm_weight: Tensor
@@ -215,6 +220,7 @@ class Norms(nn.Module):
             self.register_buffer("running_var", torch.ones(domains, total))
             self.register_buffer("recalibrated_mean", torch.full((domains, total), math.nan))
             self.register_buffer("recalibrated_var", torch.full((domains, total), math.nan))
+            self.register_buffer("recalibrated_steps", torch.zeros(()))
         if kind == "batch_renorm":
             self.register_buffer("renorm_mean", torch.zeros(domains, total))
             self.register_buffer("renorm_std", torch.zeros(domains, total))
@@ -267,6 +273,26 @@ class Norms(nn.Module):
             condition: [count, dimensions], for each image; None: none, as all zeros would have it.
         """
         return Pass(self, domains, count, condition)
+
+    @torch.no_grad()
+    def recalibrate(self, found: Sequence[Statistics]) -> None:
+        """Take statistics of a step into the recalibrated ones: their means over all steps, later over the last 100.
+
+        Args:
+            found: of one pass, or several, with one group of each domain in all.
+        """
+        if not self.remembers:
+            return
+        share = (1.0 / (self.recalibrated_steps + 1.0)).clamp(min=0.01)
+        first = self.recalibrated_steps == 0
+        for one in found:
+            for row, domain in enumerate(one.domains):
+                mean, std = one.mean[row].to(self.running_mean), one.std[row].to(self.running_mean)
+                old, variance = self.recalibrated_mean[domain], self.recalibrated_var[domain]
+                spread = torch.lerp((variance + self.eps).sqrt(), std, share)
+                old.copy_(torch.where(first, mean, torch.lerp(old, mean, share)))
+                variance.copy_(torch.where(first, std, spread).square() - self.eps)
+        self.recalibrated_steps += 1.0
 
     @torch.no_grad()
     def remember(self, found: Sequence[Statistics]) -> None:

@@ -430,6 +430,8 @@ class TwinGAN:
                 found = [one._replace(mean=one.mean.clone(), std=one.std.clone()) for one in found]
                 self.team.average([part for one in found for part in (one.mean, one.std)])
             norms.remember(found)
+            if self.config.recalibrate:
+                norms.recalibrate(_deployed(name, found))
 
     # What a run shows of itself
 
@@ -459,6 +461,10 @@ class TwinGAN:
         encoder, generator = cast(Encoder, nets["E"]), cast(Generator, nets["G"])
         was = encoder.training, generator.training
         encoder.eval(), generator.eval()
+        for net in nets.values():
+            norms = cast(Encoder, net).norms if net in (encoder, generator, nets.get("E_style")) else None
+            if norms is not None:
+                norms.source = "recalibrated" if norms.recalibrated else "running"
         blocks = []
         for domain, title in ((0, "source to target"), (1, "target to source")):
             real = self._real(self.shown[domain].to(self.device))
@@ -511,6 +517,15 @@ def _joined(latents: Sequence[Latent], found: list[Statistics]) -> Tensor:
     """The latents of all sets, whose statistics go to `found`."""
     found.extend(one.found for one in latents)
     return latents[0].z if len(latents) == 1 else torch.cat([one.z for one in latents])
+
+
+def _deployed(name: str, found: Sequence[Statistics]) -> list[Statistics]:
+    """Of the statistics of a step those of real pictures in an encoder, or of translations in the generator.
+
+    Two groups of each: in encoders they come first, in the generator behind the reconstructions.
+    """
+    each = [one.groups(row, row + 1) for one in found for row in range(len(one.domains))]
+    return each[2:4] if name == "G" else each[:2]
 
 
 def summary(system: TwinGAN, data: Steps, plan: Plan) -> list[str]:
