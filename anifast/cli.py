@@ -75,7 +75,7 @@ def _translate_options(parser: argparse.ArgumentParser) -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--size", type=int, metavar="N", help="side of the results, a multiple of 4 [the model's own]")
     sizes.add_argument("--keep-size", action="store_true", help="keep each picture's own size")
-    options.add_resize(parser, parity=True)
+    options.add_resize(parser, stretching="Twin-GAN, and with --parity:")
     options.add_computing(parser, f"{options.BATCH}; BlendGAN: {options.FEWER}")
     styles = parser.add_argument_group(
         "styles",
@@ -168,7 +168,7 @@ def _translate(args: argparse.Namespace) -> int:
     jobs, rejected = translate.collect(args.inputs, args.out)
     model = anifast.load(args.model, args.device, precision=args.precision, **options.given_parts(args))
     given = _options_of(args, model)
-    resize, batch = options.resize_of(args), args.batch or options.BATCH
+    resize, batch = options.resize_of(args, model), args.batch or options.BATCH
     if hasattr(model, "memory"):  # of networks that come one after the other
         used = model.used((given or {}).get("style"))
         batch = args.batch or model.fitting_batch(used)
@@ -238,8 +238,9 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder with testA and testB; disentangling networks: with artists' folders, or digits' files; BlendGAN: "
-        "with styles or trainB, and testB for --against test",
+        help="folder with testA and testB; Twin-GAN: these or source/val and target/val, and what --against names: "
+        "source/train and target/train, or trainA and trainB; disentangling networks: with artists' folders, or "
+        "digits' files; BlendGAN: with styles or trainB, and testB for --against test",
     )
     parser.add_argument(
         "--features",
@@ -337,12 +338,15 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of folders by artist, year or the like: are style codes of one closer to each other?",
     )
-    blending.add_argument(
-        "--permutations",
-        type=int,
+    twins = parser.add_argument_group(
+        "Twin-GAN", "Losses, FID, KID and SWD both ways, search by translations, and how far use is from training."
+    )
+    twins.add_argument(
+        "--norm-mode",
+        choices=("running", "recalibrated"),
         default=left_out,
-        metavar="N",
-        help="permutations of the classes' labels that chance is taken from [1000]",
+        help="statistics that norms normalise by: those that training remembers, or those of what is deployed alone "
+        "[recalibrated where the file has them]",
     )
     codes = parser.add_argument_group(
         "codes",
@@ -377,10 +381,21 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
         default=left_out,
         metavar="DIR",
         help="draw into this folder; disentangling networks: scatter plots and sheets; BlendGAN: sheets of paintings "
-        "and of style codes",
+        "and of style codes; Twin-GAN: of translations and of neighbours",
     )
     parser.add_argument(
-        "--seed", type=int, default=left_out, metavar="N", help="of faces, styles, noise, augmentations and codes [0]"
+        "--permutations",
+        type=int,
+        default=left_out,
+        metavar="N",
+        help="BlendGAN: permutations of the classes' labels, Twin-GAN: of queries, that chance is taken from [1000]",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=left_out,
+        metavar="N",
+        help="of faces, styles, noise, augmentations, codes, permutations and patches [0]",
     )
 
 
@@ -388,7 +403,7 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
 _EVAL_OF_SOME = (
     "styles", "style", "lpips", "dfid_contents", "dfid_styles", "published", "seed",
     "codes", "prior", "floor", "samples", "plain", "figures",
-    "indices", "faces", "side", "truncation", "classes", "permutations",
+    "indices", "faces", "side", "truncation", "classes", "permutations", "norm_mode",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -169,6 +170,42 @@ def memory(call: Call, device: str) -> tuple[int, int]:
         held += change
         peak = max(peak, held)
     return peak, held
+
+
+def own_memory() -> int | None:
+    """Bytes of memory that this process has for itself: resident pages that no file backs (RssAnon of Linux).
+
+    None where the system does not tell.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
+    return kilobytes[0] * 1024 if kilobytes else None
+
+
+def highest_own_memory(call: Call, every: float = 1e-3) -> int | None:
+    """The highest `own_memory` from before a call to its end, looked at every so many seconds beside it."""
+    begin, ended = own_memory(), threading.Event()
+    if begin is None:
+        return None
+    seen = [begin]
+
+    def look() -> None:
+        while not ended.wait(every):
+            seen.append(own_memory() or 0)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        result = call()
+        seen.append(own_memory() or 0)
+        del result
+    finally:
+        ended.set()
+        thread.join()
+    return max(seen)
 
 
 def saved_for_backward(call: Call, given: Iterable[Tensor]) -> int:

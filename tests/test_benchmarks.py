@@ -2102,7 +2102,8 @@ def interleaved(taken: dict[str, float]) -> Callable[..., dict[str, timing.Timin
 def test_twingan_is_measured_against_plain_pytorch(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken, cpu = {"anifast": 0.04, "eager": 0.08, "tg2018": 0.12}, torch.device("cpu")
+    taken = {"anifast": 0.04, "eager": 0.08, "tg2018": 0.12, "chunks": 0.05, "whole": 0.2}
+    cpu = torch.device("cpu")
     rates = _sides.Rates({torch.float32: 1e9}, 1e9)
     for module in (bench_twingan, _sides):
         monkeypatch.setattr(module, "interleave", interleaved(taken))
@@ -2110,7 +2111,7 @@ def test_twingan_is_measured_against_plain_pytorch(
     held = [bench_twingan.Sides(tiny_twingan(), "8", cpu)]
     monkeypatch.setattr(bench_twingan, "Sides", lambda *_: held[0])
     row = bench_twingan.steps(held[0].configs["anifast"], "8", cpu, 0.0, rates, False, {"8": 1.5, "16": 9.0})
-    assert row["ms"] == {name: [seconds * 1e3] * 3 + [7] for name, seconds in taken.items()}
+    assert row["ms"] == {name: [taken[name] * 1e3] * 3 + [7] for name in ("anifast", "eager", "tg2018")}
     assert (row["work"], row["size"], row["images"], row["aim"]) == ("step of phase 8", 8, 3, 1.5)
     assert 0 < row["roofline_ms"] and 0 < row["convolutions_ms"] and row["gmac"]["anifast"] < row["gmac"]["eager"]
     for name, system in held[0].systems.items():
@@ -2122,7 +2123,8 @@ def test_twingan_is_measured_against_plain_pytorch(
         assert row["peak"][name] == state + sum(2 * p.nbytes + 4 for p in moments) + 1000
     translated = bench_twingan.translations(tiny_twingan(), 8, cpu, 0.0, rates, (1, 2))
     assert [one["images"] for one in translated] == [1, 2] and set(translated[0]["ms"]) == {"anifast", "eager"}
-    searched = bench_twingan.searches(300, 0.0, 1e9, (2,), 16)
+    searched = bench_twingan.searches(300, cpu, 0.0, 1e9, (2,), 16)
+    assert set(searched[0]["ms"]) == {"anifast", "chunks", "whole"}
     assert searched[0]["convolutions_ms"] == round(300 * 16 * 2 / 1e9 * 1e3, 3) and "size" not in searched[0]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
@@ -2139,7 +2141,8 @@ def test_twingan_is_measured_against_plain_pytorch(
     assert cells[0].startswith(
         "| step of phase 8, 8 px, 3 at once | fp32 | 40 ms | 75 | 80 ms | 2.00x (aim 1.5x, bound"
     )
-    assert cells[3].startswith("| search, 5 nearest of 300, 2 at once | fp16 | 40 ms | 50 | 80 ms | 2.00x (bound ")
+    assert cells[3].startswith("| search, 5 nearest of 300, 2 at once | fp16 | 40 ms | 50 | – | – | – | – | – | – | 50")
+    assert "| 50 ms | 1.25x (bound " in cells[3] and "| 200 ms | 5.00x (bound " in cells[3]
 
 
 def test_a_wrong_translation_or_search_of_twingan_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -2158,7 +2161,31 @@ def test_a_wrong_translation_or_search_of_twingan_is_not_timed(monkeypatch: pyte
 
         monkeypatch.setattr(bench_twingan.gallery, "topk", topk)
         with pytest.raises(bench_twingan.WrongResult, match=what):
-            bench_twingan.searches(64, 0.0, 1e9, (1,), 16)
+            bench_twingan.searches(64, torch.device("cpu"), 0.0, 1e9, (1,), 16)
+
+
+def test_rivals_of_a_search_find_the_same() -> None:
+    held = np.random.default_rng(0).standard_normal((2 * bench_twingan.gallery.CHUNK + 5, 8)).astype(np.float16)
+    queries = bench_twingan.queries_of(3, 8)
+    scores, rows = bench_twingan.gallery.topk(queries, held, 4)
+    for rival in (bench_twingan.chunked_topk, bench_twingan.plain_topk):
+        found = rival(queries, held, 4)
+        torch.testing.assert_close(found[0], scores)
+        assert torch.equal(found[1], rows)
+
+
+@pytest.mark.skipif(timing.own_memory() is None, reason="this system does not tell a process's own memory")
+def test_memory_of_a_process_of_its_own(tmp_path: Path) -> None:
+    """Its peak, while it is there, and no page of a file."""
+    before, much = timing.own_memory(), 64 << 20
+    highest = timing.highest_own_memory(lambda: time.sleep(0.1 * int(torch.ones(much, dtype=torch.uint8)[-1])))
+    assert before is not None and highest is not None
+    # what else happens in these pages: other threads' and the allocator's, far less than the tensor
+    assert before + 0.9 * much < highest < before + 1.5 * much
+    path = tmp_path / "file"
+    path.write_bytes(bytes(much))
+    mapped = timing.highest_own_memory(lambda: int(np.memmap(path, np.uint8, "r").max()))
+    assert mapped is not None and mapped < before + 0.5 * much
 
 
 def test_recorded_steps_of_twingan_are_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -2218,6 +2245,7 @@ def test_the_command_for_twingan_writes_its_file_or_one_clear_error(
         bench_twingan, "translations", lambda c, size, *_: [row(f"translate {c.max_channels}", size=size)]
     )
     monkeypatch.setattr(bench_twingan, "searches", lambda count, *_: [row(f"search {count}")])
+    monkeypatch.setattr(bench_twingan, "searching_alone", lambda *_: (200 << 20, 230 << 20))
     assert bench_twingan.main([*options, "--only", "search", "8to16", "translate-64", "--max-channels", "8"]) == 0
     ((config, stage, _, _, _, recorded, aims),) = given
     assert (config.max_channels, config.batch, config.size, stage, recorded, aims) == (8, 0, 16, "8to16", False, {})
@@ -2226,10 +2254,16 @@ def test_the_command_for_twingan_writes_its_file_or_one_clear_error(
     assert [one["work"] for one in result["rows"]] == ["step of phase 8to16", "translate 8", "search 160000"]
     assert result["rivals"] == {"eager": bench_twingan.RIVALS["eager"]} and "authors" not in result
     assert result["note"].startswith("At most 8 channels. Steps begin with a batch of pictures, as many as the author")
+    assert "measured half way, of them 8to16 here. A search" in result["note"]
+    assert (
+        "for 10 pictures at once, has at most 230 MiB of memory of its own, Python's and PyTorch's 200 MiB"
+        in (result["note"])
+    )
     assert result["note"] in report.document(tmp_path, tmp_path)
     given.clear()
     assert bench_twingan.main([*options, "--gallery", "7"]) == 0
-    assert [(stage, config.size) for config, stage, *_ in given] == [(str(s), s) for s in (4, 8, 16, 32, 64, 128, 256)]
+    phases = [("4", 4), ("8", 8), ("16", 16), ("32", 32), ("32to64", 64), ("64", 64), ("128", 128), ("256", 256)]
+    assert [(stage, config.size) for config, stage, *_ in given] == phases
     assert all(aims == {"64": 1.6} for *_, aims in given)
     assert [one["work"] for one in json.loads(path.read_text())["rows"]][-3:] == ["translate 256"] * 2 + ["search 7"]
 

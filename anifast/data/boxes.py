@@ -114,15 +114,9 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, list[Box]]:
     Raises:
         DataError: the file cannot be read, or a row of it (named by its number) is no box.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     found: dict[str, list[Box]] = {}
     first = True
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in rows(path):
         columns = [column.strip() for column in line.split("\t")]
         heading, first = first and tuple(column.lower() for column in columns) in (_COLUMNS, _COLUMNS[:-1]), False
         if heading:

@@ -30,6 +30,41 @@ def in_order(
     yield from pending
 
 
+def read_batches(
+    items: Iterable[Item],
+    read: Callable[[Item], Result],
+    batch: int,
+    unreadable: Callable[[Item, ImageError], object],
+    workers: int | None = None,
+) -> Iterator[list[tuple[Item, Result]]]:
+    """Pictures read ahead and in order, `batch` at a time (the last ones are fewer), each with what it was read of.
+
+    Args:
+        items: what is read, such as paths.
+        read: gives the picture of one, or raises ImageError; it runs in threads.
+        batch: pictures at a time.
+        unreadable: is told of those that cannot be read, which are left out.
+        workers: threads; None: as many as the machine has cores, at most 4.
+    """
+    count = workers or max(1, min(4, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(count, thread_name_prefix="pictures")
+    group: list[tuple[Item, Result]] = []
+    try:
+        for item, future in in_order(items, read, pool, batch + count):
+            try:
+                group.append((item, future.result()))
+            except ImageError as error:
+                unreadable(item, error)
+                continue
+            if len(group) == batch:
+                yield group
+                group = []
+        if group:
+            yield group
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def image_batches(
     folder: ImageFolder, size: int, batch: int, failed: dict[str, str], *, how: str = "stretch"
 ) -> Iterator[Tensor]:
@@ -45,24 +80,12 @@ def image_batches(
     Yields:
         uint8 n,3,size,size.
     """
-    workers = max(1, min(4, os.cpu_count() or 1))
 
     def work(index: int) -> Tensor:
         return to_tensor(resize(read_image(folder.paths[index]), size, how))
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
-    try:
-        group: list[Tensor] = []
-        for index, future in in_order(range(len(folder)), work, pool, batch + workers):
-            try:
-                group.append(future.result())
-            except ImageError as error:
-                failed[folder.names[index]] = str(error).removeprefix(f"{printable(folder.paths[index])}: ")
-                continue
-            if len(group) == batch:
-                yield torch.stack(group)
-                group = []
-        if group:
-            yield torch.stack(group)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def unreadable(index: int, error: ImageError) -> None:
+        failed[folder.names[index]] = str(error).removeprefix(f"{printable(folder.paths[index])}: ")
+
+    for group in read_batches(range(len(folder)), work, batch, unreadable):
+        yield torch.stack([pixels for _, pixels in group])

@@ -77,7 +77,7 @@ def collect(inputs: Sequence[str | Path], out: Path) -> tuple[list[Job], dict[st
     for path, name in found:
         alone = stems[name.with_suffix("")] == 1
         jobs.append(Job(path, (out / (name.with_suffix(".png") if alone else name.with_name(name.name + ".png")),)))
-    _check_targets(jobs)
+    check_targets(jobs)
     return jobs, rejected
 
 
@@ -99,12 +99,20 @@ def several(jobs: Sequence[Job], labels: Sequence[str], also: Iterable[Path] = (
         )
         for job in jobs
     ]
-    _check_targets(spread, also)
+    check_targets(spread, also)
     return spread
 
 
-def _check_targets(jobs: Sequence[Job], also: Iterable[Path] = ()) -> None:
-    """Refuse jobs whose results would collide with each other or overwrite an input."""
+def check_targets(jobs: Sequence[Job], also: Iterable[Path] = ()) -> None:
+    """Refuse jobs whose results would collide with each other or overwrite an input.
+
+    Args:
+        jobs: all that belong together.
+        also: further files that are read and must not be overwritten.
+
+    Raises:
+        DataError: that is so.
+    """
     taken: dict[Path, Path] = {}
     sources = {os.path.realpath(path) for path in [*(job.source for job in jobs), *also]}
     for job in jobs:

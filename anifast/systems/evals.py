@@ -92,8 +92,9 @@ def evaluate(
         _no_domains(system, features=features, weights=weights, against=against, to=to, kid_subset=subsets)
         if limit is not None:
             raise AnifastError(f"--max {limit}: a model of {system} is evaluated on all pictures; leave it out")
+    loading = {name: getattr(own, name) for name in getattr(evaluation, "LOADING", ())}
     with state.about(path):
-        model = systems.module(system, "inference").load(found, chosen, precision=precision)
+        model = systems.module(system, "inference").load(found, chosen, precision=precision, **loading)
     measure, missing = _extractor(features, weights, chosen) if domains else (None, "")
     if file is not None:
         check_writable(file.parent)  # said before the work and not after it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anifast.data import lmdb
+from anifast.data import lmdb, stream
 from anifast.data.folders import printable, read_image, resize, scan, to_float, to_tensor
-from anifast.data.stream import in_order
 from anifast.engine.precision import enough_memory
 from anifast.errors import DataError, ImageError
 from anifast.metrics.features import FID_WEIGHTS, Extractor
@@ -121,29 +119,18 @@ def read_batches(
         DataError: none of them can be read.
     """
     failed, read = dict(pictures.rejected), 0
-    tensors: list[Tensor] = []
-    numbers: list[int] = []
-    pool = ThreadPoolExecutor(2, thread_name_prefix="pictures")  # they may be large: not many at a time
-    try:
-        with Progress(len(places), label) as bar:
-            for place, future in in_order(places, lambda place: prepare(pictures.read(place)), pool, batch + 2):
-                bar.update()
-                try:
-                    tensors.append(future.result())
-                except ImageError as error:
-                    name = pictures.names[place]
-                    failed[name] = str(error).removeprefix(f"{printable(pictures.folder / name)}: ")
-                    continue
-                numbers.append(place)
-                if len(numbers) == batch:
-                    read += batch
-                    yield torch.stack(tensors), numbers
-                    tensors, numbers = [], []
-            if numbers:
-                read += len(numbers)
-                yield torch.stack(tensors), numbers
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with Progress(len(places), label) as bar:
+
+        def unreadable(place: int, error: ImageError) -> None:
+            name = pictures.names[place]
+            failed[name] = str(error).removeprefix(f"{printable(pictures.folder / name)}: ")
+            bar.update()
+
+        # they may be large: not many at a time
+        for group in stream.read_batches(places, lambda k: prepare(pictures.read(k)), batch, unreadable, workers=2):
+            read += len(group)
+            bar.update(len(group))
+            yield torch.stack([pixels for _, pixels in group]), [place for place, _ in group]
     if not read:
         first = min(failed)
         raise DataError(

@@ -42,21 +42,28 @@ def add_to(parser: argparse.ArgumentParser, default: str | None = "B") -> None:
 
 
 def add_resize(
-    parser: argparse.ArgumentParser, which: str = "pictures", parity: bool = False, usual: str = "crop"
+    parser: argparse.ArgumentParser, which: str = "pictures", usual: str = "crop", stretching: str = ""
 ) -> None:
-    """Add --resize, of `which` pictures, `usual` by default; beside --parity it may be left out, see `resize_of`."""
+    """Add --resize.
+
+    Args:
+        parser: gets it.
+        which: pictures.
+        usual: what it is where it is left out.
+        stretching: when it is stretch then, for the help text; it is None where it is left out, see `resize_of`.
+    """
     parser.add_argument(
         "--resize",
         choices=("crop", "stretch"),
-        default=None if parity else usual,
+        default=None if stretching else usual,
         help=f"{which} that are not square: largest centred square, or squeezed "
-        f"[{usual}{'; with --parity stretch' if parity else ''}]",
+        f"[{usual}{f'; {stretching} stretch' if stretching else ''}]",
     )
 
 
-def resize_of(args: argparse.Namespace) -> str:
-    """What --resize asks for: where it is left out, with --parity what the authors do."""
-    return args.resize or ("stretch" if getattr(args, "parity", None) else "crop")
+def resize_of(args: argparse.Namespace, model: Any = None) -> str:
+    """What --resize asks for: where it is left out, with --parity what the authors do, else what the model names."""
+    return args.resize or ("stretch" if getattr(args, "parity", None) else getattr(model, "resize", "crop"))
 
 
 def add_truncation(parser: argparse._ActionsContainer, also: str = "") -> None:

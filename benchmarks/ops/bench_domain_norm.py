@@ -67,6 +67,14 @@ class DomainNormBench(OpBench):
             layout="channels_last",
         ),
         Aim("both forms, forward + backward", "cpu", "compile", 1.0, ("forward_backward",)),
+        *(
+            Aim(
+                f"both forms, {title}", "cuda", "clone", 0.75, (work,), percent=True, dtype=dtype,
+                layout="channels_last",
+            )
+            for dtype in ("float32", "bfloat16")
+            for title, work in (("forward", "forward"), ("forward + backward", "forward_backward"))
+        ),
     )  # fmt: skip
 
     def cases(self, device: str) -> list[Case]:

@@ -14,8 +14,9 @@ A step is one from a batch of pictures on the device on: losses, DRAGAN's penalt
 optimisers, norms and the average. On a GPU the phases up to 32 px repeat recorded CUDA graphs, as they do in training
 with --cuda-graphs. Beside each stand the bound, the library's convolutions and matrix products of our order of work
 alone, and the roofline, which is for each of these the larger of its operations at the rate of a large matrix product
-and its bytes at the rate of a large copy. A search is on the CPU, from a query's embedding to its nearest in a gallery
-of random ones on disk that has been read before; its bound is the gallery's bytes at the rate of a large copy.
+and its bytes at the rate of a large copy. A search is from a query's embedding to its nearest in a gallery of random
+ones on disk that has been read before; its bound is the gallery's bytes at the rate of a large copy, on a GPU of one
+from the host. Its rivals are plain PyTorch in the same chunks, and with the whole gallery in float32.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,7 @@ from anifast.systems.twingan.networks import Encoder, Generator, build
 from anifast.systems.twingan.pictures import Batch
 from anifast.systems.twingan.training import GRAPHS_UP_TO, TwinGAN
 
-from ..timing import Clock, clock_for, interleave, memory
+from ..timing import Clock, clock_for, highest_own_memory, interleave, memory, own_memory
 from ._sides import (
     ROUNDING,
     Call,
@@ -73,6 +76,8 @@ RIVALS = {
     "eager": "`fast` in plain PyTorch",
     "tg2018": "`tg2018` in plain PyTorch",
     "unrecorded": "ours without CUDA graphs",
+    "chunks": "a search in float32 chunks and `torch.topk`",
+    "whole": "a search that makes all of it float32",
 }
 #: What stands under the table.
 NOTE = (
@@ -80,8 +85,19 @@ NOTE = (
     "1.8 and was not run: plain PyTorch has every op as plain operations and contiguous maps, and calls each network "
     "once for every set of pictures, as the author's graph does; `tg2018` paints a further batch for its "
     "discriminators. Bounds are what the ratios would be if ours were the library's convolutions and matrix products "
-    "of our order of work alone; the roofline counts their operations and bytes. A search is on the CPU, in a memory-"
-    "mapped gallery whose pages are in memory, and its bound is the gallery's bytes at the rate of a large copy."
+    "of our order of work alone; the roofline counts their operations and bytes. Phases whose layers fade in are "
+    "measured half way, of them {fading} here. A search is in a memory-mapped gallery whose pages are in memory; its "
+    "bound is the gallery's bytes at the rate of {rate}. Its rivals are plain PyTorch too: the same chunks made "
+    "float32 one by one, with torch.topk of each and of all that these have found, and the whole gallery made float32 "
+    "first."
+)
+#: What a search's bound is the rate of.
+RATE = {"cpu": "a large copy", "cuda": "a large copy from the host's memory to the GPU's"}
+#: What stands there too where a search's memory was looked at.
+MEMORY_NOTE = (
+    " A process that does nothing but search, for {queries} pictures at once, has at most {mib:.0f} MiB of memory of "
+    "its own, Python's and PyTorch's {before:.0f} MiB among them (RssAnon, looked at every millisecond: resident pages "
+    "that no file backs, and so without those of the gallery, which the system drops where it needs them)."
 )
 #: What stands there too where steps are recorded as CUDA graphs.
 GRAPHS_NOTE = (
@@ -91,8 +107,8 @@ GRAPHS_NOTE = (
 BOUND, SEARCH_BOUND = "convolutions and products alone", "the gallery's bytes"
 #: What is measured where nothing is chosen.
 ROWS = {
-    "cpu": ("4", "8", "16", "32", "64", "128", "256", "translate-64", "translate-256", "search"),
-    "cuda": ("4", "8", "16", "32", "64", "128", "256", "translate-64", "translate-256"),
+    kind: ("4", "8", "16", "32", "32to64", "64", "128", "256", "translate-64", "translate-256", "search")
+    for kind in ("cpu", "cuda")
 }
 #: Pictures of each domain in a step: on a CPU the author's, which are fewer at large sizes, on a GPU those of `fast`.
 BATCHES = {"cpu": 0, "cuda": 16}
@@ -469,39 +485,105 @@ def make_gallery(path: Path, rows: int, dimensions: int = DIMENSIONS) -> np.ndar
 
 
 def searches(
-    rows: int, seconds: float, bandwidth: float, counts: Iterable[int] = QUERIES, dimensions: int = DIMENSIONS
+    rows: int,
+    device: torch.device,
+    seconds: float,
+    bandwidth: float,
+    counts: Iterable[int] = QUERIES,
+    dimensions: int = DIMENSIONS,
 ) -> list[dict[str, Any]]:
-    """Rows of finding the nearest in a gallery of so many rows, a row for each number of queries at once.
+    """Rows of finding the nearest in a gallery of so many rows on disk, a row for each number of queries at once.
+
+    Args:
+        rows: of the gallery.
+        device: of the queries, to which the gallery goes chunk by chunk.
+        seconds: for each row.
+        bandwidth: bytes a second at which the gallery could be read.
+        counts: of queries at once.
+        dimensions: numbers of an embedding.
 
     Raises:
         WrongResult: what is found is not the nearest.
     """
-    found, clock = [], clock_for("cpu")
+    found, clock = [], clock_for(device.type)
     nearest = min(NEAREST, rows)
     with tempfile.TemporaryDirectory(prefix="bench-twingan-") as folder:
         held = make_gallery(Path(folder) / "gallery.npy", rows, dimensions)
         for count in counts:
-            source = torch.Generator().manual_seed(5)
-            queries = torch.nn.functional.normalize(torch.randn(count, dimensions, generator=source))
+            queries = queries_of(count, dimensions).to(device)
             calls: dict[str, Call] = {
                 name: partial(search, queries, held, nearest)
-                for name, search in (("anifast", gallery.topk), ("eager", plain_topk))
+                for name, search in (("anifast", gallery.topk), ("chunks", chunked_topk), ("whole", plain_topk))
             }
-            _check_search(queries, held, calls["anifast"](), nearest)
+            for call in calls.values():
+                _check_search(queries.cpu(), held, call(), nearest)
             times = interleave(calls, clock, seconds=seconds, rounds=(7, 51))
             row: dict[str, Any] = {"work": f"search, {nearest} nearest of {rows:,}", "precision": "fp16"}
             row |= {"images": count, "ms": milliseconds(times)}
             row["convolutions_ms"] = round(held.nbytes / bandwidth * 1e3, 3)
-            row["peak"] = {name: memory(call, "cpu")[0] for name, call in calls.items()}
+            row["peak"] = {name: memory(call, device.type)[0] for name, call in calls.items()}
             found.append(row)
             print(_told(row, SEARCH_BOUND, steps=True), flush=True)
         del held, calls
     return found
 
 
-def plain_topk(queries: Tensor, held: np.ndarray, nearest: int) -> Any:
+def queries_of(count: int, dimensions: int = DIMENSIONS) -> Tensor:
+    """Embeddings that are searched for, always the same."""
+    source = torch.Generator().manual_seed(5)
+    return torch.nn.functional.normalize(torch.randn(count, dimensions, generator=source))
+
+
+def plain_topk(queries: Tensor, held: np.ndarray, nearest: int) -> tuple[Tensor, Tensor]:
     """What a few lines of PyTorch do: the whole gallery in float32, all scores, the largest."""
-    return torch.topk(queries @ torch.from_numpy(np.asarray(held)).float().T, nearest)
+    rows = torch.from_numpy(np.asarray(held)).to(queries.device).float()
+    scores, numbers = torch.topk(queries @ rows.T, nearest)
+    return scores.cpu(), numbers.cpu()
+
+
+def chunked_topk(queries: Tensor, held: np.ndarray, nearest: int) -> tuple[Tensor, Tensor]:
+    """What a few more lines do: in chunks of the size that ours takes, and the largest of each one's largest."""
+    size = gallery.GPU_CHUNK if queries.is_cuda else gallery.CHUNK
+    scores, numbers = [], []
+    for first in range(0, len(held), size):
+        rows = torch.from_numpy(held[first : first + size]).to(queries.device).float()
+        found, places = torch.topk(queries @ rows.T, min(nearest, len(rows)))
+        scores.append(found)
+        numbers.append(places + first)
+    best, places = torch.topk(torch.cat(scores, 1), nearest)
+    return best.cpu(), torch.cat(numbers, 1).gather(1, places).cpu()
+
+
+def searching_alone(rows: int, count: int, dimensions: int = DIMENSIONS) -> tuple[int, int] | None:
+    """Memory of its own, in bytes, that a new process has before it searches, and at its highest; None: not told here.
+
+    Args:
+        rows: of the gallery.
+        count: queries at once.
+        dimensions: numbers of an embedding.
+    """
+    if own_memory() is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="bench-twingan-") as folder:
+        path = Path(folder) / "gallery.npy"
+        make_gallery(path, rows, dimensions)
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            return process.submit(_own_memory_of_search, path, count).result()
+
+
+def _own_memory_of_search(path: Path, count: int) -> tuple[int, int]:
+    held = np.load(path, mmap_mode="c")
+    queries = queries_of(count, held.shape[1])
+    before = own_memory()
+    highest = highest_own_memory(partial(gallery.topk, queries, held, min(NEAREST, len(held))))
+    assert before is not None and highest is not None
+    return before, highest
+
+
+def to_device(device: torch.device, clock: Clock, seconds: float, copied: int = 1 << 28) -> float:
+    """Bytes a second of a large copy from the host's memory, as searches have it: not pinned."""
+    much = torch.empty(copied, dtype=torch.uint8).fill_(1)
+    return copied / interleave({"copy": lambda: much.to(device)}, clock, seconds=seconds)["copy"].p25
 
 
 def _check_search(queries: Tensor, held: np.ndarray, found: tuple[Any, Any], nearest: int) -> None:
@@ -545,7 +627,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=_row,
         nargs="+",
         metavar="ROW",
-        help=f"phases (4, 4to8, ...), translate-SIZE, search; default {' '.join(ROWS['cpu'])}, on a GPU no search",
+        help=f"phases (4, 4to8, ...), translate-SIZE, search; default {' '.join(ROWS['cpu'])}",
     )
     parser.add_argument(
         "--batch",
@@ -567,6 +649,7 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = list(dict.fromkeys(chosen.only or ROWS[device.type]))
     batch = BATCHES[device.type] if chosen.batch is None else chosen.batch
     rows: list[dict[str, Any]] = []
+    told = ""
     try:
         if chosen.gallery < 1:
             raise AnifastError(f"--gallery {chosen.gallery}: at least 1")
@@ -587,16 +670,23 @@ def main(arguments: list[str] | None = None) -> int:
                 recorded = graphs and side <= GRAPHS_UP_TO
                 rows.append(steps(config, what, device, chosen.seconds, rates, recorded, aims))
         if "search" in wanted:
-            on_host = rates.bandwidth
-            if device.type != "cpu":
-                on_host = Rates.measure(torch.device("cpu"), clock_for("cpu"), min(chosen.seconds, 1.0)).bandwidth
-            rows += searches(chosen.gallery, chosen.seconds, on_host)
+            on_cpu = device.type == "cpu"
+            rate = rates.bandwidth if on_cpu else to_device(device, clock, min(chosen.seconds, 1.0))
+            rows += searches(chosen.gallery, device, chosen.seconds, rate)
+            # a GPU's driver has memory of its own in every process
+            alone = searching_alone(chosen.gallery, QUERIES[-1]) if on_cpu else None
+            if alone is not None:
+                before, highest = (value / 2**20 for value in alone)
+                told = MEMORY_NOTE.format(queries=QUERIES[-1], mib=highest, before=before)
+                print(told.strip(), flush=True)
     except AnifastError as error:
         print(f"bench_twingan: error: {error}", file=sys.stderr)
         return 1
     if chosen.out:
         narrow = chosen.max_channels
-        note = NOTE.format(batch="as many as the author has" if batch == 0 else batch)
+        each = "as many as the author has" if batch == 0 else str(batch)
+        fading = " and ".join(what for what in wanted if "to" in what) or "none"
+        note = NOTE.format(batch=each, fading=fading, rate=RATE[device.type]) + told
         note = f"{f'At most {narrow} channels. ' if narrow else ''}{note}{f' {GRAPHS_NOTE}' if graphs else ''}"
         write(chosen.out, chosen.device, "twingan", note, RIVALS, None, described, rows)
     return 0

@@ -98,23 +98,33 @@ def test_translate_as_every_system(run: Path, styled: Path, photos: Path, tmp_pa
         assert cli.main(command(*words)) == 0
         model = anifast.load(run, "cpu")
         for name in files(tmp_path / to):
-            assert_is(tmp_path / to / name, model.translate(model.reader("crop")(photos / name)[None], to)[0])
-    words = ("translate", styled, photos / "0.png", "--out", tmp_path / "s", "--seed", 3, "--device", "cpu")
+            assert_is(tmp_path / to / name, model.translate(model.reader("stretch")(photos / name)[None], to)[0])
+    words = ("translate", run, photos, "--out", tmp_path / "cut", "--resize", "crop", "--device", "cpu")
+    assert cli.main(command(*words)) == 0
+    assert_is(tmp_path / "cut" / "1.png", model.translate(model.reader("crop")(photos / "1.png")[None])[0])
+    words = ("translate", styled, photos / "2.png", "--out", tmp_path / "s", "--seed", 3, "--device", "cpu")
     assert cli.main(command(*words)) == 0
     assert "1 picture -> B, style of seed 3" in capsys.readouterr().out
     model = anifast.load(styled, "cpu")
-    assert_is(tmp_path / "s" / "0.png", model.translate(model.reader("crop")(photos / "0.png")[None], style=3)[0])
-    assert files(tmp_path / "s") == ["0.png"]
+    assert_is(tmp_path / "s" / "2.png", model.translate(model.reader("stretch")(photos / "2.png")[None], style=3)[0])
+    assert files(tmp_path / "s") == ["2.png"]
 
 
 def test_pictures_scaled_as_tensorflow_did(photos: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tiny_config("tg2018"), ["16"])
     model = anifast.load(run, "cpu")
-    for verb, how in ((("translate",), "crop"), (("twingan", "translate"), "stretch")):
-        words = (*verb, run, photos, "--out", tmp_path / how, "--device", "cpu")
-        assert cli.main(command(*words)) == 0
-        for name in files(tmp_path / how):
-            assert_is(tmp_path / how / name, model.translate(model.reader(how)(photos / name)[None])[0])
+    for i, (verb, options, how) in enumerate(
+        (
+            (("translate",), (), "stretch"),
+            (("translate",), ("--resize", "crop"), "crop"),
+            (("twingan", "translate"), (), "stretch"),
+            (("twingan", "translate"), ("--resize", "crop"), "crop"),
+        )
+    ):
+        out = tmp_path / str(i)
+        assert cli.main(command(*verb, run, photos, "--out", out, *options, "--device", "cpu")) == 0
+        for name in files(out):
+            assert_is(out / name, model.translate(model.reader(how)(photos / name)[None])[0])
 
 
 def test_reconstruct(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -126,11 +136,33 @@ def test_reconstruct(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -
 
 
 def test_statistics_of_the_pictures_at_once(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
-    for batch, told in ((2, "of 2 pictures at once"), (1, "of 1 picture at once, so of each by itself")):
-        assert twingan("translate", run, photos, "--out", tmp_path / "out", "--norm", "batch", "--batch", batch) == 0
-        assert f"statistics of norms: {told}" in capsys.readouterr().out.splitlines()
     model = anifast.load(run, "cpu", norm_mode="batch")
-    assert_is(tmp_path / "out" / "0.png", model.translate(model.reader()(photos / "0.png")[None])[0])
+    every = torch.stack([model.reader()(photos / f"{n}.png") for n in range(3)])
+    for batch, told, together in (
+        (3, "of 3 pictures at once", [[0, 1, 2]]),
+        (8, "of 3 pictures at once", [[0, 1, 2]]),
+        (2, "of 2 pictures at once, the last ones with some before them", [[0, 1], [2, 0]]),
+        (1, "of 1 picture at once, so of each by itself", [[0], [1], [2]]),
+    ):
+        out = tmp_path / str(batch)
+        words = ("translate", run, photos, "--out", out, "--norm-mode", "batch", "--batch", batch)
+        assert twingan(*words) == 0
+        assert f"statistics of norms: {told}" in capsys.readouterr().out.splitlines()
+        for numbers in together:
+            painted = model.translate(every[numbers])
+            for n, picture_of in zip(numbers, painted, strict=True):
+                if [group for group in together if n in group][0] is numbers:  # where it was filled up with, no result
+                    assert_is(out / f"{n}.png", picture_of)
+    out = tmp_path / "again"
+    words = ("reconstruct", run, photos, "--domain", "s", "--out", out, "--norm-mode", "batch", "--batch", 2)
+    assert twingan(*words) == 0
+    assert_is(out / "2.png", model.reconstruct(every[[2, 0]], "s")[0])
+    for norm in ("instance_norm", "none"):
+        path = tmp_path / f"{norm}.pt"
+        torch.save(stage_state(tiny_config(norm=norm), "16"), path)
+        error = refused(capsys, "translate", path, photos, "--out", tmp_path / "none", "--norm-mode", "batch")
+        assert f"this model's norm, {norm}, takes no statistics over pictures; leave it out" in error
+    assert not (tmp_path / "none").exists()
 
 
 def test_faces_are_cut_out(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -141,7 +173,8 @@ def test_faces_are_cut_out(run: Path, photos: Path, tmp_path: Path, capsys: Capt
     out = tmp_path / "out"
     assert twingan("translate", run, photos, "--out", out, "--boxes", boxes) == 0
     said = capsys.readouterr().out
-    assert "boxes of 3 pictures; 0 without are painted as a whole" in said and "4 pictures in" in said
+    assert "faces of a score from 0.7: 3 in 2 pictures; 1 without are painted as a whole" in said
+    assert "4 pictures in" in said
     assert files(out) == ["0-f0.png", "0-f1.png", "1.png", "2.png"]
     model = anifast.load(run, "cpu")
     for name, source, box in (
@@ -164,7 +197,27 @@ def test_faces_are_cut_out(run: Path, photos: Path, tmp_path: Path, capsys: Capt
     picture(photos / "0-f1.png", 9)
     boxes.write_text("\n".join(rows))
     error = refused(capsys, "translate", run, photos, "--out", out, "--boxes", boxes)
-    assert f"would both become {out / '0-f1.png'}; rename one of them" in error
+    assert f"would both become {out / '0-f1.png'}: translate them into different folders" in error
+
+
+def test_faces_that_count(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    boxes, out = photos / "boxes.tsv", tmp_path / "out"
+    # the same file in two ways, of which the better face comes second
+    boxes.write_text("0.png\t20\t30\t12\t10\t0.2\n../photos/0.png\t40\t30\t9\t9\t0.4\n1.png\t10\t20\t30\t30\t0")
+    words = ("translate", run, photos, "--out", out, "--boxes", boxes)
+    assert twingan(*words, "--to", "s") == 0
+    assert "faces of a score from 0.9: 0 in 0 pictures; 3 without are painted as a whole" in capsys.readouterr().out
+    assert files(out) == ["0.png", "1.png", "2.png"]
+    assert twingan(*words, "--least-score", 0) == 0
+    assert "faces of a score from 0: 3 in 2 pictures; 1 without are painted as a whole" in capsys.readouterr().out
+    assert {"0-f0.png", "0-f1.png"} < set(files(out))
+    model, image = anifast.load(run, "cpu"), read_image(photos / "0.png")
+    for n, box in enumerate((Box(40, 30, 9, 9), Box(20, 30, 12, 10))):
+        part = image.crop(face_crop(box, image.size, HUMAN))
+        assert_is(out / f"0-f{n}.png", model.translate(model.prepared(part)[None])[0])
+    assert "a finite number" in refused(capsys, *words, "--least-score", "nan")
+    error = refused(capsys, "translate", run, photos, "--out", out, "--least-score", 0.5)
+    assert error == "--least-score 0.5: is of the boxes of --boxes, which is not given; leave it out"
 
 
 def test_bad_pictures_are_named_and_the_others_painted(
@@ -227,7 +280,7 @@ def test_styles(styled: Path, photos: Path, tmp_path: Path, capsys: Capture) -> 
     own = model.styles_of(model.reader()(photos / "1.png")[None], "t")
     for options, about, style in (
         ((), "style of seed 0", 0),
-        (("--style-seed", 5), "style of seed 5", 5),
+        (("--seed", 5), "style of seed 5", 5),
         (("--reference", photos / "1.png"), "style of 1.png", own),
     ):
         assert twingan(*words, *options) == 0
@@ -242,7 +295,7 @@ def test_models_without_conditions(run: Path, photos: Path, tmp_path: Path, caps
     for options, part in (
         (("--tags", "green_hair"), "follows no tags (it was trained without --tags); leave it out, or train one"),
         (("--reference", photos / "1.png"), "follows neither tags nor styles"),
-        (("--style-seed", 1), "embeds no styles"),
+        (("--seed", 1), "embeds no styles"),
     ):
         assert part in refused(capsys, *words, *options)
     assert not (tmp_path / "out").exists()
@@ -325,12 +378,50 @@ def test_galleries_whose_pictures_moved(run: Path, data: Path, tmp_path: Path, c
     assert twingan(*words) == 1
     said = capsys.readouterr().err
     assert (
-        f"3 pictures of the gallery could not be read and stay white on the sheet; if they are no longer in {folder}"
-        in (the_error(said))
+        "3 pictures of the galleries could not be read and stay white on the sheet; if they are no longer in "
+        f"{folder}, say where by --images DIR" in the_error(said)
     )
     assert f"not shown: {folder / '0.png'}: no such file" in said and out.is_file(), "the search itself is of use"
     assert twingan(*words, "--images", tmp_path / "new") == 0
     assert "--images" in refused(capsys, *words, "--images", folder)
+
+
+def test_galleries_made_square_otherwise(run: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The sheet shows each gallery's pictures as it has them, and what was lost is told of by its own folder."""
+    cut, wide = tmp_path / "cut.npz", tmp_path / "wide.npz"
+    folders = {cut: tmp_path / "cut", wide: tmp_path / "wide"}
+    for file, how in ((cut, "crop"), (wide, "stretch")):
+        folders[file].mkdir()
+        image = Image.new("RGB", (90, 30), (200, 40, 40))  # red, and blue in the middle: all that a square is cut to
+        image.paste((40, 40, 200), (30, 0, 60, 30))
+        image.save(folders[file] / "0.png")
+        assert twingan("embed", run, folders[file], "--domain", "s", "--out", file, "--resize", how) == 0
+    out = tmp_path / "sheet.png"
+    words = ("search", run, photos / "0.png", "--query-domain", "s", "--gallery", wide, cut, "--out", out)
+    capsys.readouterr()
+    assert twingan(*words) == 0
+    said = capsys.readouterr().err
+    assert f"warning: {cut}: its pictures were made square by crop, and queries are by stretch" in said
+    assert f"{wide}: its" not in said
+    blue = (np.abs(pixels(out) - (40, 40, 200)) < 3).all(2).sum()
+    # a whole tile of the one, a third of the other, whose edges are mixed
+    assert sheets.TILE**2 * 1.25 < blue < sheets.TILE**2 * 1.4
+    folders[cut].rename(tmp_path / "moved")
+    assert twingan(*words) == 1
+    error = the_error("".join(line for line in capsys.readouterr().err.splitlines(True) if "warning" not in line))
+    assert f"no longer in {folders[cut]}, say where" in error
+
+
+def test_a_sheet_too_large_is_refused_at_once(
+    run: Path, anime: Path, photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANIFAST_MAX_PIXELS", str(3 * 4 * sheets.TILE**2 - 1))
+    out = tmp_path / "new" / "sheet.png"
+    words = ("search", run, photos, "--query-domain", "s", "--gallery", anime, "--topk", 3, "--out", out)
+    assert twingan(*words) == 1
+    said = capsys.readouterr()
+    assert "3 rows of 4 pictures make a sheet" in the_error(said.err) and "fewer queries or neighbours" in said.err
+    assert "embed" not in said.err and said.out == "" and not out.parent.exists()
 
 
 def test_search_by_bad_pictures(run: Path, anime: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -392,27 +483,45 @@ def test_models_of_other_systems(photos: Path, data: Path, tmp_path: Path, capsy
 
 def test_recalibrate(run: Path, data: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "new" / "better.pt"
-    error = refused(capsys, "translate", run, photos, "--out", tmp_path / "out", "--norm", "recalibrated")
+    error = refused(capsys, "translate", run, photos, "--out", tmp_path / "out", "--norm-mode", "recalibrated")
     assert str(run) in error and "do so by anifast twingan recalibrate" in error
     assert twingan("recalibrate", run, "--data", data, "--out", out, "--batch", 3, "--batches", 9) == 0
     said = capsys.readouterr()
     assert "4/4" in said.err, "6 pictures of each domain are 2 batches"
+    for word in ("source", "target"):
+        assert f"{word}: 2 batches of 3, not 9, as there are 6 pictures" in said.out.splitlines()
     assert "E: means moved by" in said.out and f"12 pictures -> {out}; all commands use these now" in said.out
-    model, before = anifast.load(out, "cpu"), anifast.load(run, "cpu")
+    model, before = anifast.load(out, "cpu", norm_mode="running"), anifast.load(run, "cpu")
     assert model.recalibrated and model.hash == before.hash and leftovers(tmp_path) == []
     image = before.reader()(photos / "0.png")[None]
     assert torch.equal(model.translate(image), before.translate(image)), "the originals are there"
-    assert twingan("translate", out, photos, "--out", tmp_path / "out", "--norm", "recalibrated") == 0
     better = anifast.load(out, "cpu", norm_mode="recalibrated").translate(image)
-    assert_is(tmp_path / "out" / "0.png", better[0])
+    for options, expected in (
+        ((), better),
+        (("--norm-mode", "recalibrated"), better),
+        (("--norm-mode", "running"), before.translate(image)),
+    ):
+        assert twingan("translate", out, photos, "--out", tmp_path / "out", *options) == 0
+        assert_is(tmp_path / "out" / "0.png", expected[0])
     assert not torch.allclose(better, before.translate(image), atol=0.01)
     for words, part in (
         (("--out", run / "16" / "checkpoint.pt"), "would overwrite an input"),
         (("--out", tmp_path / "a.bin"), "ends with .pt"),
         (("--out", out, "--batches", 0), "--batches 0: at least 1"),
+        (("--out", out, "--batch", 1), "--batch 1: at least 2, as statistics are of the pictures of a batch together"),
         (("--out", out, "--data", tmp_path), "no pictures of the source; give the data folder of a training"),
     ):
         assert part in refused(capsys, "recalibrate", run, *(() if "--data" in words else ("--data", data)), *words)
+
+
+def test_recalibrate_by_one_picture(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    for n in range(3):
+        picture(tmp_path / "target" / "train" / f"{n}.png", n)
+    picture(tmp_path / "source" / "train" / "a.png", 9)
+    (tmp_path / "source" / "train" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    error = refused(capsys, "recalibrate", run, "--data", tmp_path, "--out", tmp_path / "new.pt", "--batch", 2)
+    assert f"{tmp_path / 'source' / 'train'}: 1 picture that can be read; statistics take at least 2" in error
+    assert not (tmp_path / "new.pt").exists()
 
 
 def test_recalibrate_with_tags(tagged: Path, data: Path, tmp_path: Path, capsys: Capture) -> None:

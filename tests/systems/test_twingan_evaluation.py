@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from anifast.data.portraits import read_labels, write_twingan
 from anifast.data.tags import TAGS, TagList, chosen, read_tags
 from anifast.engine import state as files
 from anifast.engine.sheets import Block
-from anifast.errors import DataError
+from anifast.errors import AnifastError, DataError
 from anifast.metrics import FeatureSet, fid, kid, swd
 from anifast.metrics.report import Options, Report
 from anifast.systems.twingan import evaluation, sheets
@@ -357,6 +359,11 @@ def test_command(data: Path, tmp_path: Path, capsys: Capture) -> None:
     assert (facts["system"], facts["stage"], facts["size"], facts["averaged"]) == ("twingan", "16", 16, True)
     (row,) = [json.loads(line) for line in said.out.splitlines() if line.startswith("{")]
     assert row["checkpoint"] == str(run) and row["phase"] == "16"
+    # what must be the same in rows that are compared
+    assert (row["norm_mode"], row["features"], row["against"]) == ("running", None, "train")
+    assert (row["pictures_s"], row["pictures_t"], row["swd_against_t"]) == (VAL, VAL, f"{TRAIN} of train")
+    assert (facts["norm_mode"], facts["against"]) == ("running", ["train"])
+    assert facts["pictures"] == {"source": VAL, "target": VAL} and "norms by running statistics" in said.out
     way, back = facts["directions"]["A -> B"], facts["directions"]["B -> A"]
     shown = {
         "rec_l1_s": way["rec_l1"],
@@ -389,8 +396,84 @@ def test_command(data: Path, tmp_path: Path, capsys: Capture) -> None:
     # A phase of the run is a checkpoint too; below 16 px there are no levels.
     assert cli.main(command("eval", run / "8", *words[2:-2], "--max", 5)) == 0
     early = json.loads((run / "8" / "evaluation.json").read_text())
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert (row["pictures_s"], row["swd_t"], row["swd_against_t"]) == (5, None, None)
     assert early["stage"] == "8" and "swd" not in early["directions"]["A -> B"]
     assert early["directions"]["A -> B"]["pictures"] == 5 and early["figures"] == []
+
+
+@pytest.mark.usefixtures("no_patches")
+def test_statistics_that_norms_normalise_by(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Those of the file, or those that are asked for; and what was taken stands in the line."""
+    state = stage_state(tiny_config(ema=0.0), "16")
+    anew = Model(state, CPU)
+    anew.recalibrate([pictures(data, "source/train")], [pictures(data, "target/train")])
+    files.save(tmp_path / "first.pt", state)
+    files.save(tmp_path / "anew.pt", anew.recalibrated_state(state))
+    kept = ("--data", data, "--features", "none", "--device", "cpu", "--to", "B")
+
+    def row(name: str, *words: str) -> dict[str, Any]:
+        assert cli.main(command("eval", tmp_path / name, *kept, *words)) == 0
+        (found,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+        return dict(found)
+
+    first, usual = row("first.pt"), row("anew.pt")
+    running, recalibrated = (row("anew.pt", "--norm-mode", mode) for mode in ("running", "recalibrated"))
+    modes = [one["norm_mode"] for one in (first, usual, running, recalibrated)]
+    assert modes == ["running", "recalibrated", "running", "recalibrated"]
+    figures = [one["sem_l1_st"] for one in (first, usual, running, recalibrated)]
+    assert figures[0] == figures[2] != figures[1] == figures[3]
+    assert cli.main(command("eval", tmp_path / "first.pt", *kept, "--norm-mode", "recalibrated")) == 1
+    assert "have not been recalibrated" in the_error(capsys.readouterr().err)
+    plain = Model(stage_state(tiny_config(norm="instance_norm"), "16"), CPU)
+    report = evaluation.evaluate(plain, data, Options(to="B"))
+    assert report.facts["norm_mode"] is None and not any("norms by" in line for line in report.lines())
+
+
+@pytest.mark.usefixtures("no_patches")
+def test_real_pictures_are_scaled_as_the_model_scales_its_own(data: Path) -> None:
+    """By the author's TensorFlow for a model of his: FID of its own held-out pictures to themselves is 0."""
+    made = {}
+    for way in ("tf1", "antialias"):
+        model = Model(stage_state(tiny_config(resize=way), "16"), CPU)
+        seen: list[Tensor] = []
+
+        class Seeing(Corners):
+            def __call__(self, images: Tensor, seen: list[Tensor] = seen) -> Tensor:
+                seen.append(images)
+                return super().__call__(images)
+
+        Seeing.name = f"corners for {way}"
+        evaluation.evaluate(model, data, Options(Seeing(), against=("train",), to="B", batch=VAL + TRAIN))
+        translated, before, real = seen
+        for shown, folder in ((before, "source/val"), (real, "target/train")):
+            paths = sorted((data / folder).glob("*.png"))
+            own = torch.stack([model.prepared(read_image(path)) for path in paths])
+            assert torch.equal(shown, to_float(to_uint8(own)))
+        made[way] = real
+        assert len(translated) == VAL
+    assert not torch.equal(made["tf1"], made["antialias"])
+
+
+def test_pictures_for_swd_wait_on_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = evaluation._Kept(16)
+    for part in (given[:2], given[2:2], given[2:].to(memory_format=torch.channels_last)):
+        kept.add(part)
+    found = kept.images()
+    assert torch.equal(found, given) and not list(tmp_path.iterdir())
+    files_of = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    assert files_of, "mapped from a file"
+    assert evaluation._Kept(8).images().shape == (0, 3, 8, 8)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept = evaluation._Kept(16)
+    monkeypatch.setattr(kept._file, "write", full)
+    with pytest.raises(AnifastError, match="cannot keep pictures for SWD in .*: No space left on device. .*TMPDIR"):
+        kept.add(given)
 
 
 @pytest.mark.usefixtures("no_patches")
@@ -476,7 +559,16 @@ def test_damaged_weights_and_pictures(data: Path, tmp_path: Path, capsys: Captur
     files.save(tmp_path / "bad.pt", state)
     words = ("eval", tmp_path / "bad.pt", "--data", data, "--features", "none", "--device", "cpu")
     assert cli.main(command(*words)) == 1
-    assert "gives NaN for pictures of" in the_error(capsys.readouterr().err)
+    told = the_error(capsys.readouterr().err)
+    assert "gives NaN for pictures of" in told and "its weights are damaged" in told and "--precision" not in told
+    assert cli.main(command(*words, "--precision", "bf16")) == 1
+    assert "try --precision fp32; its weights may be damaged" in the_error(capsys.readouterr().err)
+
+    # Colours of the target alone: pictures of it are repainted where they are not translated.
+    state = stage_state(tiny_config(ema=0.0), "16")
+    state["nets"]["G"]["norms.beta"][1] = torch.nan
+    with pytest.raises(AnifastError, match="gives NaN for pictures of .*target"):
+        evaluation.evaluate(Model(state, CPU), data, Options(to="A"))
 
     own = Path(shutil.copytree(data, tmp_path / "faces"))
     (own / "source/val/00001.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")

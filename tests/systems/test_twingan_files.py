@@ -306,7 +306,7 @@ def test_the_hash_follows_what_embeddings_depend_on(run: Path) -> None:
         ({"unet": False}, "G"),
         ({"fade_skip": "code"}, "E"),
         ({"equalized": True}, "E G D_s D_t"),
-        ({"self_attention": True}, "E G D_s D_t"),
+        ({"self_attention": True, "attention_size": 16}, "E G D_s D_t"),
         ({"style": 3}, "G E_style"),
     ],
 )

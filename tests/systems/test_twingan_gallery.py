@@ -261,7 +261,7 @@ def test_several_galleries_are_searched_as_one(tmp_path: Path) -> None:
         for one, other in zip(sum(found, []), sum(of_parts, []), strict=True):
             # 32 products in float32, summed up in another order
             assert one.path == other.path and abs(one.distance - other.distance) < 32 * 2**-24
-        assert all(one.path.parent == Path("/pictures") for one in found[0])
+        assert all(one.path.parent == Path("/pictures") and one.resize == "stretch" for one in found[0])
         distances = [near.distance for near in found[0]]
         assert distances == sorted(distances) and min(distances) >= 0
     moved = search(queries, whole, 1, folder=Path("/elsewhere"))

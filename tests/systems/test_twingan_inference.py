@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_cyclegan import picture
-from tiny_twingan import networks, stage_state, tiny_config, weights, write_run
+from stepping import words
+from tiny_cyclegan import command, own_cache, picture
+from tiny_twingan import TINY, make_data, networks, stage_state, tiny_config, weights, write_run
 from torch import Tensor
 
 import anifast
+from anifast import cli
 from anifast.data.folders import read_image, resize, to_float, to_tensor
 from anifast.data.tags import TAGS
 from anifast.engine import state as files
@@ -26,6 +28,7 @@ from anifast.systems.twingan.pictures import preprocess
 CPU = torch.device("cpu")
 #: A sixteenth of what 8 bits can tell apart: nothing in a result that float32's order of sums may change.
 UNSEEN = 2 / 255 / 16
+_ONE_WAY = r"takes pictures of the source \(s, A\) and paints the target \(t, B\) only, as frozen graphs do"
 
 
 def model(stage: str = "16", options: dict[str, Any] | None = None, **values: Any) -> Model:
@@ -97,7 +100,7 @@ def test_statistics_of_a_batch_are_its_own_alone() -> None:
 def test_any_size_and_type() -> None:
     own = model()
     x = images(2, 40)[..., :25]
-    small = preprocess((x + 1) / 2, 16, "area") * 2 - 1
+    small = preprocess((x + 1) / 2, 16, "antialias") * 2 - 1
     assert torch.allclose(own.translate(x), own.translate(small), atol=UNSEEN)
     half = own.translate(x.double())
     assert half.dtype == torch.float64 and half.shape == (2, 3, 16, 16) and not half.requires_grad
@@ -109,13 +112,13 @@ def test_any_size_and_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scaling", "how"), [("area", "crop"), ("area", "stretch"), ("tf1", "crop"), ("tf1", "stretch")]
+    ("scaling", "how"), [("antialias", "crop"), ("antialias", "stretch"), ("tf1", "crop"), ("tf1", "stretch")]
 )
 def test_pictures_are_scaled_as_in_training(scaling: str, how: str, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 3, (37, 50))
     found = model(resize=scaling).reader(how)(path)
     image = read_image(path)
-    if scaling == "area":
+    if scaling == "antialias":
         assert torch.equal(found, to_float(to_tensor(resize(image, 16, how))))
     else:
         image = image.crop((0, 6, 37, 43)) if how == "crop" else image
@@ -124,10 +127,10 @@ def test_pictures_are_scaled_as_in_training(scaling: str, how: str, tmp_path: Pa
 
 def test_domains_by_all_their_names() -> None:
     own, x = model(), images(2)
-    for words in (("t", "target", "B"), ("s", "source", "A")):
-        results = [own.translate(x, word) for word in words]
+    for names in (("t", "target", "B"), ("s", "source", "A")):
+        results = [own.translate(x, name) for name in names]
         assert all(torch.equal(one, results[0]) for one in results)
-        own.require(words[0])
+        own.require(names[0])
     for call in (own.translate, own.reconstruct, own.embed):
         with pytest.raises(AnifastError, match=r"domain 'anime': there are source \(s, A\) and target \(t, B\)"):
             call(x, "anime")
@@ -169,6 +172,11 @@ def test_what_cannot_be_is_refused() -> None:
         model(options={"precision": "fp8"})
     with pytest.raises(AnifastError, match="norm_mode 'none': there are running, batch, recalibrated"):
         model(options={"norm_mode": "none"})
+    for norm in ("instance_norm", "layer_norm", "none"):
+        for mode in ("batch", "recalibrated"):
+            with pytest.raises(AnifastError, match=f"norm_mode '{mode}': this model's norm, {norm}, takes no statist"):
+                model(norm=norm, options={"norm_mode": mode})
+        assert model(norm=norm, options={"norm_mode": "running"}).norm_mode == "running"
     with pytest.raises(CheckpointError, match="not been recalibrated; do so by anifast twingan recalibrate"):
         model(options={"norm_mode": "recalibrated"})
     state = stage_state(tiny_config(), "16")
@@ -201,7 +209,27 @@ def test_recalibrated_by_one_batch_is_that_batchs_own() -> None:
         assert again.recalibrated
         for to, given in (("B", x), ("A", y)):
             assert (by_batch.translate(given, to) - again.translate(given, to)).abs().max() < UNSEEN
-            assert (load(new, CPU).translate(given, to) - again.translate(given, to)).abs().max() > 10 * UNSEEN
+            by_training = load(new, CPU, norm_mode="running").translate(given, to)
+            assert (by_training - again.translate(given, to)).abs().max() > 10 * UNSEEN
+            assert torch.equal(load(new, CPU).translate(given, to), again.translate(given, to)), "taken where there are"
+
+
+@pytest.mark.parametrize(("preset", "mode"), [("fast", "recalibrated"), ("tg2018", "running")])
+def test_what_training_has_filled_is_used(preset: str, mode: str, tmp_path: Path) -> None:
+    """Preset fast keeps statistics of deployment while it trains, tg2018 does not; files are used by what they have."""
+    data = make_data(tmp_path / "data", count=4)
+    options = words(TINY | {"preset": preset, "stage": "4", "size": 4})
+    with own_cache(tmp_path / "cache"):
+        run = cli.main(
+            command("train", "twingan", "--data", data, "--out", tmp_path / "run", "--device", "cpu", *options)
+        )
+    assert run == 0
+    own, x = anifast.load(tmp_path / "run", "cpu"), images(3)
+    assert own.recalibrated == (mode == "recalibrated") and own.norm_mode == mode
+    assert all(own.net(name).norms.source == mode for name in ("E", "G"))
+    same, other = (anifast.load(tmp_path / "run", "cpu", norm_mode=one) for one in (mode, "batch"))
+    assert torch.equal(own.translate(x), same.translate(x)) and own.hash == same.hash
+    assert not torch.equal(own.translate(x), other.translate(x))
 
 
 def test_recalibrated_statistics_are_those_of_all_pictures() -> None:
@@ -256,7 +284,7 @@ def test_a_recalibrated_checkpoint_holds_the_originals(tmp_path: Path) -> None:
                     assert value.isnan().all() and torch.isfinite(kept).all()
                 else:
                     assert torch.equal(kept, value) or (kept.isnan().all() and value.isnan().all())
-    plain, better = load(new, CPU), load(new, CPU, norm_mode="recalibrated")
+    plain, better = load(new, CPU, norm_mode="running"), load(new, CPU)
     assert plain.hash == own.hash, "embeddings by training's statistics are what they were"
     assert better.hash != own.hash, "and others by the new ones"
     assert torch.equal(plain.translate(images(2)), own.translate(images(2)))
@@ -277,13 +305,19 @@ def test_the_authors_files_become_a_checkpoint_of_ours(monkeypatch: pytest.Monke
     own.recalibrate([images(4)], [images(4)])
     new = load(own.recalibrated_state(state), CPU, norm_mode="recalibrated")
     assert new.config == config and new.hash != own.hash
-    plain = load(own.recalibrated_state(state), CPU)
+    plain = load(own.recalibrated_state(state), CPU, norm_mode="running")
     assert plain.hash == own.hash and torch.equal(plain.translate(images(2)), own.translate(images(2)))
     monkeypatch.setattr(checkpoints.tensorflow, "convert", lambda variables, given: converted._replace(targets=("B",)))
     frozen = load(state, CPU, pixel_norm=True)
     assert frozen.held == ("B",) and torch.equal(frozen.translate(images(2)), own.translate(images(2)))
-    for call in (lambda: frozen.translate(images(1), "A"), lambda: frozen.recalibrate([images(2)], [images(2)])):
-        with pytest.raises(CheckpointError, match="translates to B only, as frozen graphs do"):
+    assert torch.equal(frozen.embed(images(2), "s"), own.embed(images(2), "s"))
+    for call in (
+        lambda: frozen.translate(images(1), "A"),
+        lambda: frozen.embed(images(1), "t"),
+        lambda: frozen.reconstruct(images(1), "s"),
+        lambda: frozen.recalibrate([images(2)], [images(2)]),
+    ):
+        with pytest.raises(CheckpointError, match=_ONE_WAY):
             call()
 
 

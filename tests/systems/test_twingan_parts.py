@@ -245,7 +245,7 @@ def test_networks_are_those_of_the_specification(case: str, training: bool) -> N
         if nets[name].norms.remembers:
             plain[name].remember(), near[name].remember()
         for key, value in nets[name].named_buffers():
-            if "recalibrated" not in key:
+            if "recalibrated" not in key and key != "norms.layer_of_channel":
                 assert_close(value, plain[name].memory[key], near[name].memory[key])
 
 
@@ -946,7 +946,7 @@ def test_presets() -> None:
     assert (author.ema, author.share_batch, author.fade_skip, author.resize, author.jitter) == (
         0.0, False, "code", "tf1", "both")  # fmt: skip
     assert (fast.ema, fast.share_batch, fast.fade_skip, fast.resize, fast.jitter) == (
-        0.999, True, "block", "area", "source")  # fmt: skip
+        0.999, True, "block", "antialias", "source")  # fmt: skip
     assert make(values={"tags": True}).skips_up_to == 64 and make(values={"tags": True, "unet_max": 8}).skips_up_to == 8
     assert make("small").size == 32
 

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from anifast import cli, systems
 from anifast.data.tags import TAGS
+from anifast.engine.distributed import Team
+from anifast.errors import AnifastError
 from anifast.systems.twingan import stages, training
-from anifast.systems.twingan.config import Config
+from anifast.systems.twingan.config import Config, make
 from anifast.systems.twingan.training import TwinGAN
 
 Capture = pytest.CaptureFixture[str]
@@ -383,7 +385,7 @@ def test_models_that_cannot_be_grown(data: Path, straight: Path, tmp_path: Path,
         (straight, {"size": 16, "tags": True}, "not those of this run; they need --no-tags --unet-max 512$"),
         (
             straight,
-            {"size": 16, "self_attention": True, "unet": False, "equalized": True},
+            {"size": 16, "self_attention": True, "attention_size": 16, "unet": False, "equalized": True},
             "they need --no-equalized .*--unet-max 512 --no-self-attention$",
         ),
         (tmp_path / "painting.pt", {"size": 16}, r"painting\.pt: D_s, D_t are not in it, only E, G: "),
@@ -441,6 +443,40 @@ def test_a_run_without_the_phase_before(data: Path, straight: Path, tmp_path: Pa
     assert train(data, out, "--resume", "--stage", "8") == 1
     error = the_error(capsys.readouterr().err)
     assert "phase 8 begins with what phase 4to8 has learnt" in error and str(out / "4to8") in error
+
+
+def test_a_run_that_has_lost_a_phase_in_its_midst(data: Path, straight: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Nothing is trained anew that the phases behind it would not stand on."""
+    out = tmp_path / "run"
+    shutil.copytree(straight, out)
+    shutil.rmtree(out / "4to8")
+    assert train(data, out, "--resume") == 1
+    error = the_error(capsys.readouterr().err)
+    assert "phase 4to8 is missing, which phase 8 has begun with" in error and "from 8 on to train them anew" in error
+    assert not (out / "4to8").exists()
+
+
+def test_a_phase_begins_where_the_one_before_ends(data: Path, straight: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight, out)
+    shutil.rmtree(out / "8")
+    found = state(out, "4to8")
+    total = found["config"]["phase_images"]
+    torch.save(found | {"images": 2, "alpha": 0.1}, out / "4to8" / "checkpoint.pt")
+    assert train(data, out, "--resume", "--stage", "8") == 1
+    error = the_error(capsys.readouterr().err)
+    assert f"phase 4to8 has seen 2 of {total} images, and phase 8 begins where it ends" in error
+    assert fresh(data, tmp_path / "other", "--start-from", out / "4to8", size=16) == 1
+    assert "phase 4to8 has not come to its end (10% faded in)" in the_error(capsys.readouterr().err)
+    assert not (out / "8").exists()
+
+
+def test_batches_of_all_phases_are_shared_out_before_the_first(data: Path, tmp_path: Path) -> None:
+    """And not when the phase begins that cannot be."""
+    team = Team(torch.device("cpu"), 0, 2)
+    with pytest.raises(AnifastError, match="batch: 3 cannot be shared out evenly over 2 processes"):
+        stages.stages(make("tg2018"), data, tmp_path / "run", team.device, team)
+    assert len(stages.stages(make("tg2018", {"size": 128}), data, tmp_path / "run", team.device, team)) == 11
 
 
 def test_bad_settings_and_folders(data: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import re
 import struct
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from anifast import cli, systems
 from anifast.data.folders import read_image, to_tensor
+from anifast.engine.config import as_option
 from anifast.errors import CheckpointError
 from anifast.systems.twingan import tensorflow
 from anifast.systems.twingan.checkpoints import build, config_of, contents, gather, networks_of, recognises
@@ -517,6 +519,104 @@ def test_damaged_files(held: Arrays, tmp_path: Path) -> None:
     assert "damaged" in failure(path)
 
 
+def spoilt(data: bytes, source: random.Random) -> bytes:
+    """Bytes with bits flipped, cut off, cut out or put in."""
+    found = bytearray(data)
+    for _ in range(source.choice((1, 1, 3))):
+        place = source.randrange(len(found) + 1)
+        how = source.randrange(4)
+        if how == 0:
+            del found[place:]
+        elif how == 1:
+            del found[place : place + source.randrange(1, 9)]
+        elif how == 2:
+            found[place:place] = bytes(source.choice((0, 1, 127, 128, 255)) for _ in range(source.randrange(1, 12)))
+        elif place < len(found):
+            found[place] ^= 1 << source.randrange(8)
+    return bytes(found)
+
+
+def test_whatever_is_damaged_is_one_error(held: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and behind the checksums, which would hide what is written wrong; what is still whole may be read."""
+    source = random.Random(0)
+    whole = block
+
+    def graph(lists: bool) -> Path:
+        path = tmp_path / "twingan.pb"
+        path.write_bytes(spoilt(frozen(held, lists), source))
+        return path
+
+    def entries(found: dict[bytes, bytes]) -> None:
+        key = source.choice(sorted(found))
+        found[key] = spoilt(found[key], source)
+
+    def blocks() -> Path:
+        bad = source.randrange(3)
+        told = iter(range(10**6))
+
+        def one(content: list[tuple[bytes, bytes]], every: int) -> bytes:
+            data = whole(content, every)
+            return spoilt(data, source) if next(told) == bad else data
+
+        monkeypatch.setitem(globals(), "block", one)
+        made = write(tmp_path / "blocks", held)
+        monkeypatch.undo()
+        return made
+
+    def file(name: str) -> Path:
+        path = write(tmp_path / "files", held)
+        (path / name).write_bytes(spoilt((path / name).read_bytes(), source))
+        return path
+
+    ways: list[Callable[[], Path]] = [
+        lambda: graph(False),
+        lambda: graph(True),
+        lambda: write(tmp_path / "entries", held, index=entries),
+        blocks,
+        lambda: file(INDEX),
+        lambda: file(DATA),
+        lambda: file("checkpoint"),
+    ]
+    refused = dict.fromkeys(range(len(ways)), 0)
+    for _ in range(15):
+        for number, way in enumerate(ways):
+            path = way()
+            try:
+                contents(systems.read(path))
+            except CheckpointError as error:
+                assert "\n" not in str(error)
+                refused[number] += 1
+    assert all(refused.values()), refused
+
+
+def test_sizes_that_cannot_be(held: Arrays, tmp_path: Path) -> None:
+    """They are refused before memory is asked for."""
+    name = "generator/block_8x8x8/Conv/weights"
+
+    def refused(*fields: tuple[int, int | bytes]) -> str:
+        told = {name.encode(): message((1, 1), *fields)}
+        return failure(write(tmp_path / "sizes", held, index=lambda entries: entries.update(told)))
+
+    assert "a tensor of 2 sides" in refused((2, shape_message((2**40, 3))), (5, 12 * 2**40))
+    assert "a tensor of 2 sides" in refused((2, message((2, b""), (2, message((1, 2**64 - 1))))))  # unknown: -1
+    assert "a tensor of 9 sides" in refused((2, shape_message((1,) * 9)), (5, 4))
+    assert "is cut off" in refused((2, shape_message((3,))), (4, 2**69), (5, 12))
+    assert "a message where a number" in refused((2, shape_message((3,))), (4, bytes(9)), (5, 12))
+    path = tmp_path / "twingan.pb"
+    for content, words in (
+        ((5, bytes(7)), f"{name} has a list"),
+        ((5, 3), f"{name} has a list"),
+        ((4, bytes(8)), "8 bytes, which do not make"),
+    ):
+        tensor = message((1, 1), (2, shape_message((3,))), content)
+        value = message((1, b"value"), (2, message((8, tensor))))
+        path.write_bytes(message((1, message((1, name.encode()), (2, b"Const"), (5, value)))))
+        assert words in failure(path)
+    path = write(tmp_path / "long", held)
+    (path / "checkpoint").write_text(f'model_checkpoint_path: "{"x" * 300}"')
+    assert str(path / "checkpoint") in failure(path)
+
+
 def test_files_written_in_other_ways(held: Arrays, tmp_path: Path) -> None:
     error = failure(write(tmp_path / "snappy", held, kind=1))
     assert "compressed by Snappy" in error and "save it anew with TensorFlow" in error
@@ -753,8 +853,14 @@ def test_weights_are_the_states(tmp_path: Path) -> None:
         assert all(torch.equal(net[key].nan_to_num(7), expected[name][key].nan_to_num(7)) for key in expected[name])
 
 
-def test_a_run_starts_from_them(tmp_path: Path, capsys: Capture) -> None:
-    config = theirs(size=8)
+def words_of(pixel_norm: bool, equalized: bool) -> list[str]:
+    return [as_option("pixel_norm", pixel_norm), as_option("equalized", equalized)]
+
+
+@pytest.mark.parametrize(("pixel_norm", "equalized"), [(True, False), (False, True)])
+def test_a_run_starts_from_them(pixel_norm: bool, equalized: bool, tmp_path: Path, capsys: Capture) -> None:
+    """What they do not tell is taken from the run's settings, and told."""
+    config = theirs(size=8, pixel_norm=pixel_norm, equalized=equalized)
     nets = networks(config, "8")
     path, data = write(tmp_path / "8", variables(nets, config, "8")), make_data(tmp_path / "data")
     values = config.as_dict() | {"size": 16, "start_from": None, "stage": "8to16"}
@@ -762,7 +868,15 @@ def test_a_run_starts_from_them(tmp_path: Path, capsys: Capture) -> None:
         f"--{name.replace('_', '-')}={values[name]}"
         for name in ("size", "max_channels", "batch", "phase_images", "stage")
     ]
-    words += ["--preset", "tg2018", "--device", "cpu", "--start-from", path]
+    words += words_of(pixel_norm, equalized)
+    words += ["--preset", "tg2018", "--device", "cpu", "--lr", 0, "--start-from", path]
     with own_cache(tmp_path / "cache"):
         assert cli.main(command("train", "twingan", "--data", data, "--out", tmp_path / "run", *words)) == 0
-    assert contents(systems.read(tmp_path / "run")).stage == "8to16"
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{path}: ")]
+    assert len(told) == 1 and told[0].endswith(" ".join(words_of(pixel_norm, equalized)))
+    found = contents(systems.read(tmp_path / "run"))
+    assert found.stage == "8to16" and (found.config.pixel_norm, found.config.equalized) == (pixel_norm, equalized)
+    for name, net in nets.items():  # nothing moves at rate 0
+        for key, value in net.named_parameters():
+            if not key.startswith("norms."):
+                assert torch.equal(found.nets[name][key], value), (name, key)

@@ -122,6 +122,7 @@ class PlainTwinGAN:
 
     def __init__(self, made: TwinGAN) -> None:
         self.config, self.side, self.fading, self.total = made.config, made.side, made.fading, made.total
+        self.first = made.stage == "4"
         self.nets: dict[str, Any] = {name: PlainNet(net) for name, net in made.nets.items()}
         self.ema = {name: copy.deepcopy(net) for name, net in self.nets.items() if made.ema and name[0] != "D"}
         c = self.config
@@ -228,8 +229,9 @@ class PlainTwinGAN:
                     losses[f"gp_{domain}"] = c.gp_weight * (length - 1).square().mean()
             self.move("D", sum(losses.values()))
             parts |= losses
-        # half of an average is never older than a twentieth of the phase
-        decay = min(c.ema, 0.5 ** (1 / (0.05 * (index + 1))))
+        decay = c.ema
+        if self.fading or self.first:  # half of an average is never older than half of a phase with new layers
+            decay = min(c.ema, 0.5 ** (1 / (0.5 * (index + 1))))
         for name, mean in self.ema.items():
             with torch.no_grad():
                 for key, value in mean.values.items():
@@ -545,10 +547,13 @@ def test_a_step_that_is_not_finite_leaves_no_trace(shared: bool) -> None:
             assert_same(net.norms.state_dict(), cast(Any, other.nets[name]).norms.state_dict(), name)
 
 
-@pytest.mark.parametrize(("index", "decay"), [(0, 0.5**20), (39, 0.5**0.5), (500, 0.9)])
-def test_averages_have_the_weights_decayed_and_the_memories_copied(index: int, decay: float) -> None:
-    """By the setting, but half of an average is never older than a twentieth of the phase, whose layers began anew."""
-    made = system("8", ema=0.9)
+@pytest.mark.parametrize(
+    ("stage", "index", "decay"),
+    [("4to8", 0, 0.25), ("4", 3, 0.5**0.5), ("4to8", 3, 0.5**0.5), ("4to8", 500, 0.9), ("8", 0, 0.9), ("8", 500, 0.9)],
+)
+def test_averages_have_the_weights_decayed_and_the_memories_copied(stage: str, index: int, decay: float) -> None:
+    """By the setting, but half of an average is never older than half of a phase whose layers began anew."""
+    made = system(stage, ema=0.9)
     before = copy.deepcopy(cast(Any, made.ema).state_dict())
     go_on(made, index)
     assert made.ema is not None and set(made.ema.nets) == {"E", "G"}

@@ -219,7 +219,7 @@ def _painting(parser: argparse.ArgumentParser, usual: int | None) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="of random faces, styles and drawings [0]")
     options.add_output(parser)
     options.add_parts(parser)
-    options.add_resize(parser, parity=True)
+    options.add_resize(parser, stretching="with --parity")
     options.add_computing(parser, f"{options.BATCH}, {options.FEWER}")
 
 

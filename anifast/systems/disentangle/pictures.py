@@ -6,7 +6,6 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from anifast.data.digits import has_split
 from anifast.data.folders import printable, scan
 from anifast.data.labelled import Labelled, load_digits_by
 from anifast.data.packed import spread
-from anifast.data.stream import in_order
+from anifast.data.stream import read_batches
 from anifast.errors import DataError, ImageError
 from anifast.systems.disentangle.augmentation import prepare
 
@@ -146,22 +145,12 @@ def batches(
     Yields:
         Pictures, and N,C,size,size.
     """
-    workers = max(1, min(4, os.cpu_count() or 1))
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
-    try:
-        group: list[tuple[Picture, Tensor]] = []
-        for picture, future in in_order(pictures, lambda one: _pixels(model, one, how), pool, batch + workers):
-            try:
-                group.append((picture, future.result()))
-            except ImageError as error:
-                failed[picture.name] = str(error)
-            if len(group) == batch:
-                yield [one for one, _ in group], torch.stack([pixels for _, pixels in group])
-                group = []
-        if group:
-            yield [one for one, _ in group], torch.stack([pixels for _, pixels in group])
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def unreadable(picture: Picture, error: ImageError) -> None:
+        failed[picture.name] = str(error)
+
+    for group in read_batches(pictures, lambda one: _pixels(model, one, how), batch, unreadable):
+        yield [one for one, _ in group], torch.stack([pixels for _, pixels in group])
 
 
 def _pixels(model: Model, picture: Picture, how: str) -> Tensor:

@@ -24,7 +24,7 @@ from anifast.engine import state as files
 from anifast.errors import CheckpointError
 from anifast.systems.twingan import tensorflow
 from anifast.systems.twingan.config import STAGES, Config, make
-from anifast.systems.twingan.networks import LIMITS, Norms, empty
+from anifast.systems.twingan.networks import empty
 from anifast.systems.weights import Weights, fitted, plain, settled
 
 #: Marks an own checkpoint, with the version of its contents.
@@ -33,6 +33,9 @@ FORMAT = "anifast.twingan/1"
 NETS = ("E", "G", "D_s", "D_t", "E_style")
 #: Those that translate, which are averaged.
 AVERAGED = ("E", "G", "E_style")
+
+#: Settings that the author's files do not tell.
+UNTOLD = ("pixel_norm", "equalized")
 
 _PAINTING = ("base_channels", "max_channels", "norm", "equalized", "spectral_norm", "spectral_norm_g")
 _SHAPING = {
@@ -283,24 +286,25 @@ def build(found: Contents, *names: str) -> dict[str, nn.Module]:
     nets = {name: every[name] for name in names or found.nets}
     for name, net in nets.items():
         net.load_state_dict(found.nets[name], assign=True)
-        for inner in net.modules():
-            if isinstance(inner, Norms) and inner.kind == "batch_renorm":
-                inner.renorm_limits = torch.tensor(LIMITS[0][1])  # no part of the weights
         net.eval()
     return nets
 
 
-def networks_of(state: Mapping[str, Any], live: bool = True) -> tuple[str, dict[str, nn.Module]]:
+def networks_of(
+    state: Mapping[str, Any], live: bool = True, *, pixel_norm: bool | None = None, equalized: bool | None = None
+) -> tuple[str, dict[str, nn.Module]]:
     """The phase of a checkpoint of any kind and its networks, for another to begin with what they have learnt.
 
     Args:
         state: what was read.
         live: the networks in training, not their averages, where there are both.
+        pixel_norm: of the author's files, see `contents`.
+        equalized: the same.
 
     Raises:
         CheckpointError: see `contents`.
     """
-    found = contents(state, live=live)
+    found = contents(state, live=live, pixel_norm=pixel_norm, equalized=equalized)
     if len(found.targets) < 2:
         raise CheckpointError(
             "this is a frozen graph of one direction, and a run starts with both; give the checkpoint it was made of"

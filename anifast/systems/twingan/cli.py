@@ -17,15 +17,16 @@ Domains are s (source, A) and t (target, B). Pictures have any size; those of a 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anifast.errors import AnifastError, CheckpointError, DataError, ImageError
 from anifast.systems import options
-from anifast.systems.twingan.config import domain_of
+from anifast.systems.twingan.config import DOMAINS, WORDS, domain_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from anifast.systems.twingan.gallery import Gallery
     from anifast.systems.twingan.inference import Model, Painter
 
-_WORDS = ("source", "target")
 _NEITHER = (
     "a model that follows neither tags nor styles (it was trained without --tags and --style), so no reference can "
     "steer it"
@@ -66,6 +66,12 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         help="boxes of faces by any detector (path, x, y, w, h, score in each row, parted by tabs): at most 4 faces of "
         "a picture are painted, NAME-f0.png, NAME-f1.png, ...; a picture without one as a whole",
     )
+    sub.add_argument(
+        "--least-score",
+        type=float,
+        metavar="S",
+        help="of a box that counts as a face, where detectors differ; 0: all [in photos 0.7, in drawings 0.9]",
+    )
     steering = sub.add_argument_group("conditions", "For models trained with --tags or --style.")
     which = steering.add_mutually_exclusive_group()
     which.add_argument("--tags", metavar="TAGS", help="what to paint, as in green_hair,blue_eyes or green_hair:0.8")
@@ -75,14 +81,14 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
         metavar="PICTURE",
         help="a picture of the wanted domain: its tags, or its style, are followed",
     )
-    which.add_argument("--style-seed", type=int, metavar="N", help="of the random style of all pictures [0]")
+    which.add_argument("--seed", type=int, metavar="N", help="of the random style of all pictures [0]")
     steering.add_argument(
         "--tags-file",
         type=Path,
         metavar="TSV",
         help="a tags.tsv that has the tags of --reference [they are recognised by the model's own discriminator]",
     )
-    _norm(sub, ("running", "batch", "recalibrated"))
+    _norm_mode(sub, ("running", "batch", "recalibrated"))
     options.add_resize(sub, usual="stretch")
     options.add_computing(sub)
 
@@ -92,7 +98,7 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     _inputs(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the PNGs go, names kept")
     sub.add_argument("--domain", required=True, metavar="DOMAIN", help="of the pictures, s or t")
-    _norm(sub, ("running", "batch", "recalibrated"))
+    _norm_mode(sub, ("running", "batch", "recalibrated"))
     options.add_resize(sub, usual="stretch")
     options.add_computing(sub)
 
@@ -106,7 +112,7 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="pictures, searched recursively")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the gallery")
     sub.add_argument("--domain", required=True, metavar="DOMAIN", help="of the pictures, s or t")
-    _norm(sub, ("running", "recalibrated"))
+    _norm_mode(sub, ("running", "recalibrated"))
     options.add_resize(sub, usual="stretch")
     options.add_computing(sub)
 
@@ -124,7 +130,7 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, metavar="PNG", help="a sheet: each query, then its nearest [no sheet]")
     sub.add_argument("--images", type=Path, metavar="DIR", help="where a gallery's pictures are now [where they were]")
     sub.add_argument("--not-itself", action="store_true", help="leave out the query's own file where a gallery has it")
-    _norm(sub, ("running", "recalibrated"))
+    _norm_mode(sub, ("running", "recalibrated"))
     options.add_resize(sub, "queries", usual="stretch")
     options.add_computing(sub)
 
@@ -158,9 +164,9 @@ def _inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _norm(parser: argparse.ArgumentParser, modes: Sequence[str]) -> None:
+def _norm_mode(parser: argparse.ArgumentParser, modes: Sequence[str]) -> None:
     parser.add_argument(
-        "--norm",
+        "--norm-mode",
         choices=modes,
         help="statistics of norms: those that training remembers"
         + (", those of the pictures at once (--batch)" if "batch" in modes else "")
@@ -177,8 +183,9 @@ def main(args: argparse.Namespace) -> int:
         value = getattr(args, name, 1)
         if value < 1:
             raise AnifastError(f"--{name} {value}: at least 1")
+    if args.verb == "recalibrate" and args.batch < 2:
+        raise AnifastError(f"--batch {args.batch}: at least 2, as statistics are of the pictures of a batch together")
     check_seed(getattr(args, "seed", None))
-    check_seed(getattr(args, "style_seed", None), "--style-seed")
     for name in ("to", "domain", "query_domain"):
         if hasattr(args, name):
             _domain(args, name)
@@ -211,12 +218,8 @@ def load_model(args: argparse.Namespace) -> Model:
     from anifast.systems.twingan.inference import Model
 
     # models of other systems, which have no norm_mode, are told by what they are
-    mode = {} if args.norm is None else {"norm_mode": args.norm}
+    mode = {} if args.norm_mode is None else {"norm_mode": args.norm_mode}
     return load_as(Model, "`anifast twingan` takes Twin-GANs", args.model, args.device, args.precision, **mode)
-
-
-def _letter(domain: int) -> str:
-    return "st"[domain]
 
 
 def _ended(failed: Mapping[str, str], count: int, what: str) -> int:
@@ -236,26 +239,35 @@ def _ended(failed: Mapping[str, str], count: int, what: str) -> int:
 def _translate(args: argparse.Namespace) -> int:
     from anifast.data.folders import counted
     from anifast.engine import precision, translate
+    from anifast.systems.twingan.inference import Filled
 
     jobs, rejected = translate.collect(args.inputs, args.out)
-    model = load_model(args)
     again = args.verb == "reconstruct"
     to = args.domain if again else args.to
-    model.require(_letter(to))
+    if not again:
+        _check_score(args)
+    model = load_model(args)
+    model.require(DOMAINS[to])
+    model.require_encoder(DOMAINS[to if again else 1 - to])
     painter = _painter(args, model, to)
     translate.several(jobs, painter.labels, painter.pictures)  # looks whether one would be overwritten
-    boxes: dict[Path, list[Box]] = {}
+
+    def repainted(images: Tensor) -> Tensor:
+        return model.reconstruct(images, DOMAINS[to])
+
+    paint: Callable[[Tensor], Tensor] = repainted if again else painter
+    if args.norm_mode == "batch":
+        paint = Filled(paint, args.batch)
+    crops = None
     if not again and args.boxes is not None:
-        boxes = _boxes_of(args, jobs)
-    crops = _Faces(painter, boxes, to, args.batch) if boxes else None
-    if crops is not None:
+        crops = _Faces(painter, paint, _boxes_of(args, jobs), to, args.batch, args.least_score)
         jobs = crops.spread(jobs)
     translate.check_writable(args.out)
     told = ", ".join(
         filter(
             None,
             [
-                f"{_WORDS[to]} again" if again else _WORDS[to],
+                f"{WORDS[to]} again" if again else WORDS[to],
                 painter.about,
                 "averaged weights" if model.averaged else None,
                 f"phase {model.stage}",
@@ -263,11 +275,13 @@ def _translate(args: argparse.Namespace) -> int:
         )
     )
     print(f"{counted(len(jobs))} -> {told}, {precision.describe(model.device, args.precision)}")
-    if args.norm == "batch":
-        some = min(args.batch, len(jobs))
-        print(f"statistics of norms: of {counted(some)} at once{', so of each by itself' if some == 1 else ''}")
+    if args.norm_mode == "batch":
+        total = sum(len(job.targets) for job in jobs)
+        some = min(args.batch, total)
+        more = ", so of each by itself" if some == 1 else ", the last ones with some before them" * (total % some > 0)
+        print(f"statistics of norms: of {counted(some)} at once{more}")
     outcome = translate.translate_files(
-        (lambda images: model.reconstruct(images, _letter(to))) if again else crops or painter,
+        crops or paint,
         jobs,
         read=painter.read if crops is None else crops.read,
         multiple=model.multiple,
@@ -288,9 +302,9 @@ def _painter(args: argparse.Namespace, model: Model, to: int) -> Painter:
     """
     from anifast.systems.twingan.inference import Painter
 
-    letter, how = _letter(to), args.resize
+    letter, how = DOMAINS[to], args.resize
     tags, reference = getattr(args, "tags", None), getattr(args, "reference", None)
-    seed, file = getattr(args, "style_seed", None), getattr(args, "tags_file", None)
+    seed, file = getattr(args, "seed", None), getattr(args, "tags_file", None)
     if file is not None and reference is None:
         raise AnifastError(f"--tags-file {file}: is for the tags of --reference, which is not given; leave it out")
     steered = tags is not None or (reference is not None and model.tags is not None)
@@ -315,7 +329,7 @@ def _painter(args: argparse.Namespace, model: Model, to: int) -> Painter:
         return Painter(model, letter, style=style, about=f"style of seed {number}", how=how)
     if seed is not None:
         raise AnifastError(
-            f"--style-seed {seed}: {args.model} holds a model that embeds no styles (it was trained without --style); "
+            f"--seed {seed}: {args.model} holds a model that embeds no styles (it was trained without --style); "
             "leave it out"
         )
     return Painter(model, letter, how=how)
@@ -381,69 +395,89 @@ def _boxes_of(args: argparse.Namespace, jobs: Sequence[Job]) -> dict[Path, list[
         DataError: the file cannot be used, or names none of the pictures.
     """
     from anifast.data.boxes import read_boxes
-    from anifast.data.folders import counted, printable
+    from anifast.data.folders import printable
 
     told = read_boxes(args.boxes)
-    there = {os.path.realpath(job.source): job.source for job in jobs}
+    there: dict[str, list[Path]] = {}
+    for job in jobs:
+        there.setdefault(os.path.realpath(job.source), []).append(job.source)
     roots = [args.boxes.parent, *(path if path.is_dir() else path.parent for path in args.inputs)]
     found: dict[Path, list[Box]] = {}
     for name, boxes in told.items():
         files = (os.path.realpath(root / name) for root in roots)
-        source = next((there[file] for file in files if file in there), None)
-        if source is not None:
-            found[source] = boxes
+        for source in next((there[file] for file in files if file in there), []):
+            found.setdefault(source, []).extend(boxes)  # a file may be written in several ways
     if not found:
         first = f"the first is {next(iter(told))}" if told else "it is empty"
         raise DataError(
             f"{printable(args.boxes)}: names none of the pictures ({first}); its paths begin where it is, or in an "
             "INPUT"
         )
-    print(f"boxes of {counted(len(found))}; {len(jobs) - len(found)} without are painted as a whole")
+    for boxes in found.values():
+        boxes.sort(key=lambda box: -box.score)
     return found
+
+
+def _check_score(args: argparse.Namespace) -> None:
+    """Refuse a --least-score that cannot be, or that no boxes are there for."""
+    score = args.least_score
+    if score is not None and args.boxes is None:
+        raise AnifastError(f"--least-score {score:g}: is of the boxes of --boxes, which is not given; leave it out")
+    if score is not None and not math.isfinite(score):
+        raise AnifastError(f"--least-score {score:g}: a finite number")
 
 
 class _Faces:
     """Cuts the faces out of pictures and paints each.
 
     Args:
-        painter: paints.
+        painter: how pictures are read.
+        paint: N,3,size,size -> the same.
         boxes: of pictures; those of others are painted as a whole.
         to: the domain that is painted: of the other one are the pictures.
         batch: faces at once.
+        least: score of a box that counts; None: what is usual in such pictures.
     """
 
-    def __init__(self, painter: Painter, boxes: Mapping[Path, Sequence[Box]], to: int, batch: int) -> None:
+    def __init__(
+        self,
+        painter: Painter,
+        paint: Callable[[Tensor], Tensor],
+        boxes: Mapping[Path, Sequence[Box]],
+        to: int,
+        batch: int,
+        least: float | None = None,
+    ) -> None:
         from anifast.data import boxes as faces
 
-        self.painter, self.boxes, self.batch = painter, boxes, batch
+        self.painter, self.paint, self.boxes, self.batch = painter, paint, boxes, batch
         self.margins: Margins = faces.HUMAN if to else faces.ANIME
-        self.threshold: float = faces.HUMAN_THRESHOLD if to else faces.ANIME_THRESHOLD
-
-    def _count(self, path: Path) -> int:
-        from anifast.data.boxes import FACES
-
-        sure = sum(box.score >= self.threshold for box in self.boxes.get(path, ()))
-        return max(1, min(FACES, sure))
+        usual: float = faces.HUMAN_THRESHOLD if to else faces.ANIME_THRESHOLD
+        self.least = usual if least is None else least
 
     def spread(self, jobs: Sequence[Job]) -> list[Job]:
-        """The same jobs with a result for each face: face.png, or face-f0.png, face-f1.png, ...
+        """The same jobs with a result for each face: face.png, or face-f0.png, face-f1.png, ... Tells how many.
 
         Raises:
             DataError: results would collide with each other or overwrite an input.
         """
-        from anifast.engine.translate import several
+        from anifast.data.boxes import FACES
+        from anifast.data.folders import counted
+        from anifast.engine.translate import check_targets, several
 
-        taken: dict[Path, Path] = {}
-        found = []
+        found: list[Job] = []
+        without = 0
         for job in jobs:
-            count = self._count(job.source)
-            endings = [f"-f{number}" for number in range(count)] if count > 1 else [""]
-            found += several([job], endings, [other.source for other in jobs] if count > 1 else ())
-        for job in found:
-            for target in job.targets:
-                if target in taken:
-                    raise DataError(f"{taken[target]} and {job.source} would both become {target}; rename one of them")
-                taken[target] = job.source
+            sure = sum(box.score >= self.least for box in self.boxes.get(job.source, ()))
+            without += not sure
+            endings = [f"-f{number}" for number in range(min(FACES, sure))] if sure > 1 else [""]
+            found += several([job], endings)
+        check_targets(found, self.painter.pictures)
+        faces = sum(len(job.targets) for job in found) - without
+        print(
+            f"faces of a score from {self.least:g}: {faces} in {counted(len(jobs) - without)}; {without} without are "
+            "painted as a whole"
+        )
         return found
 
     def read(self, path: Path) -> Tensor:
@@ -455,7 +489,7 @@ class _Faces:
 
         image = read_image(path)
         try:
-            parts = face_crops(self.boxes.get(path, ()), image.size, self.margins, self.threshold)
+            parts = face_crops(self.boxes.get(path, ()), image.size, self.margins, self.least)
         except DataError as error:
             raise ImageError(f"{printable(path)}: {error}") from error
         return torch.stack([self.painter.prepared(image.crop(part)) for part in parts])
@@ -463,7 +497,7 @@ class _Faces:
     def __call__(self, faces: Tensor) -> Iterator[Tensor]:
         """N,F,3,size,size -> all faces of the first picture, those of the second, ..., `batch` at once."""
         for part in faces.flatten(0, 1).split(self.batch):
-            yield self.painter(part)
+            yield self.paint(part)
 
 
 # --- galleries
@@ -480,15 +514,16 @@ def _embed(args: argparse.Namespace) -> int:
     folder = scan(args.folder)
     not_an_input(args.out, folder.paths, "--out ")
     model = load_model(args)
+    model.require_encoder(DOMAINS[args.domain])
     translate.check_writable(args.out.parent)
-    print(f"{counted(len(folder))} of the {_WORDS[args.domain]}, {precision.describe(model.device, args.precision)}")
+    print(f"{counted(len(folder))} of the {WORDS[args.domain]}, {precision.describe(model.device, args.precision)}")
     with Progress(len(folder), "embed") as bar:
 
         def told(count: int, failed: int) -> None:
             bar.update(count, f"{failed} failed" if failed else None)
 
         count, failed = embed_folder(
-            model, folder, _letter(args.domain), args.out, how=args.resize, batch=args.batch, on_done=told
+            model, folder, DOMAINS[args.domain], args.out, how=args.resize, batch=args.batch, on_done=told
         )
     size = args.out.stat().st_size
     print(f"{counted(count)}, {model.dimensions} numbers each, {size / 1e6:.1f} MB -> {printable(args.out)}")
@@ -517,17 +552,28 @@ def _search(args: argparse.Namespace) -> int:
     if args.images is not None and not args.images.is_dir():
         raise DataError(f"--images {printable(args.images)}: no such folder")
     galleries = [gallery.read(path) for path in args.gallery]
+    parts = {letter: [opened for opened in galleries if opened.domain == letter] for letter in DOMAINS}
+    if args.out is not None:
+        sheets.check(len(paths), [min(args.topk, sum(map(len, of_it))) for of_it in parts.values()])
     model = load_model(args)
+    model.require_encoder(DOMAINS[args.query_domain])
     for opened in galleries:
         opened.check(model)
+        if opened.resize != args.resize:
+            print(
+                f"anifast: warning: {printable(opened.path)}: its pictures were made square by {opened.resize}, and "
+                f"queries are by {args.resize}; --resize {opened.resize} makes them alike",
+                file=sys.stderr,
+            )
+    if args.out is not None:
+        translate.check_writable(args.out.parent)
     print(precision.describe(model.device, args.precision))
     queries, paths = _embedded(args, model, paths, failed)
     if not paths:
         first, why = next(iter(failed.items()))
         raise DataError(f"none of {counted(total)} to search by can be used ({first}: {why})")
     found = []
-    for letter in ("s", "t"):
-        of_it = [opened for opened in galleries if opened.domain == letter]
+    for letter, of_it in parts.items():
         if of_it:
             near = gallery.search(
                 queries, of_it, args.topk, folder=args.images, apart_from=paths if args.not_itself else None
@@ -542,19 +588,19 @@ def _search(args: argparse.Namespace) -> int:
     if args.out is not None:
         pictures = sheets.load(paths, args.resize)
         names = [path.name for path in paths]
-        title = f"query ({_WORDS[args.query_domain]})"
-        drawn, lost = sheets.neighbours(pictures, found, names=names, title=title, how=galleries[0].resize)
-        translate.check_writable(args.out.parent)
+        title = f"query ({WORDS[args.query_domain]})"
+        drawn, lost = sheets.neighbours(pictures, found, names=names, title=title)
         with atomic_path(args.out) as temporary:
             drawn.save(temporary)
         print(args.out)
         for why in lost.values():
             print(f"anifast: warning: not shown: {why}", file=sys.stderr)
         if lost:
-            where = args.images or galleries[0].folder
+            roots = {args.images or opened.folder: None for opened in galleries}
+            where = [printable(root) for root in roots if any(Path(path).is_relative_to(root) for path in lost)]
             raise DataError(
-                f"{counted(len(lost))} of the gallery could not be read and stay white on the sheet; if they are no "
-                f"longer in {printable(where)}, say where by --images DIR"
+                f"{counted(len(lost))} of the galleries could not be read and stay white on the sheet; if they are no "
+                f"longer in {' or '.join(where)}, say where by --images DIR"
             )
     return _ended(failed, total, "searched by")
 
@@ -563,7 +609,7 @@ def _title(letter: str, galleries: Sequence[Gallery], wanted: int) -> str:
     from anifast.data.folders import counted
 
     count = sum(map(len, galleries))
-    which = f"nearest in the {_WORDS[domain_of(letter)]}, of {counted(count)}"
+    which = f"nearest in the {WORDS[domain_of(letter)]}, of {counted(count)}"
     return which if wanted <= count else f"{which}, which is fewer than {wanted}"
 
 
@@ -578,7 +624,7 @@ def _embedded(
 
     found = [torch.empty(0, model.dimensions)]
     good: list[Path] = []
-    letter = _letter(args.query_domain)
+    letter = DOMAINS[args.query_domain]
     with Progress(len(paths), "embed") as bar:
         for part in embedded(model, paths, letter, failed, how=args.resize, batch=args.batch):
             found.append(part.embeddings)
@@ -596,17 +642,17 @@ def _recalibrate(args: argparse.Namespace) -> int:
 
     from anifast import systems
     from anifast.data.folders import counted, printable, scan
+    from anifast.data.stream import read_batches
     from anifast.engine import precision, state, translate
     from anifast.progress import Progress
     from anifast.systems.commands import check_out, not_an_input
     from anifast.systems.twingan import checkpoints, inference
-    from anifast.systems.twingan.gallery import read_batches
     from anifast.systems.twingan.pictures import find
 
     check_out(args.out, (".pt",))
     not_an_input(args.out, [args.model, args.model / state.NAME, *args.model.glob(f"*/{state.NAME}")], "--out ")
     folders = []
-    for domain in _WORDS:
+    for domain in WORDS:
         folder = find(args.data, domain)
         if folder is None:
             raise DataError(
@@ -623,18 +669,31 @@ def _recalibrate(args: argparse.Namespace) -> int:
     random = np.random.default_rng(args.seed)
     chosen = [[folder.paths[i] for i in random.permutation(len(folder))] for folder in folders]
     counts = [max(1, min(args.batches, len(paths) // args.batch)) for paths in chosen]
+    for word, paths, count in zip(WORDS, chosen, counts, strict=True):
+        if count < args.batches:
+            some = f"{count} batch{'es' * (count > 1)} of {min(args.batch, len(paths))}"
+            print(f"{word}: {some}, not {args.batches}, as there are {counted(len(paths))}")
     failed: dict[str, str] = {}
+
+    def unreadable(path: Path, error: ImageError) -> None:
+        failed[printable(path)] = str(error).removeprefix(f"{printable(path)}: ")
 
     def batches(domain: int) -> Iterator[Tensor]:
         import torch
 
         given = 0
-        for group in read_batches(model.reader(), chosen[domain], args.batch, failed):
+        for group in read_batches(chosen[domain], model.reader(), args.batch, unreadable):
             # what is left at the end is fewer than a batch, whose own statistics would lead the others astray
-            if given == counts[domain] or (given and len(group) < args.batch):
+            if given and len(group) < args.batch:
                 return
+            if len(group) < 2:
+                raise DataError(
+                    f"{printable(folders[domain].root)}: 1 picture that can be read; statistics take at least 2"
+                )
             given += 1
             yield torch.stack([pixels for _, pixels in group])
+            if given == counts[domain]:
+                return
         if not given:
             raise DataError(f"{printable(folders[domain].root)}: none of its pictures can be read")
 

@@ -36,7 +36,9 @@ SIZES = (4, 8, 16, 32, 64, 128, 256, 512)
 STAGES = ("4", *(name for size in SIZES[1:] for name in (f"{size // 2}to{size}", str(size))))
 #: Pictures in a step of the author's, by side.
 BATCHES = {4: 8, 8: 8, 16: 8, 32: 8, 64: 8, 128: 4, 256: 3, 512: 2}
-NORMS = ("batch_renorm", "batch_norm", "instance_norm", "layer_norm", "none")
+#: The norms that take statistics over pictures, and remember them; and all.
+REMEMBERING = ("batch_renorm", "batch_norm")
+NORMS = (*REMEMBERING, "instance_norm", "layer_norm", "none")
 LOSSES = ("dragan", "gan", "wgan", "wgan_gp", "hinge")
 
 
@@ -115,16 +117,21 @@ class Config(Steering):
     share_batch: bool = option(
         True, "the discriminators learn from what the generator has just painted, not from a batch of their own"
     )
-    ema: float = option(0.999, "decay of the averaged weights per step; 0: no average", low=0, high=0.999999)
+    ema: float = option(
+        0.999,
+        "decay of the averaged weights per step, less at first where layers are new; 0: no average",
+        low=0,
+        high=0.999999,
+    )
     stacked: bool = option(
         True, "each network on all it is asked for at once, every group with its own statistics", on_resume=True
     )
     split_up: bool = option(True, "doubling, concatenation and convolution without building either", on_resume=True)
 
     resize: str = option(
-        "area",
-        "how pictures are scaled: area (without aliasing) or tf1 (as the author's TensorFlow)",
-        choices=("area", "tf1"),
+        "antialias",
+        "how pictures are scaled: antialias (bicubic, without aliasing) or tf1 (as the author's TensorFlow)",
+        choices=("antialias", "tf1"),
     )
     crop: float = option(0.8, "least side of the random crop, as a part of the picture's; 1: no crop", low=0.1, high=1)
     flip: bool = option(True, "mirror half of the pictures, each domain independently")
@@ -153,11 +160,18 @@ class Config(Steering):
             raise AnifastError("settings tags and style: the norms can follow one of them; leave the other out")
         if (self.tags or self.style) and self.norm in ("layer_norm", "none"):
             raise AnifastError(f"setting norm {self.norm}: has nothing that could follow tags or a style")
+        if self.spectral_norm_g and not self.spectral_norm:
+            raise AnifastError("setting spectral_norm_g: goes with spectral_norm, which it adds to; take both")
+        if self.self_attention and self.attention_size > self.size:
+            raise AnifastError(
+                f"setting attention_size: {self.attention_size} is larger than size {self.size}, so no map has "
+                "that side; take a smaller one"
+            )
         if self.stage != "all" and self.stage not in self.phases:
             raise AnifastError(
                 f"setting stage: {self.stage} is beyond size {self.size}; there are {', '.join(self.phases)}"
             )
-        if self.batch == 1 and self.norm in ("batch_norm", "batch_renorm"):
+        if self.batch == 1 and self.norm in REMEMBERING:
             raise AnifastError(
                 f"setting batch: 1 picture has no statistics that {self.norm} could take at the smallest sizes; take "
                 "at least 2, or --norm instance_norm"
@@ -185,8 +199,9 @@ class Config(Steering):
         return self.batch or BATCHES[side]
 
 
-#: What a domain may be called.
-_WORDS = {"s": 0, "source": 0, "A": 0, "t": 1, "target": 1, "B": 1}
+#: The domains by their short names, by words, and by the letters of the commands that all systems share. A domain's
+#: index is its place in each.
+DOMAINS, WORDS, LETTERS = ("s", "t"), ("source", "target"), ("A", "B")
 
 
 def domain_of(word: str) -> int:
@@ -195,9 +210,10 @@ def domain_of(word: str) -> int:
     Raises:
         AnifastError: it is called something else.
     """
-    if word not in _WORDS:
-        raise AnifastError(f"domain {word!r}: there are source (s, A) and target (t, B)")
-    return _WORDS[word]
+    for names in (DOMAINS, WORDS, LETTERS):
+        if word in names:
+            return names.index(word)
+    raise AnifastError(f"domain {word!r}: there are source (s, A) and target (t, B)")
 
 
 def sides(stage: str) -> tuple[int, bool]:

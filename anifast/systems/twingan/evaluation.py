@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,15 +36,16 @@ from anifast.metrics.sets import FeatureSet
 from anifast.metrics.swd import PICTURES, levels, swd
 from anifast.systems.measures import figure, opened, read_batches, real_features
 from anifast.systems.twingan import sheets
-from anifast.systems.twingan.config import domain_of
+from anifast.systems.twingan.config import DOMAINS, LETTERS, WORDS, domain_of
 from anifast.systems.twingan.gallery import Neighbour, topk
-from anifast.systems.twingan.inference import Model, normalised_by
-from anifast.systems.twingan.networks import DOMAINS, Norms
+from anifast.systems.twingan.inference import Model, of_length_1
+from anifast.systems.twingan.networks import Norms, normalised_by
 from anifast.systems.twingan.pictures import find, tags_file
 
 #: The real pictures that translations are compared with unless told otherwise: held-out ones are few.
 AGAINST = "train"
-_WORDS, _LETTERS = ("source", "target"), ("A", "B")
+#: Fields of `Settings` that the model is loaded with.
+LOADING = ("norm_mode",)
 _SPLITS = {"test": "val", "train": "train"}
 #: Neighbours of a picture that count.
 NEAREST = 5
@@ -67,6 +69,12 @@ class Settings:
         1000, "permutations of the queries that intervals of shared factors are taken from", low=1
     )
     seed: int = option(0, "of styles, permutations, and patches of SWD", low=0, high=2**31 - 1)
+    norm_mode: str | None = option(
+        None,
+        "statistics that norms normalise by: those that training remembers, or those of what is deployed alone",
+        choices=("running", "recalibrated"),
+        none="recalibrated where the file has them",
+    )
 
 
 class _Means:
@@ -84,6 +92,51 @@ class _Means:
         return self._sums[name] / self._counts[name] if self._counts[name] else None
 
 
+class _Kept:
+    """Pictures that wait for SWD in a file without a name, which is gone with this process whatever happens to it.
+
+    Those of a set may be 1.6 GB at 256 px, and five sets are there at once.
+
+    Args:
+        side: of the pictures.
+    """
+
+    def __init__(self, side: int) -> None:
+        self._shape, self._count = (3, side, side), 0
+        with _room_for_temporary_files():
+            self._file = tempfile.TemporaryFile()
+
+    def add(self, images: Tensor) -> None:
+        """Take in uint8 N,3,side,side.
+
+        Raises:
+            AnifastError: they cannot be written.
+        """
+        with _room_for_temporary_files():
+            self._file.write(images.cpu().contiguous().numpy().tobytes())
+        self._count += len(images)
+
+    def images(self) -> Tensor:
+        """All of them, uint8 N,3,side,side, memory-mapped; nothing can be added any more."""
+        with _room_for_temporary_files(), self._file as file:
+            file.flush()
+            if not self._count:
+                return torch.empty(0, *self._shape, dtype=torch.uint8)
+            # "c": torch wants memory that may be written to; what would be written never reaches the file
+            return torch.from_numpy(np.memmap(file, np.uint8, "c", 0, (self._count, *self._shape)))
+
+
+@contextmanager
+def _room_for_temporary_files() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AnifastError(
+            f"cannot keep pictures for SWD in {printable(tempfile.gettempdir())}: {error.strerror or error}. Free some "
+            "space, let TMPDIR name another folder, or take fewer pictures (--max)"
+        ) from error
+
+
 @dataclass
 class _Side:
     """What one pass over a domain's held-out pictures gives.
@@ -98,7 +151,7 @@ class _Side:
         own: embeddings of the pictures, float16 [N, D].
         back: embeddings of their translations by the other domain's encoder.
         fakes: features of the translations.
-        real: the pictures at the model's side, uint8, as many as SWD takes.
+        real: the pictures at the model's side, uint8, as many as SWD takes, memory-mapped.
         painted: their translations.
         asked: tags that pictures of the source are translated with, and that those of the target have, [N, tags].
         found: tags recognised in these translations, and in these pictures.
@@ -124,12 +177,12 @@ class _Side:
 
     @property
     def word(self) -> str:
-        return _WORDS[self.domain]
+        return WORDS[self.domain]
 
     @property
     def name(self) -> str:
         """Of the direction that its pictures are translated in."""
-        return f"{_LETTERS[self.domain]} -> {_LETTERS[1 - self.domain]}"
+        return f"{LETTERS[self.domain]} -> {LETTERS[1 - self.domain]}"
 
     @property
     def letters(self) -> str:
@@ -149,11 +202,13 @@ def evaluate(model: Model, data: Path, options: Options) -> Report:
     nearest to its translation's embedding. nn_agree@5: what part of the 5 of the other domain nearest to x are among
     those nearest to its translation. mutual_nn: x is the nearest to the picture of the other domain nearest to it.
 
+    Pictures for SWD, of which it takes at most 8192 of a set, wait in the folder for temporary files.
+
     Models that follow tags translate picture i with the tags of target picture i (in turn), as in training, and tags of
     translations are those that D_t's own head recognises, from which the generator has learnt: an optimistic judge.
 
     Args:
-        model: as it translates.
+        model: as it translates, with the statistics of its own `norm_mode`.
         data: folder with source/val and target/val, and source/train and target/train to compare with; or as other
             systems have them.
         options: see there; `own` is a `Settings`.
@@ -206,16 +261,16 @@ def _check(
         ("test" or "train", domain) -> folder.
     """
     for to in ways:
-        model.require(_LETTERS[to])
+        model.require(LETTERS[to])
     found: dict[tuple[str, int], Path] = {}
     wanted = {("test", 0), ("test", 1)}
     if options.extractor is not None or levels(model.size):
         wanted |= {(which, to) for which in options.against for to in ways}
     for which, domain in sorted(wanted):
-        folder = find(data, _WORDS[domain], _SPLITS[which])
+        folder = find(data, WORDS[domain], _SPLITS[which])
         if folder is None:
             raise DataError(
-                f"{printable(data)}: no pictures in {_WORDS[domain]}/{_SPLITS[which]} or {which}{_LETTERS[domain]}. "
+                f"{printable(data)}: no pictures in {WORDS[domain]}/{_SPLITS[which]} or {which}{LETTERS[domain]}. "
                 "Expected source/val and target/val (or testA, testB) with pictures that the model was not trained on, "
                 "and source/train, target/train (trainA, trainB) to compare with (--against test: those held out)"
             )
@@ -276,11 +331,13 @@ def _follows(
 
 def _pass(model: Model, side: _Side, asked: Tensor | None, own: Settings, options: Options, report: Report) -> None:
     """Encode, repaint and translate the pictures of a domain."""
-    here, there = _LETTERS[side.domain], _LETTERS[1 - side.domain]
+    here, there = LETTERS[side.domain], LETTERS[1 - side.domain]
     with opened(side.folder) as pictures:
         count = len(pictures.names[: options.limit])
     compared = set(spread(count, PICTURES)) if levels(model.size) else set()
     shown = set(spread(count, _SHOWN))
+    real = _Kept(model.size) if compared else None
+    translations = _Kept(model.size) if compared and side.translates else None
     extractor = options.extractor if side.translates else None
     side.fakes = None if extractor is None else FeatureSet(extractor.dim)
     kept: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -295,25 +352,24 @@ def _pass(model: Model, side: _Side, asked: Tensor | None, own: Settings, option
         elif asked is not None and side.domain == 1:
             repaint["tags"] = asked[numbers]
         same = model.paint(latent, here, **repaint)
+        _finite(model, side.folder, latent.z, same)
         side.means.add("rec", same, x)
-        kept["own"].append(_embedded(latent.z))
+        kept["own"].append(of_length_1(latent.z).half().cpu())
         side.names += names
         rows = {"real": images, "repainted": same * 2 - 1}
+        chosen_rows = [row for row, number in enumerate(numbers) if number in compared]
         if recognises and side.domain == 1:
             kept["found"].append(model.recognise(images).cpu())
             kept["asked"].append(repaint["tags"])
         if side.translates:
             tags, styles = _follows(model, numbers, 1 - side.domain, asked, own.seed)
             painted = model.paint(latent, there, tags=tags, style=styles)
-            if not bool(painted.isfinite().all() and same.isfinite().all()):
-                raise AnifastError(
-                    f"the model gives NaN for pictures of {printable(side.folder)}: its weights are damaged"
-                )
             again = model.encode(painted, there)
+            _finite(model, side.folder, painted, again.z)
             side.means.add("sem", again.z, latent.z)
             back: dict[str, Tensor] = {"style": repaint["style"]} if model.config.style else {}
             side.means.add("cycle", model.paint(again, here, **back), x)
-            kept["back"].append(_embedded(again.z))
+            kept["back"].append(of_length_1(again.z).half().cpu())
             saved = to_uint8((painted * 2 - 1).clamp(-1, 1))
             rows["translated"] = to_float(saved)
             if extractor is not None and side.fakes is not None:
@@ -322,22 +378,19 @@ def _pass(model: Model, side: _Side, asked: Tensor | None, own: Settings, option
                 kept["found"].append(model.recognise(to_float(saved)).cpu())
             if tags is not None:
                 kept["asked"].append(tags)
-            chosen_rows = [row for row, number in enumerate(numbers) if number in compared]
-            kept["painted"].append(saved[chosen_rows].cpu())
-        chosen_rows = [row for row, number in enumerate(numbers) if number in compared]
-        kept["real"].append(to_uint8(images[chosen_rows]).cpu())
+            if translations is not None:
+                translations.add(saved[chosen_rows])
+        if real is not None:
+            real.add(to_uint8(images[chosen_rows]))
         on_sheet = [row for row, number in enumerate(numbers) if number in shown]
-        for label in ("real", "translated", "repainted"):
-            if label in rows:
-                kept[f"shown {label}"].append(to_uint8(rows[label][on_sheet].clamp(-1, 1)).cpu())
+        for name, pictures_of in rows.items():
+            kept[f"shown {name}"].append(to_uint8(pictures_of[on_sheet].clamp(-1, 1)).cpu())
     side.own = torch.cat(kept["own"])
-    if not bool(side.own.isfinite().all()):
-        raise AnifastError(f"the model gives NaN for pictures of {printable(side.folder)}: its weights are damaged")
-    side.real = torch.cat(kept["real"]) if compared else None
+    side.real = None if real is None else real.images()
     side.shown = [
-        (label, torch.cat(kept[f"shown {label}"]))
-        for label in ("real", "translated", "repainted")
-        if f"shown {label}" in kept
+        (name, torch.cat(kept[f"shown {name}"]))
+        for name in ("real", "translated", "repainted")
+        if f"shown {name}" in kept
     ]
     side.facts["rec_l1"] = side.means.get("rec")
     side.facts["pictures"] = len(side.names)
@@ -346,8 +399,20 @@ def _pass(model: Model, side: _Side, asked: Tensor | None, own: Settings, option
     if not side.translates:
         return
     side.back = torch.cat(kept["back"])
-    side.painted = torch.cat(kept["painted"]) if compared else None
+    side.painted = None if translations is None else translations.images()
     side.facts |= {"sem_l1": side.means.get("sem"), "cycle_l1": side.means.get("cycle")}
+
+
+def _finite(model: Model, folder: Path, *values: Tensor) -> None:
+    """Refuse NaN and infinity among what a model makes of a folder's pictures.
+
+    Raises:
+        AnifastError: there is some.
+    """
+    if all(bool(value.isfinite().all()) for value in values):
+        return
+    why = "its weights are damaged" if model.precision == "fp32" else "try --precision fp32; its weights may be damaged"
+    raise AnifastError(f"the model gives NaN for pictures of {printable(folder)}: {why}")
 
 
 def _has_tagger(model: Model) -> bool:
@@ -356,11 +421,6 @@ def _has_tagger(model: Model) -> bool:
     except CheckpointError:
         return False
     return True
-
-
-def _embedded(z: Tensor) -> Tensor:
-    """As galleries keep it: of length 1, float16 on the CPU."""
-    return F.normalize(z.float().flatten(1), dim=1).half().cpu()
 
 
 # --- search
@@ -407,11 +467,23 @@ def _distances(
     if side.fakes is None:
         return
     to = 1 - side.domain
-    before = real_features(side.folder, model.size, options, report)
+    before = _features(model, side.folder, options, report)
     for which in options.against:
-        real = real_features(folders[which, to], model.size, options, report)
+        real = _features(model, folders[which, to], options, report)
         side.facts[which] = distances(side.fakes, real, options, report)
         side.facts[which]["untranslated"] = distances(before, real, options, report)
+
+
+def _features(model: Model, folder: Path, options: Options, report: Report) -> FeatureSet:
+    """Features of real pictures, scaled as all else here is: by the model's own way, and rounded as saved ones are."""
+    if model.config.resize != "tf1":
+        return real_features(folder, model.size, options, report)
+    assert options.extractor is not None
+    found = FeatureSet(options.extractor.dim)
+    label = f"{options.extractor.name} of {printable(folder.name)}"
+    for images, _, _ in _read(model, folder, None, options.batch, options, label, report):
+        found.update(options.extractor(to_float(to_uint8(images))))
+    return found
 
 
 def _patches(
@@ -433,8 +505,12 @@ def _patches(
         folder = folders[which, other.domain]
         with opened(folder) as pictures:
             places = spread(len(pictures.names[: options.limit]), PICTURES)
-        read = _read(model, folder, places, options.batch, options, f"{printable(folder.name)} for SWD", report)
-        real = torch.cat([to_uint8(images).cpu() for images, _, _ in read])
+        kept = _Kept(model.size)
+        for images, _, _ in _read(
+            model, folder, places, options.batch, options, f"{printable(folder.name)} for SWD", report
+        ):
+            kept.add(to_uint8(images))
+        real = kept.images()
     taken = partial(swd, y=real, seed=own.seed)
     result = {
         "against": which,
@@ -463,7 +539,7 @@ def _gap(
     norms = [cast(Norms, model.net(name).norms) for name in ("E", "G")]
     if not norms[0].remembers:
         return None
-    here, there = _LETTERS[side.domain], _LETTERS[1 - side.domain]
+    here, there = LETTERS[side.domain], LETTERS[1 - side.domain]
     batch = min(model.config.batch_of(model.size), len(side.names))
     if batch < 2:
         report.note("train_eval_gap: one picture has no statistics; left out")
@@ -633,9 +709,10 @@ def _tell(
             untouched = distance_cells(side.facts[which]["untranslated"])
             report.rows.append((f"{side.label} untranslated ({name})", [str(len(side.names)), "", "", "", *untouched]))
     weights = "averaged weights" if model.averaged else "weights as trained"
+    norms = "" if _normalises(model) is None else f", norms by {model.norm_mode} statistics"
     report.above.append(
-        f"phase {model.stage}, {model.size} px, {weights}; A is the source, B the target; L1 over [0, 1], unweighted; "
-        "cycle: there and back, which is not trained"
+        f"phase {model.stage}, {model.size} px, {weights}{norms}; A is the source, B the target; L1 over [0, 1], "
+        "unweighted; cycle: there and back, which is not trained"
     )
     report.below += _told_of_search(directions) + _told_of_patches(directions, labels) + _told_of_gaps(directions)
     report.below += _told_of_tags(directions) + _told_of_factors(directions)
@@ -644,12 +721,20 @@ def _tell(
         "size": model.size,
         "precision": model.precision,
         "averaged": model.averaged,
+        "norm_mode": _normalises(model),
+        "against": list(options.against),
+        "pictures": {side.word: len(side.names) for side in sides},
         "batch": options.batch,
         "settings": dataclasses.asdict(options.own or Settings()),
         "rec_l1": {side.word: side.facts["rec_l1"] for side in sides},
         "directions": {side.name: side.facts for side in directions},
         "figures": [],
     }
+
+
+def _normalises(model: Model) -> str | None:
+    """By which statistics the norms normalise; None: they remember none, so that each picture has its own."""
+    return model.norm_mode if cast(Norms, model.net("E").norms).remembers else None
 
 
 def _told_of_search(directions: Sequence[_Side]) -> list[str]:
@@ -738,8 +823,16 @@ def _told_of_factors(directions: Sequence[_Side]) -> list[str]:
 
 
 def _line(model: Model, sides: Sequence[_Side], directions: Sequence[_Side], options: Options) -> dict[str, Any]:
-    """The checkpoint's figures in one row."""
-    line: dict[str, Any] = {"checkpoint": str(options.model), "phase": model.stage}
+    """The checkpoint's figures in one row, with what must be the same in rows that are compared."""
+    line: dict[str, Any] = {
+        "checkpoint": str(options.model),
+        "phase": model.stage,
+        "norm_mode": _normalises(model),
+        "features": options.extractor and options.extractor.name,
+        "against": options.against[0],
+    }
+    for side in sides:
+        line[f"pictures_{DOMAINS[side.domain]}"] = len(side.names)
     for side in sides:
         line[f"rec_l1_{DOMAINS[side.domain]}"] = side.facts["rec_l1"]
     for side in directions:
@@ -747,7 +840,10 @@ def _line(model: Model, sides: Sequence[_Side], directions: Sequence[_Side], opt
         line |= {f"sem_l1_{side.letters}": facts["sem_l1"], f"cycle_l1_{DOMAINS[side.domain]}": facts["cycle_l1"]}
         found = facts.get(options.against[0])
         line |= {f"fid_{to}": found and found["fid"], f"kid_{to}": found and found["kid"] and found["kid"]["mean"]}
-        line[f"swd_{to}"] = facts["swd"]["levels"] if "swd" in facts else None
+        patches = facts.get("swd")
+        line[f"swd_{to}"] = patches and patches["levels"]
+        # which set it is against, and how many of its pictures: of few the distance is larger
+        line[f"swd_against_{to}"] = patches and f"{patches['real_pictures']} of {patches['against']}"
         for name in ("retrieval@1", "retrieval@5", "nn_agree@5", "mutual_nn"):
             line[f"{name}_{side.letters}"] = facts["search"][name]
         gap = facts["train_eval_gap"]

@@ -14,7 +14,6 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -25,11 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anifast.data.folders import ImageFolder, printable
-from anifast.data.stream import in_order
+from anifast.data.stream import read_batches
 from anifast.errors import AnifastError, DataError, ImageError
 from anifast.files import atomic_path
-from anifast.systems.twingan.config import domain_of
-from anifast.systems.twingan.networks import DOMAINS
+from anifast.systems.twingan.config import DOMAINS, domain_of
 
 if TYPE_CHECKING:
     from anifast.systems.twingan.inference import Model
@@ -88,8 +86,8 @@ class Gallery:
             )
         if self.checkpoint != model.hash:
             raise DataError(
-                f"{shown}: was made by another checkpoint (or with another --norm), and what two have placed cannot be "
-                f"compared; {_WAY_OUT} with this one"
+                f"{shown}: was made by another checkpoint (or with another --norm-mode), and what two have placed "
+                f"cannot be compared; {_WAY_OUT} with this one"
             )
 
 
@@ -184,37 +182,6 @@ def _mapped(path: Path, start: int) -> NDArray[np.float16]:
         return np.memmap(path, kind, "c", handle.tell(), shape) if np.prod(shape) else np.empty(shape, kind)
 
 
-def read_batches(
-    reading: Callable[[Path], Tensor], paths: Sequence[Path], batch: int, failed: dict[str, str]
-) -> Iterator[list[tuple[int, Tensor]]]:
-    """Pictures read ahead and in order, `batch` at a time (the last ones are fewer), each with its number.
-
-    Args:
-        reading: gives what a picture is for the model.
-        paths: of the pictures.
-        batch: pictures at a time.
-        failed: gets path -> reason of those that cannot be read, which are left out.
-    """
-    workers = max(1, min(4, os.cpu_count() or 1))
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
-    group: list[tuple[int, Tensor]] = []
-    try:
-        for number, future in in_order(range(len(paths)), lambda i: reading(paths[i]), pool, 2 * batch + workers):
-            try:
-                group.append((number, future.result()))
-            except ImageError as error:
-                path = printable(paths[number])
-                failed[path] = str(error).removeprefix(f"{path}: ")
-                continue
-            if len(group) == batch:
-                yield group
-                group = []
-        if group:
-            yield group
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 class Placed(NamedTuple):
     """Where some pictures of several lie.
 
@@ -242,7 +209,13 @@ def embedded(
         how: pictures that are not square become so by "crop" or "stretch".
         batch: pictures at once.
     """
-    for group in read_batches(model.reader(how), paths, batch, failed):
+    read = model.reader(how)
+
+    def unreadable(number: int, error: ImageError) -> None:
+        path = printable(paths[number])
+        failed[path] = str(error).removeprefix(f"{path}: ")
+
+    for group in read_batches(range(len(paths)), lambda number: read(paths[number]), batch, unreadable):
         found = model.embed(torch.stack([pixels for _, pixels in group]), domain).cpu()
         finite = torch.isfinite(found).all(1)
         for (number, _), whole in zip(group, finite.tolist(), strict=True):
@@ -278,10 +251,11 @@ def embed_folder(
 
     Raises:
         AnifastError: no such domain, or the file cannot be written.
-        CheckpointError: the model has no encoder.
+        CheckpointError: the model has no encoder of this domain.
         DataError: none of the pictures can be used.
     """
     letter = DOMAINS[domain_of(domain)]
+    model.require_encoder(letter)
     about: dict[str, str | int] = {
         "format": FORMAT,
         "domain": letter,
@@ -373,10 +347,12 @@ class Neighbour:
     Attributes:
         path: where it was, in its gallery's folder.
         distance: 1 - cosine, from 0.
+        resize: how its gallery makes pictures square that are not, "crop" or "stretch".
     """
 
     path: Path
     distance: float
+    resize: str = "stretch"
 
 
 def search(
@@ -402,12 +378,15 @@ def search(
         Of each query its neighbours.
     """
     more = 1 if apart_from is not None else 0
-    found: list[list[tuple[float, Path]]] = [[] for _ in queries]
+    found: list[list[tuple[float, Path, str]]] = [[] for _ in queries]
     for gallery in galleries:
         root = folder or gallery.folder
         scores, numbers = topk(queries, gallery.embeddings, k + more, chunk=chunk)
         for near, values, rows in zip(found, scores.tolist(), numbers.tolist(), strict=True):
-            near += [(1.0 - value, root / gallery.names[row]) for value, row in zip(values, rows, strict=True)]
+            near += [
+                (1.0 - value, root / gallery.names[row], gallery.resize)
+                for value, row in zip(values, rows, strict=True)
+            ]
     result = []
     for number, near in enumerate(found):
         near.sort(key=lambda one: one[0])  # stable: of equal ones the first gallery's come first
@@ -415,5 +394,5 @@ def search(
             own = os.path.realpath(apart_from[number])
             near = [one for one in near if os.path.realpath(one[1]) != own]
         # embeddings are rounded to float16, so that of equal ones the product may be above 1
-        result.append([Neighbour(path, max(0.0, distance)) for distance, path in near[:k]])
+        result.append([Neighbour(path, max(0.0, distance), how) for distance, path, how in near[:k]])
     return result

@@ -6,8 +6,7 @@ import dataclasses
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,16 +22,22 @@ from anifast.engine.precision import PRECISIONS, autocast
 from anifast.errors import AnifastError, CheckpointError
 from anifast.systems.styles import check_seed
 from anifast.systems.twingan import checkpoints
-from anifast.systems.twingan.config import Config, domain_of, sides
-from anifast.systems.twingan.networks import Discriminator, Encoder, Generator, Latent, Norms, Statistics
+from anifast.systems.twingan.config import DOMAINS, LETTERS, REMEMBERING, WORDS, Config, domain_of, sides
+from anifast.systems.twingan.networks import (
+    Discriminator,
+    Encoder,
+    Generator,
+    Latent,
+    Norms,
+    Statistics,
+    normalised_by,
+)
 from anifast.systems.twingan.pictures import preprocess
 
 #: What norms normalise by: what training remembers, the batch's own statistics, or those of `Model.recalibrate`.
 NORM_MODES = ("running", "batch", "recalibrated")
 #: The buffers that `Model.recalibrate` fills, and training where its settings ask for it.
 _RECALIBRATED = ("norms.recalibrated_mean", "norms.recalibrated_var")
-#: Letter of a domain in the commands that all systems share.
-_LETTERS = ("A", "B")
 
 
 class Model:
@@ -48,12 +53,14 @@ class Model:
         pixel_norm: of the author's files, which do not tell: whether the networks have it; None: as he trained them.
 
     Raises:
-        AnifastError: there is no such precision or norm_mode.
+        AnifastError: there is no such precision or norm_mode, or norm_mode asks for statistics of norms without such.
         CheckpointError: the file holds another architecture, or has not been recalibrated.
     """
 
     #: The domains there are by their letters, the default first.
     targets = ("B", "A")
+    #: How pictures that are not square become so where nothing else is asked for: as in training.
+    resize = "stretch"
 
     def __init__(
         self,
@@ -74,6 +81,11 @@ class Model:
                 stacklevel=2,
             )
         self.config: Config = self._found.config
+        if norm_mode in ("batch", "recalibrated") and self.config.norm not in REMEMBERING:
+            raise AnifastError(
+                f"norm_mode {norm_mode!r}: this model's norm, {self.config.norm}, takes no statistics over pictures; "
+                "leave it out"
+            )
         self.stage = self._found.stage
         #: Whether the weights are averages over the steps of a run.
         self.averaged = self._found.averaged
@@ -87,7 +99,7 @@ class Model:
         if norm_mode == "recalibrated" and not self.recalibrated:
             raise CheckpointError(
                 "its statistics have not been recalibrated; do so by anifast twingan recalibrate, or take those that "
-                "training remembers (--norm running)"
+                "training remembers (--norm-mode running)"
             )
 
     # --- what it is
@@ -147,10 +159,26 @@ class Model:
         domain = domain_of(to)
         for name in ("E", "G"):
             self._require(name)
-        if _LETTERS[domain] not in self.held:
+        self._check_held(domain)
+
+    def require_encoder(self, domain: str) -> None:
+        """Check that there is a domain `domain` and what encodes its pictures.
+
+        Raises:
+            AnifastError: no such domain.
+            CheckpointError: the file has no encoder, or has the norms of the other domain's alone.
+        """
+        own = domain_of(domain)
+        self._require("E")
+        self._check_held(1 - own)
+
+    def _check_held(self, to: int) -> None:
+        """That translations to a domain, and so the other's encoder and its own generator, are there."""
+        if LETTERS[to] not in self.held:
+            here, there = (f"{WORDS[one]} ({DOMAINS[one]}, {LETTERS[one]})" for one in (1 - to, to))
             raise CheckpointError(
-                f"this model translates to {self.held[0]} only, as frozen graphs do; the other direction is in the "
-                "checkpoint that the graph was made of"
+                f"this model takes pictures of the {there} and paints the {here} only, as frozen graphs do; the other "
+                "direction is in the checkpoint that the graph was made of"
             )
 
     def _require(self, name: str) -> None:
@@ -217,8 +245,9 @@ class Model:
 
         Raises:
             AnifastError: no such domain.
-            CheckpointError: the file has no encoder.
+            CheckpointError: the file has no encoder, or none of this domain.
         """
+        self.require_encoder(domain)
         net = cast(Encoder, self.net("E"))
         with autocast(self.device, self.precision):
             found: Latent = net(images.to(self.device), (domain_of(domain),), self._found.alpha)
@@ -241,9 +270,10 @@ class Model:
 
         Raises:
             AnifastError: no such domain, or a condition that this model does not follow.
-            CheckpointError: the file has no generator.
+            CheckpointError: the file has no generator, or none of this domain.
         """
         to, net = domain_of(domain), cast(Generator, self.net("G"))
+        self._check_held(to)
         follows = self._condition(len(latent.z), to, tags, style)
         with autocast(self.device, self.precision):
             painted, _ = net(latent.z, latent.skips, (to,), self._found.alpha, follows)
@@ -334,7 +364,7 @@ class Model:
         x = self._given(images)
         if not len(x):
             return images.new_empty(0, 3, self.size, self.size)
-        painted = self.paint(self.encode(x, _LETTERS[domain]), _LETTERS[to], tags=tags, style=style)
+        painted = self.paint(self.encode(x, LETTERS[domain]), LETTERS[to], tags=tags, style=style)
         # cut to 1 an infinity would look like a colour
         painted = painted.masked_fill(painted.isinf(), math.nan).mul(2).sub(1).clamp(-1.0, 1.0)
         return painted.to(images.device, images.dtype).contiguous()
@@ -360,8 +390,7 @@ class Model:
         x = self._given(images)
         if not len(x):
             return torch.empty(0, self.dimensions, device=images.device)
-        found = self.encode(x, domain).z.float().flatten(1)
-        return F.normalize(found, dim=1).to(images.device)
+        return of_length_1(self.encode(x, domain).z).to(images.device)
 
     @torch.no_grad()
     def styles_of(self, images: Tensor, domain: str) -> Tensor:
@@ -429,7 +458,8 @@ class Model:
             to: the domain wanted.
             seed: of the style; None: 0.
             how: pictures that are not square become so by "crop" or "stretch".
-            batch: pictures at once.
+            batch: not used: painters of all systems are told, as some paint a picture several times, and here each is
+                painted once, in the batch that it comes in.
 
         Raises:
             AnifastError: a number that cannot be.
@@ -553,6 +583,11 @@ class Model:
         return found
 
 
+def of_length_1(z: Tensor) -> Tensor:
+    """Latents N,C,4,4 as embeddings: [N, 16 C] in the order channel, row, column, each of length 1, float32."""
+    return F.normalize(z.float().flatten(1), dim=1)
+
+
 class _Moments:
     """Mean and variance of all pictures of several batches together, in float64."""
 
@@ -579,22 +614,27 @@ def _by_batch_alone(norms: Norms) -> None:
         norms.renorm_limits = torch.tensor([1.0, 1.0, 0.0], device=norms.beta.device)
 
 
-@contextmanager
-def normalised_by(norms: Iterable[Norms], source: str) -> Iterator[None]:
-    """Let norms normalise by something else inside.
+class Filled:
+    """Fills up small batches, so that each picture is normalised by the statistics of equally many (norm_mode "batch").
+
+    A batch that is smaller than asked for, as the last one may be, is painted together with pictures of those before.
 
     Args:
-        norms: of networks from `Model.net`.
-        source: one of `NORM_MODES`.
+        paint: N,3,H,W -> the same, for any N.
+        batch: pictures that belong together.
     """
-    before = [(one, one.source) for one in norms]
-    try:
-        for one, _ in before:
-            one.source = source
-        yield
-    finally:
-        for one, kept in before:
-            one.source = kept
+
+    def __init__(self, paint: Callable[[Tensor], Tensor], batch: int) -> None:
+        self.paint, self.batch = paint, batch
+        self._before: Tensor | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """N,3,H,W -> the same, of these pictures alone."""
+        together = images
+        if self._before is not None and len(images) < self.batch:
+            together = torch.cat([images, self._before[: self.batch - len(images)]])
+        self._before = together
+        return self.paint(together)[: len(images)]
 
 
 class Painter:

@@ -9,11 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def l1(a: Tensor, b: Tensor) -> Tensor:
-    """Mean of |a - b|."""
-    return F.l1_loss(a, b)
-
-
 def adversarial(scores: Tensor, kind: str) -> Tensor:
     """What the generator minimises of the scores of what it has painted.
 

@@ -11,7 +11,8 @@ the phase before has learnt.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import torch
@@ -21,12 +22,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from anifast.nn.stylegan2_layers import without_autocast
 from anifast.ops import bias_lrelu, domain_norm
-from anifast.systems.twingan.config import Config, sides
+from anifast.systems.twingan.config import REMEMBERING, Config, sides
 
-#: Index of a domain in whatever has one part for each.
-DOMAINS = ("s", "t")
-#: Statistics of batch norm and renorm that are kept, and their decays.
-_KINDS = ("batch_renorm", "batch_norm")
+#: How much of the statistics that batch norm and renorm remember a step keeps.
 _DECAY = {"batch_renorm": 0.99, "batch_norm": 0.999}
 _EPS = {"batch_renorm": 1e-3, "batch_norm": 1e-3, "instance_norm": 1e-6, "layer_norm": 1e-12}
 #: Until which step of a phase rmin, rmax and dmax of batch renorm are what they are.
@@ -188,9 +186,11 @@ class Norms(nn.Module):
         domains: how many there are.
 
     Attributes:
-        source: what evaluation normalises by: "running" (what is remembered), "recalibrated", or "batch".
+        source: what evaluation normalises by: "running" (what is remembered), "recalibrated" (where a pass is one that
+            is deployed; elsewhere "running"), or "batch".
     """
 
+    layer_of_channel: Tensor
     renorm_limits: Tensor
     running_mean: Tensor
     running_var: Tensor
@@ -215,7 +215,7 @@ class Norms(nn.Module):
         if dimensions:
             self.gamma_weight = nn.Parameter(torch.randn(domains, total, dimensions) * 0.02)
             self.beta_weight = nn.Parameter(torch.randn(domains, total, dimensions) * 0.02)
-        if kind in _KINDS:
+        if kind in REMEMBERING:
             self.register_buffer("running_mean", torch.zeros(domains, total))
             self.register_buffer("running_var", torch.ones(domains, total))
             self.register_buffer("recalibrated_mean", torch.full((domains, total), math.nan))
@@ -225,7 +225,10 @@ class Norms(nn.Module):
             self.register_buffer("renorm_mean", torch.zeros(domains, total))
             self.register_buffer("renorm_std", torch.zeros(domains, total))
             self.register_buffer("renorm_weight", torch.zeros(domains, len(self.layers), 2))
-            self.register_buffer("renorm_limits", torch.tensor(LIMITS[0][1]), persistent=False)
+            numbers = [i for i, size in enumerate(self.sizes) for _ in range(size)]
+            # no part of the weights, so that they have to be there also in networks that are `empty`
+            for name, values in (("layer_of_channel", numbers), ("renorm_limits", LIMITS[0][1])):
+                self.register_buffer(name, torch.tensor(values, device="cpu"), persistent=False)
         self._rows: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
     @property
@@ -241,7 +244,7 @@ class Norms(nn.Module):
     @property
     def remembers(self) -> bool:
         """Whether evaluation needs what training has remembered."""
-        return self.kind in _KINDS
+        return self.kind in REMEMBERING
 
     def columns(self, layer: str) -> slice:
         """Where a layer's channels lie."""
@@ -264,15 +267,19 @@ class Norms(nn.Module):
             self._rows[key] = torch.tensor(domains, device=values.device)
         return values.index_select(0, self._rows[key])
 
-    def begin(self, domains: tuple[int, ...], count: int, condition: Tensor | None = None) -> Pass:
+    def begin(
+        self, domains: tuple[int, ...], count: int, condition: Tensor | None = None, deployed: bool = True
+    ) -> Pass:
         """A pass of the network.
 
         Args:
             domains: of the groups that its batch is a stack of.
             count: images.
             condition: [count, dimensions], for each image; None: none, as all zeros would have it.
+            deployed: whether it is one of those that recalibrated statistics are of: real pictures in an encoder,
+                translations in the generator.
         """
-        return Pass(self, domains, count, condition)
+        return Pass(self, domains, count, condition, deployed)
 
     @torch.no_grad()
     def recalibrate(self, found: Sequence[Statistics]) -> None:
@@ -329,19 +336,15 @@ class Norms(nn.Module):
 
     def _by_channel(self, weights: Tensor) -> Tensor:
         """d,layers,2 -> d,channels,2."""
-        counts = self._rows.get(((-1,), weights.device))
-        if counts is None:
-            numbers = [i for i, size in enumerate(self.sizes) for _ in range(size)]
-            counts = self._rows[(-1,), weights.device] = torch.tensor(numbers, device=weights.device)
-        return weights.index_select(1, counts)
+        return weights.index_select(1, self.layer_of_channel)
 
-    def usual(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance that evaluation normalises by, [domains, channels].
+    def usual(self, deployed: bool = True) -> tuple[Tensor, Tensor]:
+        """Mean and variance that evaluation normalises by, [domains, channels]; `deployed`: see `begin`.
 
         Raises:
             RuntimeError: recalibrated ones are wanted and there are none.
         """
-        if self.source == "recalibrated":
+        if self.source == "recalibrated" and deployed:
             if not self.recalibrated:
                 raise RuntimeError("these norms have not been recalibrated")
             return self.recalibrated_mean, self.recalibrated_var
@@ -360,7 +363,9 @@ class Pass:
         found: what the pass has found so far, for `statistics`.
     """
 
-    def __init__(self, norms: Norms, domains: tuple[int, ...], count: int, condition: Tensor | None) -> None:
+    def __init__(
+        self, norms: Norms, domains: tuple[int, ...], count: int, condition: Tensor | None, deployed: bool = True
+    ) -> None:
         if not domains or count % len(domains):
             raise ValueError(f"{count} images are no stack of {len(domains)} groups of one size")
         self.norms, self.domains, self.count = norms, domains, count
@@ -387,7 +392,7 @@ class Pass:
             kept = norms.kind == "batch_renorm" and norms.training
             columns = [norms.renorm_mean, norms.renorm_std] if kept else []
             if not norms.by_batch:
-                mean, variance = norms.usual()
+                mean, variance = norms.usual(deployed)
                 columns = [mean, (variance + norms.eps).sqrt()]
             split = [norms.rows(one, domains).split(norms.sizes, 1) for one in columns]
             self._held = list(zip(*split, strict=True))
@@ -397,7 +402,8 @@ class Pass:
     def _conditional(self, rows: Tensor, weight: Tensor, condition: Tensor, each: int) -> Tensor:
         """rows + W c of the domain of each image, [count, channels]."""
         weights = self.norms.rows(weight, self.domains)  # groups,channels,dimensions
-        moved = torch.bmm(condition.view(len(self.domains), each, -1), weights.transpose(1, 2))
+        with without_autocast(weights):
+            moved = torch.bmm(condition.view(len(self.domains), each, -1), weights.transpose(1, 2))
         return (rows.unsqueeze(1) + moved).flatten(0, 1)
 
     def __call__(self, name: str, x: Tensor, slope: float = 0.2, pixel_norm: bool = True) -> Tensor:
@@ -455,6 +461,19 @@ class Pass:
         return Statistics(self.domains, torch.cat(means, 1), torch.cat(stds, 1))
 
 
+@contextmanager
+def normalised_by(norms: Iterable[Norms], source: str) -> Iterator[None]:
+    """Let norms normalise by something else inside; see `Norms.source`."""
+    before = [(one, one.source) for one in norms]
+    try:
+        for one, _ in before:
+            one.source = source
+        yield
+    finally:
+        for one, kept in before:
+            one.source = kept
+
+
 class Attention(nn.Module):
     """Self-attention (Zhang et al. 2018, arXiv 1805.08318): x + gamma * (softmax(f g^T) h), gamma 0 at first.
 
@@ -494,9 +513,10 @@ class Attention(nn.Module):
                 y = y + self.biases[i].view(1, -1, 1, 1).to(y.dtype)
             maps.append(y.flatten(2))
         f, g, h = maps
-        weights = torch.softmax(_wide(f.tanh().transpose(1, 2)) @ _wide(g.tanh()), dim=-1)  # N,queries,keys
-        out = h @ weights.to(h.dtype).transpose(1, 2)
-        return x + self.gamma * out.view(x.shape)
+        with without_autocast(x):
+            weights = torch.softmax(_wide(f.tanh().transpose(1, 2)) @ _wide(g.tanh()), dim=-1)  # N,queries,keys
+            out = (self.gamma * (_wide(h) @ weights.transpose(1, 2))).to(x.dtype)
+        return x + out.view(x.shape)
 
 
 class Latent(NamedTuple):
@@ -553,15 +573,18 @@ class Encoder(nn.Module):
             layers |= {"head.0": last, "head.1": last}
         self.norms = Norms(layers, config.norm, pixel_norm=config.pixel_norm)
 
-    def forward(self, x: Tensor, domains: tuple[int, ...], alpha: Tensor | float = 1.0) -> Latent:
+    def forward(
+        self, x: Tensor, domains: tuple[int, ...], alpha: Tensor | float = 1.0, deployed: bool = True
+    ) -> Latent:
         """Encode.
 
         Args:
             x: N,3,side,side in [0, 1], a stack of groups.
             domains: of the groups.
             alpha: how far the layers of this side have faded in, 0 to 1.
+            deployed: whether these are real pictures, not painted ones; of recalibrated statistics, see `Norms.begin`.
         """
-        norm = self.norms.begin(domains, len(x))
+        norm = self.norms.begin(domains, len(x), deployed=deployed)
         h = norm(f"from_rgb.{self.side}", self.from_rgb[str(self.side)](x))
         half: Tensor | None = None
         if self.fading:
@@ -583,7 +606,8 @@ class Encoder(nn.Module):
         if hasattr(self, "head"):
             for i, conv in enumerate(self.head):
                 h = norm(f"head.{i}", conv(h), pixel_norm=False)
-            h = self.out(h.flatten(1))
+            with without_autocast(h):
+                h = self.out(_wide(h.flatten(1)))
         return Latent(h, skips, norm.statistics())
 
     def _by_name(self, half: int) -> bool:
@@ -640,6 +664,7 @@ class Generator(nn.Module):
         alpha: Tensor | float = 1.0,
         condition: Tensor | None = None,
         copies: int = 1,
+        deployed: bool = True,
     ) -> tuple[Tensor, Statistics]:
         """Paint.
 
@@ -651,12 +676,14 @@ class Generator(nn.Module):
             alpha: how far the layers of this side have faded in, 0 to 1.
             condition: [images that come out, dimensions]; None: none.
             copies: how often each group is painted.
+            deployed: whether these are translations, not reconstructions; of recalibrated statistics, see
+                `Norms.begin`.
 
         Returns:
             Images, of no bounds (about [0, 1]), and the statistics of the pass. What does not depend on the domain, the
             first convolution and those of the encoder's maps, is computed once for all copies.
         """
-        norm = self.norms.begin(domains, copies * len(z), condition)
+        norm = self.norms.begin(domains, copies * len(z), condition, deployed)
         split = self.config.split_up
         h, half = z, z
         for one, block in self.blocks.items():
@@ -680,8 +707,7 @@ class Generator(nn.Module):
         return out, norm.statistics()
 
     def _colours(self, norm: Pass, side: str, h: Tensor) -> Tensor:
-        colours = norm(f"to_rgb.{side}", self.to_rgb[side](h), slope=1.0, pixel_norm=False)
-        return colours.float() if colours.dtype in (torch.float16, torch.bfloat16) else colours
+        return _wide(norm(f"to_rgb.{side}", self.to_rgb[side](h), slope=1.0, pixel_norm=False))
 
 
 def minibatch_stddev(x: Tensor, groups: int = 1) -> Tensor:
@@ -757,7 +783,14 @@ class Discriminator(nn.Module):
         self.head = nn.Sequential(BiasConv(seen, last, 3, **how), BiasConv(last, last, 4, padding=0, **how))
         self.out = Linear(last, 1, **how)
 
-    def forward(self, x: Tensor, groups: int = 1, alpha: Tensor | float = 1.0, tags: Tensor | None = None) -> Judgement:
+    def forward(
+        self,
+        x: Tensor,
+        groups: int = 1,
+        alpha: Tensor | float = 1.0,
+        tags: Tensor | None = None,
+        recognise: bool = True,
+    ) -> Judgement:
         """Judge.
 
         Args:
@@ -766,6 +799,7 @@ class Discriminator(nn.Module):
             alpha: how far the layers of this side have faded in, 0 to 1.
             tags: [N, tags], for a discriminator that is told them; None: nothing is told. What it recognises it does
                 without being told.
+            recognise: whether tags are wanted, where it has learnt any.
         """
         h = self.from_rgb[str(self.side)](x)
         half = self.from_rgb[str(self.side // 2)](down(x)) if self.fading else None
@@ -778,7 +812,7 @@ class Discriminator(nn.Module):
         recognised = None
         if hasattr(self, "tag_head"):
             # told nothing, or the answer would be copied
-            recognised = self._last(self._told(h, None), groups)
+            recognised = self._last(self._told(h, None), groups) if recognise else None
             h = self._told(h, tags)
         h = self._last(h, groups)
         with without_autocast(h):  # logits are float32
@@ -788,7 +822,8 @@ class Discriminator(nn.Module):
         """h with the channels that tell the tags, or zeros."""
         if tags is None:
             tags = h.new_zeros(len(h), len(self.tag_matrix))
-        told = (tags @ self.tag_matrix.to(tags)).to(h.dtype)
+        with without_autocast(h):
+            told = (tags @ self.tag_matrix.to(tags)).to(h.dtype)
         return torch.cat([h, told[:, :, None, None].expand(-1, -1, *h.shape[2:])], dim=1)
 
     def _last(self, h: Tensor, groups: int) -> Tensor:

@@ -27,17 +27,14 @@ from anifast.data.samplers import ClassSampler
 from anifast.data.tags import TagList, chosen, read_taglist, read_tags
 from anifast.engine.distributed import Team, alone
 from anifast.errors import AnifastError, DataError, ImageError
-from anifast.systems.twingan.config import STAGES, Config, domain_of
+from anifast.systems.twingan.config import REMEMBERING, STAGES, WORDS, Config, domain_of
 
 #: Folders of a domain's pictures, to train on and to show, by layout; the first that is there counts. Index: domain.
 _LAYOUTS = (
     (("source/train", "source/val"), ("trainA", "testA")),
     (("target/train", "target/val"), ("trainB", "testB")),
 )
-_WORDS = ("source", "target")
 _TAGS, _TAGLIST = "tags.tsv", "taglist.tsv"
-#: Norms that take statistics of a batch.
-_BY_BATCH = ("batch_renorm", "batch_norm")
 #: So many of what is wrong are named in an error.
 _NAMED = 3
 
@@ -82,13 +79,13 @@ def find(root: Path, domain: str, split: str = "train") -> Path | None:
     return next((folder for folder in there if folder.is_dir() and next(walk(folder), None) is not None), None)
 
 
-def preprocess(images: Tensor, hw: int, resize: str = "area") -> Tensor:
+def preprocess(images: Tensor, hw: int, resize: str = "antialias") -> Tensor:
     """Scale whole pictures, for inference, in floats all the way.
 
     Args:
         images: N,3,H,W of any size, uint8, or floats in [0, 1].
         hw: the side of the model's pictures.
-        resize: a run's setting: "area" (bicubic and antialiased) or "tf1" (see `resize_tf1`). The aspect is ignored.
+        resize: a run's setting: "antialias" (bicubic and antialiased) or "tf1" (see `resize_tf1`). The aspect is ignored.
 
     Returns:
         float32 N,3,hw,hw in [0, 1].
@@ -103,14 +100,37 @@ def preprocess(images: Tensor, hw: int, resize: str = "area") -> Tensor:
     return (scaled / scale).clamp(0, 1)
 
 
-def whole(image: Image.Image, hw: int, resize: str = "area") -> Tensor:
+def whole(image: Image.Image, hw: int, resize: str = "antialias") -> Tensor:
     """A picture of mode RGB, of any size, as a run shows it of itself: float32 3,hw,hw in [0, 1].
 
-    As `preprocess`, but that "area" is rounded to 8 bits, as training pictures are.
+    As `preprocess`, but that "antialias" is rounded to 8 bits, as training pictures are.
     """
     if resize == "tf1":
         return preprocess(to_tensor(image)[None], hw, resize)[0]
     return to_tensor(folders.resize(image, hw)).to(torch.float32) / 255
+
+
+def share_of(config: Config, side: int, team: Team, batch: int | None = None) -> int:
+    """How many pictures per domain of each batch are one process's.
+
+    Args:
+        config: batch, norm.
+        side: of the phase's pictures.
+        team: the processes that share each batch.
+        batch: pictures per domain in the joined batch; None: the settings'.
+
+    Raises:
+        AnifastError: the batch cannot be shared out evenly, or leaves a process too few for the norm's statistics.
+    """
+    joined = batch or config.batch_of(side)
+    share = team.portion(joined)
+    if share == 1 and config.norm in REMEMBERING:
+        left = f" leaves 1 picture to each of {team.world} processes, which" if team.world > 1 else ": 1 picture"
+        raise AnifastError(
+            f"setting batch: {joined} at {side} px{left} has no statistics that {config.norm} could take at "
+            f"the smallest sizes; take --batch {2 * team.world} or more, or --norm instance_norm"
+        )
+    return share
 
 
 class Pictures:
@@ -152,19 +172,13 @@ class Pictures:
     ) -> None:
         self._team = team = team or alone(device)
         self._batch = batch or config.batch_of(side)
-        self._share = team.portion(self._batch)
-        if self._share == 1 and config.norm in _BY_BATCH:
-            left = f" leaves 1 picture to each of {team.world} processes, which" if team.world > 1 else ": 1 picture"
-            raise AnifastError(
-                f"setting batch: {self._batch} at {side} px{left} has no statistics that {config.norm} could take at "
-                f"the smallest sizes; take --batch {2 * team.world} or more, or --norm instance_norm"
-            )
+        self._share = share_of(config, side, team, batch)
         self._root, self._config, self._side, self._device = root, config, side, device
         self._folders = _training(root)
         self.source, self.target = (_packed(folder, config, side) for folder in self._folders)
         for folder, packed in zip(self._folders, (self.source, self.target), strict=True):
             if len(packed) < self._batch:
-                least = 2 if config.norm in _BY_BATCH else 1
+                least = 2 if config.norm in REMEMBERING else 1
                 smaller = f", or take --batch {len(packed)}" if len(packed) >= least else ""
                 raise DataError(
                     f"{folder}: {counted(len(packed))} that can be read, and a batch has {self._batch} different ones; "
@@ -227,7 +241,7 @@ class Pictures:
             Source and target, up to `count` each, float32 [n,3,side,side] in [0, 1] on the CPU.
         """
         found = []
-        for word, training, packed in zip(_WORDS, self._folders, (self.source, self.target), strict=True):
+        for word, training, packed in zip(WORDS, self._folders, (self.source, self.target), strict=True):
             val = find(self._root, word, "val")
             paths = scan(val).paths if val is not None else [training / name for name in packed.paths]
             found.append(torch.stack(_first_good(paths, count, self._side, self._config.resize)))
@@ -276,7 +290,7 @@ def _training(root: Path) -> tuple[Path, Path]:
     Raises:
         DataError: one is missing.
     """
-    found = [find(root, word) for word in _WORDS]
+    found = [find(root, word) for word in WORDS]
     missing = [
         " or ".join(train for train, _ in layouts)
         for layouts, folder in zip(_LAYOUTS, found, strict=True)

@@ -26,7 +26,6 @@ def neighbours(
     *,
     names: Sequence[str] = (),
     title: str = "query",
-    how: str = "stretch",
     caption: str = "",
 ) -> tuple[Image.Image, dict[str, str]]:
     """A row for each query: its picture, then those that are nearest, each with its distance under it.
@@ -36,7 +35,6 @@ def neighbours(
         found: one part or several: its title, and the neighbours of each query, the nearest first.
         names: of the queries, left of the rows.
         title: above the queries.
-        how: pictures that are not square become so by "crop" or "stretch".
         caption: one line at the top.
 
     Returns:
@@ -45,13 +43,12 @@ def neighbours(
     Raises:
         AnifastError: the sheet would be too large.
     """
-    columns = 1 + sum(max(map(len, rows), default=0) for _, rows in found)
-    check_room(TILE, len(queries), columns, "queries or neighbours")
+    check(len(queries), [max(map(len, rows), default=0) for _, rows in found])
     lost: dict[str, str] = {}
 
     def shown(near: Neighbour) -> Tensor:
         try:
-            return to_tensor(resize(read_image(near.path), TILE, how))
+            return to_tensor(resize(read_image(near.path), TILE, near.resize))
         except ImageError as error:
             lost[str(near.path)] = str(error)
             return torch.full((3, TILE, TILE), 255, dtype=torch.uint8)
@@ -67,6 +64,19 @@ def neighbours(
         pictures = [("", torch.stack(row) if row else empty) for row in tiles]
         blocks.append(Block(head, pictures, notes=[[noted(near) for near in row] for row in rows]))
     return sheet(blocks, caption=caption, tile=TILE), lost
+
+
+def check(queries: int, nearest: Sequence[int]) -> None:
+    """Check that a sheet can be drawn, before anything is searched.
+
+    Args:
+        queries: how many.
+        nearest: of each of them in each part.
+
+    Raises:
+        AnifastError: the sheet would be too large.
+    """
+    check_room(TILE, queries, 1 + sum(nearest), "queries or neighbours")
 
 
 def load(paths: Sequence[Path], how: str = "stretch") -> Tensor:

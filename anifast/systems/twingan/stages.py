@@ -15,7 +15,7 @@ from anifast import systems
 from anifast.data.tags import TagList
 from anifast.engine import state as checkpoint
 from anifast.engine.config import as_option
-from anifast.engine.distributed import Team
+from anifast.engine.distributed import Team, alone
 from anifast.engine.loop import Plan
 from anifast.engine.state import about
 from anifast.errors import AnifastError, CheckpointError
@@ -23,7 +23,7 @@ from anifast.systems.staging import Stage, StagedRun
 from anifast.systems.twingan import checkpoints
 from anifast.systems.twingan.config import STAGES, Config, sides
 from anifast.systems.twingan.networks import adopt, build
-from anifast.systems.twingan.pictures import Pictures
+from anifast.systems.twingan.pictures import Pictures, share_of
 from anifast.systems.twingan.training import GRAPHS_UP_TO, SHOWN, Steps, TwinGAN
 
 #: Networks by name, in training and averaged.
@@ -50,6 +50,13 @@ class Run(StagedRun):
             )
         names = [name for name in c.phases if c.stage in ("all", name)]
         begun = [name for name in STAGES if self.begun(name)]
+        for name in begun[1:]:
+            earlier = STAGES[STAGES.index(name) - 1]
+            if earlier not in begun:
+                raise AnifastError(
+                    f"{self.out}: phase {earlier} is missing, which phase {name} has begun with; put "
+                    f"{self.out / earlier} back, or remove the phases from {name} on to train them anew"
+                )
         if begun:  # a run that has begun with another's networks goes on without the phases before
             names = [name for name in names if STAGES.index(name) >= STAGES.index(begun[0])]
         elif c.start_from is not None:
@@ -60,6 +67,8 @@ class Run(StagedRun):
                     f"setting start_from: {c.start_from} is of phase {self._source[0]}, so nothing is left to train up "
                     f"to size {c.size}; take a larger --size"
                 )
+        for name in names:  # told now, and not when the phase begins, days from here
+            share_of(c, sides(name)[0], self.team or alone(self.device))
         return [self._stage(name) for name in names]
 
     def _stage(self, name: str) -> Stage:
@@ -111,6 +120,12 @@ class Run(StagedRun):
                 )
             with about(self.out / earlier):
                 state = checkpoint.load(self.out / earlier)
+                seen, whole = int(state["images"]), self._plan(earlier).total
+                if seen < whole:
+                    raise CheckpointError(
+                        f"phase {earlier} has seen {seen} of {whole} images, and phase {name} begins where it ends; "
+                        "train it to its end first, or take fewer --phase-images"
+                    )
                 _check_tags(state.get("tags"), tags)
                 before = _read(state)
         live, old = before
@@ -136,7 +151,8 @@ class Run(StagedRun):
             state = systems.read(path)
             if not checkpoints.recognises(state):
                 raise CheckpointError("no Twin-GAN is in it")
-            found = checkpoints.contents(state)
+            untold = {} if "format" in state else {name: getattr(self.config, name) for name in checkpoints.UNTOLD}
+            found = checkpoints.contents(state, **untold)
             theirs, ours = checkpoints.architecture(found.config), checkpoints.architecture(self.config)
             other = [as_option(name, value) for name, value in theirs.items() if ours.get(name) != value]
             if other:
@@ -147,12 +163,31 @@ class Run(StagedRun):
                     f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in it, only "
                     f"{', '.join(found.nets)}: a run goes on with all of its networks"
                 )
-            return found.stage, _read(state), found.tags
+            if _unfinished(found):
+                raise CheckpointError(
+                    f"phase {found.stage} has not come to its end ({found.alpha:.0%} faded in), and a run begins where a "
+                    "phase ends; go on with that one first"
+                )
+            if untold and (self.team is None or self.team.first):
+                options = " ".join(as_option(name, value) for name, value in untold.items())
+                print(
+                    f"{path}: does not tell how its networks were trained; as the settings say: {options}", flush=True
+                )
+            return found.stage, _read(state, **untold), found.tags
 
 
-def _read(state: Mapping[str, object]) -> Nets:
-    """The networks in a checkpoint, in training and averaged."""
-    live = checkpoints.networks_of(state, live=True)[1]
+def _unfinished(found: checkpoints.Contents) -> bool:
+    """Whether the layers of a phase are still fading in."""
+    if not sides(found.stage)[1]:
+        return False
+    if found.origin == "anifast" and found.images is not None:
+        return found.images < found.config.phase_images
+    return found.alpha < 0.99
+
+
+def _read(state: Mapping[str, object], **untold: bool) -> Nets:
+    """The networks in a checkpoint, in training and averaged; `untold` are the settings that it does not tell."""
+    live = checkpoints.networks_of(state, live=True, **untold)[1]
     averaged = checkpoints.networks_of(state, live=False)[1] if checkpoints.averaged(state) else {}
     return live, {name: averaged[name] for name in averaged if name in ("E", "G", "E_style")}
 

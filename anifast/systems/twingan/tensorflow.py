@@ -23,8 +23,8 @@ from torch import Tensor
 
 from anifast.engine import state as files
 from anifast.errors import CheckpointError
-from anifast.systems.twingan.config import BATCHES, SIZES, STAGES, Config, make
-from anifast.systems.twingan.networks import DOMAINS, Norms, empty
+from anifast.systems.twingan.config import BATCHES, DOMAINS, SIZES, STAGES, Config, make
+from anifast.systems.twingan.networks import Norms, empty
 from anifast.systems.weights import Weights, settled, shape_of
 
 _MAGIC = 0xDB4775248B80FB57
@@ -45,6 +45,8 @@ _TYPES: dict[int, np.dtype[Any]] = {
     19: np.dtype("<f2"),
 }
 _BFLOAT16, _STRING = 14, 7
+#: Sides and numbers that a tensor has at most: networks have far fewer, and damaged sizes as a rule far more.
+_SIDES, _NUMBERS = 8, 2**28
 #: What a training keeps beside networks, and heads that only its losses need.
 _IGNORED = re.compile(
     r"(^|/)(beta[12]_power(_\d+)?|n_critic_counter|gdrop_strength|ExponentialMovingAverage|"
@@ -81,9 +83,13 @@ def index_of(path: Path) -> Path | None:
         if name is None:
             return max(_indices(path), key=lambda one: (_steps(one), one.name), default=None)
         index = path / f"{name}.index"
-        if index.is_file():
-            return index
-        if (path / name).is_file():
+        try:
+            if index.is_file():
+                return index
+            former = (path / name).is_file()
+        except OSError as error:  # such as a name that is too long
+            raise CheckpointError(f"{path / 'checkpoint'}: damaged: {error.strerror}") from error
+        if former:
             raise CheckpointError(f"{path / name}: a checkpoint of TensorFlow's format V1, which has no .index; {_OUT}")
         held = ", ".join(one.name for one in _indices(path)) or "none"
         raise CheckpointError(f"{index}: is missing, which {path / 'checkpoint'} tells of; there is {held}")
@@ -247,7 +253,11 @@ def _bytes(value: int | bytes) -> bytes:
 
 def _number(value: int | bytes) -> int:
     """Also of fields of fixed width."""
-    return value if isinstance(value, int) else int.from_bytes(value, "little")
+    if isinstance(value, int):
+        return value
+    if len(value) > 8:
+        raise CheckpointError("damaged: a message where a number is expected")
+    return int.from_bytes(value, "little")
 
 
 def _shape(data: bytes) -> tuple[int, ...]:
@@ -256,6 +266,8 @@ def _shape(data: bytes) -> tuple[int, ...]:
     for number, value in _fields(data):
         if number == 2:
             sizes.append(next((_number(size) for part, size in _fields(_bytes(value)) if part == 1), 0))
+    if len(sizes) > _SIDES or math.prod(max(size, 1) for size in sizes) > _NUMBERS:
+        raise CheckpointError(f"damaged: a tensor of {len(sizes)} sides, the longest {max(sizes)}")
     return tuple(sizes)
 
 
@@ -377,14 +389,12 @@ def _stored(path: Path, name: str, entry: _Entry, shards: int) -> bytes:
     shard = path.with_name(f"{path.stem}.data-{entry.shard:05d}-of-{shards:05d}")
     if not shard.is_file():
         raise CheckpointError(f"{shard.name} is missing beside it, where {name} is stored; put it there")
+    end, length = entry.offset + entry.size, shard.stat().st_size
+    if end > length:
+        raise CheckpointError(f"{shard.name} is cut off: {name} ends at byte {end} of {length}; fetch it again")
     with open(shard, "rb") as handle:
         handle.seek(entry.offset)
         data = handle.read(entry.size)
-    if len(data) < entry.size:
-        raise CheckpointError(
-            f"{shard.name} is cut off: {name} ends at byte {entry.offset + entry.size} of "
-            f"{shard.stat().st_size}; fetch it again"
-        )
     if masked(crc32c(data)) != entry.crc:
         raise CheckpointError(f"{shard.name} is damaged: the checksum of {name} is another; fetch it again")
     return data
@@ -441,14 +451,17 @@ def _constant(name: str, data: bytes) -> Tensor:
         elif number == 4:
             content = _bytes(value)
         elif number == 5:
-            packed = _bytes(value)
+            packed = value if isinstance(value, bytes) else b""
+            if not packed or len(packed) % 4:
+                raise CheckpointError(f"damaged: {name} has a list that is none of numbers of 4 bytes")
             listed += struct.unpack(f"<{len(packed) // 4}f", packed)
     if kind not in _TYPES or (listed and kind != 1):
         raise CheckpointError(f"{name} is of TensorFlow's type {kind}, which no network here has")
     count = math.prod(shape)
     if listed and not content:
-        listed += [listed[-1]] * (count - len(listed))
-        content = np.array(listed[:count], "<f4").tobytes()
+        numbers = np.full(count, listed[-1], "<f4")
+        numbers[: len(listed)] = listed[:count]
+        content = numbers.tobytes()
     if len(content) != count * _TYPES[kind].itemsize:
         raise CheckpointError(f"damaged: {name} has {len(content)} bytes, which do not make {list(shape)}")
     return _tensor(content, kind, shape)
@@ -738,6 +751,8 @@ def _vectors(name: str, weight: Tensor, found: _Variables) -> tuple[Tensor, Tens
         u = found.take(name, (1, len(matrix)))[0]
         v = F.normalize(matrix.t() @ u, dim=0, eps=1e-12)
         return F.normalize(matrix @ v, dim=0, eps=1e-12), v
+    if not bool(matrix.isfinite().all()):
+        raise CheckpointError(f"{name.rpartition('/')[0]}/weights has values that are no numbers")
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     return left[:, 0] / values[0].clamp_min(1e-12), right[0]
 
@@ -746,6 +761,8 @@ def _norms(name: str, norms: Norms, config: Config, found: _Variables) -> Weight
     """All scales, shifts and statistics side by side, as `Norms` has them; of domains that are not there NaN."""
     total, kind = sum(norms.sizes), norms.kind
     rows = {key: torch.full(tuple(like.shape), math.nan) for key, like in norms.state_dict().items()}
+    if "recalibrated_steps" in rows:
+        rows["recalibrated_steps"] = torch.zeros(())
     names = {"running_mean": "moving_mean", "running_var": "moving_variance"}
     names |= {"renorm_mean": "renorm_mean", "renorm_std": "renorm_stddev"}
     scope_of = "InstanceNorm" if kind == "instance_norm" else "BatchNorm"

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -20,18 +21,16 @@ from anifast.engine.plots import Panel
 from anifast.engine.sheets import Block, sheet
 from anifast.engine.state import restore, stored
 from anifast.nn.stylegan2_layers import lay_out, without_autocast
-from anifast.systems.twingan.config import STAGES, Config, half_life, sides
+from anifast.systems.twingan.config import DOMAINS, STAGES, Config, half_life, sides
 from anifast.systems.twingan.losses import (
     adversarial,
     dragan_points,
     gradient_penalty,
     judging,
-    l1,
     recognition,
     wgan_points,
 )
 from anifast.systems.twingan.networks import (
-    DOMAINS,
     Discriminator,
     Encoder,
     Generator,
@@ -40,6 +39,7 @@ from anifast.systems.twingan.networks import (
     build,
     down,
     limits,
+    normalised_by,
     up,
 )
 from anifast.systems.twingan.pictures import Batch, Pictures
@@ -56,8 +56,9 @@ PANELS = (
 )
 #: Pictures per domain on a sample sheet.
 SHOWN = 6
-#: The half-life of averages is at most this part of a phase's images so far.
-_RAMP = 0.05
+#: Where a phase has new layers, the half-life of averages is at most this part of its images so far: of the first
+#: weights no more than 2e-4 is left after 500 steps.
+_RAMP = 0.5
 #: Up to this side phases are recorded as CUDA graphs, where that is asked for: beyond it kernels take their time.
 GRAPHS_UP_TO = 32
 
@@ -116,7 +117,8 @@ class TwinGAN:
         total: images per domain of the phase, over which its layers fade in.
         tags: what the networks are told, with `config.tags`.
         shown: source and target pictures for the sample sheets, in [0, 1].
-        team: the processes that share each batch; None: one. Statistics of norms are those of each process's part.
+        team: the processes that share each batch; None: one. Statistics of norms, minibatch stddev and the variance of
+            dragan's noise are those of each process's part.
         start: networks to begin with, of this phase.
         averaged: averages to begin with.
     """
@@ -147,6 +149,7 @@ class TwinGAN:
         painting = {name: net for name, net in self.nets.items() if name in ("E", "G", "E_style")}
         judges = [self.nets["D_s"], self.nets["D_t"]]
         self.ema, self._half_life = None, 0.0
+        self._ramps = self.fading or STAGES.index(stage) == 0
         if config.ema:
             self._half_life = half_life(config, self.batch_size)
             self.ema = EMA(painting, self._half_life)
@@ -211,9 +214,11 @@ class TwinGAN:
                 net.norms.renorm_limits.copy_(self._limits[limits(step)])
         self.alpha.fill_(self.faded(images))
         if self.ema is not None:
-            # New layers begin at random, and their first weights must not outlast a short phase in the averages: as in
-            # Karras et al. 2020 (arXiv 2006.06676, appendix C) half of an average is never older than that.
-            self.ema.half_life = min(self._half_life, _RAMP * (images + self.batch_size))
+            self.ema.half_life = self._half_life
+            if self._ramps:
+                # New layers begin at random, and their first weights must not outlast a short phase in the averages
+                # (as in Karras et al. 2020, arXiv 2006.06676, appendix C).
+                self.ema.half_life = min(self._half_life, _RAMP * (images + self.batch_size))
         self._batches = [(self._real(one.source), self._real(one.target), one.tags) for one in batch]
         self._remembered = False
         # By phase, step and process, not from a generator with a state: a resumed run draws the same.
@@ -310,10 +315,10 @@ class TwinGAN:
         z_s, z_t = z.float().chunk(2) if z.dtype != torch.float64 else z.chunk(2)
         again_t, again_s = again.to(z_s.dtype).chunk(2)
         parts = {
-            "rec_s": l1(same_s, source) * c.rec_weight,
-            "rec_t": l1(same_t, target) * c.rec_weight,
-            "sem_st": l1(again_t, z_s) * c.sem_weight,
-            "sem_ts": l1(again_s, z_t) * c.sem_weight,
+            "rec_s": F.l1_loss(same_s, source) * c.rec_weight,
+            "rec_t": F.l1_loss(same_t, target) * c.rec_weight,
+            "sem_st": F.l1_loss(again_t, z_s) * c.sem_weight,
+            "sem_ts": F.l1_loss(again_s, z_t) * c.sem_weight,
         }
         told = along[0] if c.tags and along else None
         for domain, translated, same in (("s", to_s, same_s), ("t", to_t, same_t)):
@@ -326,7 +331,7 @@ class TwinGAN:
         if c.style:
             found = _joined(self._encode("E_style", (to_t, to_s), (1, 0)), self._found["E_style"])
             wanted = along[0]
-            each = [l1(one.to(wanted.dtype), wanted) for one in found.chunk(2)]
+            each = [F.l1_loss(one.to(wanted.dtype), wanted) for one in found.chunk(2)]
             parts["style"] = torch.stack(each).sum() * c.style_weight
         if c.share_batch:
             self._painted[0] = self._kept([to_s, to_t], [same_s, same_t])
@@ -458,39 +463,42 @@ class TwinGAN:
         if self.shown is None:
             raise ValueError("no pictures were given for the sample sheet")
         nets: Mapping[str, nn.Module] = self.nets if self.ema is None else self.ema.nets
-        encoder, generator = cast(Encoder, nets["E"]), cast(Generator, nets["G"])
-        was = encoder.training, generator.training
-        encoder.eval(), generator.eval()
-        for net in nets.values():
-            norms = cast(Encoder, net).norms if net in (encoder, generator, nets.get("E_style")) else None
-            if norms is not None:
-                norms.source = "recalibrated" if norms.recalibrated else "running"
-        blocks = []
-        for domain, title in ((0, "source to target"), (1, "target to source")):
-            real = self._real(self.shown[domain].to(self.device))
-            latent = encoder(real, (domain,), self.alpha)
-            follows = self._shown_follows(nets, real, domain)
-            translated, _ = generator(latent.z, latent.skips, (1 - domain,), self.alpha, follows[0])
-            same, _ = generator(latent.z, latent.skips, (domain,), self.alpha, follows[1])
-            rows = [("real", real), ("translated", translated), ("repainted", same)]
-            blocks.append(Block(title, [(label, images.float().clamp(0, 1) * 2 - 1) for label, images in rows]))
-        encoder.train(was[0]), generator.train(was[1])
-        caption = f"phase {self.stage}" + (f", averaged weights, decay {self.config.ema:g} a step" if self.ema else "")
+        painting = [cast(Encoder | Generator, nets[name]) for name in ("E", "G", "E_style") if name in nets]
+        source = "recalibrated" if all(net.norms.recalibrated for net in painting) else "running"
+        was = [net.training for net in painting]
+        try:
+            for net in painting:
+                net.eval()
+            with normalised_by([net.norms for net in painting], source):
+                blocks = [self._shown_block(nets, domain) for domain in range(len(DOMAINS))]
+        finally:
+            for net, training in zip(painting, was, strict=True):
+                net.train(training)
+        caption = f"phase {self.stage}" + (f", {self.averaging}" if self.ema else "")
         return sheet(blocks, caption=caption, tile=max(64, min(128, self.side)), beside=True)
 
-    def _shown_follows(
-        self, nets: Mapping[str, nn.Module], real: Tensor, domain: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What the norms follow on a sheet: the first of random styles and the pictures' own; no tags."""
-        if not self.config.style:
-            return None, None
-        source = torch.Generator().manual_seed(self.config.seed % 2**32)
-        random = torch.randn(len(real), self.config.style, generator=source).to(self.device)
-        net = cast(Encoder, nets["E_style"])
-        was = net.training
-        own = net.eval()(real, (domain,), self.alpha).z
-        net.train(was)
-        return random, own
+    @property
+    def averaging(self) -> str:
+        """How weights are averaged, in words."""
+        return f"averaged weights, decay {self.config.ema:g} a step" + (" at last" if self._ramps else "")
+
+    def _shown_block(self, nets: Mapping[str, nn.Module], domain: int) -> Block:
+        """The pictures of a domain on a sheet."""
+        assert self.shown is not None
+        encoder, generator = cast(Encoder, nets["E"]), cast(Generator, nets["G"])
+        real = self._real(self.shown[domain].to(self.device))
+        latent = encoder(real, (domain,), self.alpha)
+        random: Tensor | None = None
+        own: Tensor | None = None
+        if self.config.style:  # always the same random styles, and the pictures' own; of tags, none
+            source = torch.Generator().manual_seed(self.config.seed % 2**32)
+            random = torch.randn(len(real), self.config.style, generator=source).to(self.device)
+            own = cast(Encoder, nets["E_style"])(real, (domain,), self.alpha).z
+        translated, _ = generator(latent.z, latent.skips, (1 - domain,), self.alpha, random)
+        same, _ = generator(latent.z, latent.skips, (domain,), self.alpha, own, deployed=False)
+        rows = [("real", real), ("translated", translated), ("repainted", same)]
+        title = ("source to target", "target to source")[domain]
+        return Block(title, [(label, images.float().clamp(0, 1) * 2 - 1) for label, images in rows])
 
     def state_dict(self) -> dict[str, Any]:
         """Networks and optimisers, and which phase they are of."""
@@ -510,7 +518,7 @@ class TwinGAN:
 
 
 def _scores(net: Discriminator, alpha: Tensor, told: Tensor | None) -> Callable[[Tensor], Tensor]:
-    return lambda points: net.forward(points, 1, alpha, told).scores
+    return lambda points: net.forward(points, 1, alpha, told, recognise=False).scores
 
 
 def _joined(latents: Sequence[Latent], found: list[Statistics]) -> Tensor:
@@ -544,7 +552,9 @@ def summary(system: TwinGAN, data: Steps, plan: Plan) -> list[str]:
     judged = "translations and reconstructions" if system.judges_same else "translations"
     penalty = f", penalty {c.gp_weight:g}" if c.loss in ("dragan", "wgan_gp") else ""
     d_lr = f" (discriminators {c.d_lr:g})" if c.d_lr is not None else ""
-    average = f"; averaged, decay {c.ema:g} a step" if c.ema else ""
+    average = f"; {system.averaging}" if c.ema else ""
+    if plan.cuda_graphs != c.cuda_graphs:
+        average += f"; CUDA graphs up to {GRAPHS_UP_TO} px only, so not in this phase"
     untagged = f"; {data.pictures.untagged} target pictures have no tags" if data.pictures.untagged else ""
     shared = "the generator's own batch" if system.batches == 1 else f"{system.batches} batches a step"
     return [
