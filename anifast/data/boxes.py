@@ -1,13 +1,14 @@
-"""Boxes of faces, from whatever detector, and the parts of pictures that are cut out around them. Imports no torch."""
+"""Boxes of faces, from whatever detector, and the parts of pictures that are cut out around them."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from anifast.data.folders import text_rows
 from anifast.errors import DataError
 
 #: So many faces of a photo are taken, the best first.
@@ -116,7 +117,7 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, list[Box]]:
     """
     found: dict[str, list[Box]] = {}
     first = True
-    for number, line in rows(path):
+    for number, line in text_rows(path):
         columns = [column.strip() for column in line.split("\t")]
         heading, first = first and tuple(column.lower() for column in columns) in (_COLUMNS, _COLUMNS[:-1]), False
         if heading:

@@ -100,6 +100,21 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def text_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """The rows of a text file that hold anything, with their numbers from 1; also where bytes of it are no UTF-8.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{printable(path)}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.rstrip("\r")
+
+
 def counted(pictures: int) -> str:
     """A number of pictures in words: 1 picture, 2 pictures."""
     return f"{pictures} picture{'' if pictures == 1 else 's'}"

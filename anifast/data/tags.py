@@ -1,19 +1,20 @@
-"""Tags of anime faces: lists of them, and files that say which picture has which. Imports no torch."""
+"""Tags of anime faces: lists of them, and files that say which picture has which."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from anifast.data.folders import printable, text_rows
 from anifast.errors import AnifastError, DataError
 
 #: Those that Twin-GAN follows, as its author's list has them: number in the tagger's own list, tag, group. A picture
@@ -129,7 +130,7 @@ def read_taglist(path: str | os.PathLike[str]) -> TagList:
         DataError: the file cannot be read, or a row of it (named by its number) is none.
     """
     rows = []
-    for number, line in _lines(path):
+    for number, line in text_rows(path):
         columns = [column.strip() for column in line.split("\t")]
         try:
             identity, name, group = columns
@@ -165,7 +166,7 @@ def read_tags(path: str | os.PathLike[str], taglist: TagList = TagList.DEFAULT) 
     found: dict[str, Vector] = {}
     at: dict[str, int] = {}
     unknown: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, line in text_rows(path):
         name, tab, told = line.partition("\t")
         if not tab or not name.strip() or "\t" in told.strip():
             raise DataError(
@@ -174,19 +175,19 @@ def read_tags(path: str | os.PathLike[str], taglist: TagList = TagList.DEFAULT) 
         name = str(PurePosixPath(name.strip()))
         if name in at:
             raise DataError(
-                f"{path}, row {number}: {_shown(name)} had its tags in row {at[name]}; keep one of the rows"
+                f"{path}, row {number}: {printable(name)} had its tags in row {at[name]}; keep one of the rows"
             )
         at[name] = number
         try:
             scores = _scores(told, taglist)
         except ValueError as error:
-            raise DataError(f"{path}, row {number}: {_shown(str(error))}") from None
+            raise DataError(f"{path}, row {number}: {printable(str(error))}") from None
         for tag in scores:
             if tag not in taglist.index:
                 unknown.setdefault(tag, number)
         found[name] = _vector({tag: score for tag, score in scores.items() if tag in taglist.index}, taglist)
     if unknown:
-        first = ", ".join(f"{_shown(tag)} (row {number})" for tag, number in list(unknown.items())[:_NAMED])
+        first = ", ".join(f"{printable(tag)} (row {number})" for tag, number in list(unknown.items())[:_NAMED])
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         raise DataError(
             f"{path}: {len(unknown)} tag{'s are' if len(unknown) > 1 else ' is'} not among the {len(taglist)} known "
@@ -285,20 +286,4 @@ def _scores(text: str, taglist: TagList) -> dict[str, float]:
 
 def _short(line: str) -> str:
     """A row of a file for a message."""
-    return repr(_shown(line if len(line) <= 60 else f"{line[:57]}..."))
-
-
-def _shown(name: str) -> str:
-    """Text that can always be printed, also where bytes of a name are no UTF-8."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """The rows of a text file that hold anything, with their numbers from 1."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line.rstrip("\r")
+    return repr(printable(line if len(line) <= 60 else f"{line[:57]}..."))

@@ -351,7 +351,7 @@ def _pass(model: Model, side: _Side, asked: Tensor | None, own: Settings, option
             repaint["style"] = model.styles_of(images, here)
         elif asked is not None and side.domain == 1:
             repaint["tags"] = asked[numbers]
-        same = model.paint(latent, here, **repaint)
+        same = model.paint(latent, here, tags=repaint.get("tags"), style=repaint.get("style"), same=True)
         _finite(model, side.folder, latent.z, same)
         side.means.add("rec", same, x)
         kept["own"].append(of_length_1(latent.z).half().cpu())
@@ -364,11 +364,10 @@ def _pass(model: Model, side: _Side, asked: Tensor | None, own: Settings, option
         if side.translates:
             tags, styles = _follows(model, numbers, 1 - side.domain, asked, own.seed)
             painted = model.paint(latent, there, tags=tags, style=styles)
-            again = model.encode(painted, there)
+            again = model.encode(painted, there, painted=True)
             _finite(model, side.folder, painted, again.z)
             side.means.add("sem", again.z, latent.z)
-            back: dict[str, Tensor] = {"style": repaint["style"]} if model.config.style else {}
-            side.means.add("cycle", model.paint(again, here, **back), x)
+            side.means.add("cycle", model.paint(again, here, style=repaint.get("style")), x)
             kept["back"].append(of_length_1(again.z).half().cpu())
             saved = to_uint8((painted * 2 - 1).clamp(-1, 1))
             rows["translated"] = to_float(saved)

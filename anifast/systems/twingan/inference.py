@@ -236,12 +236,13 @@ class Model:
     # --- networks
 
     @torch.no_grad()
-    def encode(self, images: Tensor, domain: str) -> Latent:
+    def encode(self, images: Tensor, domain: str, *, painted: bool = False) -> Latent:
         """What the encoder makes of pictures.
 
         Args:
             images: N,3,size,size in [0, 1], float, N at least 1.
             domain: of the pictures: s, t, source, target, A or B.
+            painted: whether they are painted; recalibrated statistics are of real ones, and are not used then.
 
         Raises:
             AnifastError: no such domain.
@@ -250,12 +251,18 @@ class Model:
         self.require_encoder(domain)
         net = cast(Encoder, self.net("E"))
         with autocast(self.device, self.precision):
-            found: Latent = net(images.to(self.device), (domain_of(domain),), self._found.alpha)
+            found: Latent = net(images.to(self.device), (domain_of(domain),), self._found.alpha, deployed=not painted)
         return found
 
     @torch.no_grad()
     def paint(
-        self, latent: Latent, domain: str, *, tags: Tensor | None = None, style: Tensor | int | None = None
+        self,
+        latent: Latent,
+        domain: str,
+        *,
+        tags: Tensor | None = None,
+        style: Tensor | int | None = None,
+        same: bool = False,
     ) -> Tensor:
         """Paint what was encoded.
 
@@ -264,6 +271,8 @@ class Model:
             domain: to paint in.
             tags: see `translate`.
             style: see `translate`.
+            same: whether this is the pictures' own domain; recalibrated statistics are of translations, and are not
+                used then.
 
         Returns:
             N,3,size,size, about in [0, 1] but not cut to it, float32 on the model's device.
@@ -276,7 +285,7 @@ class Model:
         self._check_held(to)
         follows = self._condition(len(latent.z), to, tags, style)
         with autocast(self.device, self.precision):
-            painted, _ = net(latent.z, latent.skips, (to,), self._found.alpha, follows)
+            painted, _ = net(latent.z, latent.skips, (to,), self._found.alpha, follows, deployed=not same)
         return painted.float()
 
     def _condition(self, count: int, to: int, tags: Tensor | None, style: Tensor | int | None) -> Tensor | None:
@@ -364,7 +373,8 @@ class Model:
         x = self._given(images)
         if not len(x):
             return images.new_empty(0, 3, self.size, self.size)
-        painted = self.paint(self.encode(x, LETTERS[domain]), LETTERS[to], tags=tags, style=style)
+        latent = self.encode(x, LETTERS[domain])
+        painted = self.paint(latent, LETTERS[to], tags=tags, style=style, same=domain == to)
         # cut to 1 an infinity would look like a colour
         painted = painted.masked_fill(painted.isinf(), math.nan).mul(2).sub(1).clamp(-1.0, 1.0)
         return painted.to(images.device, images.dtype).contiguous()

@@ -85,7 +85,7 @@ def preprocess(images: Tensor, hw: int, resize: str = "antialias") -> Tensor:
     Args:
         images: N,3,H,W of any size, uint8, or floats in [0, 1].
         hw: the side of the model's pictures.
-        resize: a run's setting: "antialias" (bicubic and antialiased) or "tf1" (see `resize_tf1`). The aspect is ignored.
+        resize: a run's setting: "antialias" (bicubic) or "tf1" (see `resize_tf1`). The aspect is ignored.
 
     Returns:
         float32 N,3,hw,hw in [0, 1].
