@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def trained(nets: dict[str, nn.Module], seed: int = 0) -> dict[str, nn.Module]:
                     part.renorm_mean.copy_(0.05 * drawn(part.renorm_mean))
                     part.renorm_std.copy_(0.2 + 0.2 * torch.rand(part.renorm_std.shape, generator=source))
     return nets
+
+
+def mixed_rounding(nets: Iterable[nn.Module]) -> float:
+    """What the roundings of mixed precision to bfloat16 do to a value of about 1 that passes through all layers.
+
+    Of each layer what comes in, the kernel and the result are rounded, each by up to half an eps: eps / sqrt(12) in the
+    mean square. These are independent of one another and add up like their squares.
+    """
+    layers = sum(w.dim() == 4 for net in nets for w in net.parameters())
+    return torch.finfo(torch.bfloat16).eps * math.sqrt(3 * layers / 12)
 
 
 def networks(config: Config, stage: str, seed: int = 0, tags: int | None = None) -> dict[str, nn.Module]:

@@ -54,7 +54,8 @@ def swd(x: Tensor, y: Tensor, *, seed: int = 0, label: str = "SWD") -> dict[int,
     up to 38 kB for each picture of both sets (one level at a time, patches in float16), and 0.1 GB.
 
     Args:
-        x: uint8 M,3,S,S, pictures as they are saved; S is 16 times a power of two, or below 16.
+        x: uint8 M,3,S,S, pictures as they are saved, on any device or memory-mapped: 256 are looked at at once. S is 16
+            times a power of two, or below 16.
         y: uint8 N,3,S,S; M and N may differ.
         seed: of places and directions.
         label: of the progress bar.

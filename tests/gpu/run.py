@@ -4,7 +4,8 @@
               outside the repository and looks for this GPU's machine code in the extension
     test      runs the GPU tests and the op tests against that folder; golden cases must not be skipped
     sanitize  runs small cases under compute-sanitizer, after a planted error has shown that it finds one
-    bench     measures every op (benchmarks/run.py)
+    bench     measures every op (benchmarks/run.py), and then Twin-GAN as far as the time goes; at length that is
+              `OMP_WAIT_POLICY=ACTIVE python -m benchmarks.systems.bench_twingan --out benchmarks/results`
     all       the four in this order, within --minutes
 
 Reports are left in --out (default build/gpu/report): gpu.json with what each part found, the logs, and results/ of the
@@ -32,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "anifast", "csrc", "kernels")
 TOOLS = ("memcheck", "racecheck", "synccheck")
+#: What is measured of Twin-GAN, the rows with aims first.
+TWINGAN = ("4", "8", "16", "32", "256", "64", "32to64", "128", "translate-64", "translate-256", "search")
 
 
 class Failed(Exception):
@@ -78,9 +81,9 @@ class Run:
                 raise Failed(f"{what}: {problem}") from None
         text = path.read_bytes()[begin:].decode("utf-8", "replace")
         if done.returncode:
-            lines = text.splitlines()
-            told = [line for line in lines[:-25] if "anifast: error" in line]  # above what pip says about it
-            tail = "\n".join([*told, *lines[-25:]])
+            said = text.splitlines()
+            told = [line for line in said[:-25] if "anifast: error" in line]  # above what pip says about it
+            tail = "\n".join([*told, *said[-25:]])
             raise Failed(f"{what}: exit status {done.returncode}; see {path}\n{tail}")
         return text
 
@@ -248,7 +251,7 @@ def sanitize(run: Run) -> dict[str, Any]:
 
 
 def bench(run: Run) -> dict[str, Any]:
-    """All benchmarks of all ops, briefly; then the few quick cases against torch.compile too."""
+    """All benchmarks of all ops, briefly; the few quick cases against torch.compile too; Twin-GAN, briefly."""
     need_target(run)
     script = ROOT / "benchmarks" / "run.py"
     if not script.exists():
@@ -259,14 +262,28 @@ def bench(run: Run) -> dict[str, Any]:
     command = [*base, "--skip", "compile", "--seconds", "0.12", "--out", str(results)]
     run.run("bench.log", command, environment=environment, cwd=run.work, what="benchmarks")
     found: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*/*.json"))}
+    quick = [*base, "--quick"]
+    found["quick"] = as_far_as_time_goes(run, quick, environment, "quick benchmarks", "with torch.compile")
+    # the repository, which has the benchmarks, behind the installed package
+    environment["PYTHONPATH"] += os.pathsep + str(ROOT)
+    module = "benchmarks.systems.bench_twingan"
+    command = [sys.executable, "-m", module, "--device", "cuda", "--precision", "bf16", "--seconds", "1"]
+    command += ["--only", *TWINGAN, "--out", str(results)]
+    told = as_far_as_time_goes(run, command, environment, "Twin-GAN's benchmark", "bf16, a second a row")
+    found["twingan"] = told
+    found["summary"] = f"Twin-GAN {told.split(':')[0]}; at length: python -m {module} --out benchmarks/results"
+    return found
+
+
+def as_far_as_time_goes(run: Run, command: list[str], environment: dict[str, str], what: str, how: str) -> str:
+    """Run a command into bench.log; whether it has come to its end. What it has printed by then is there either way."""
     try:
-        run.run("bench.log", [*base, "--quick"], environment=environment, cwd=run.work, what="quick benchmarks")
-        found["quick"] = "in bench.log, with torch.compile"
+        run.run("bench.log", command, environment=environment, cwd=run.work, what=what)
     except Failed as problem:
         if "--minutes" not in str(problem):
             raise
-        found["quick"] = f"not finished: {problem}"
-    return found
+        return f"not finished: {problem}"
+    return f"in bench.log: {how}"
 
 
 PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {"build": build, "test": test, "sanitize": sanitize, "bench": bench}

@@ -99,6 +99,41 @@ def test_a_command_that_fails_or_hangs_ends_its_part(run: Any, runner: ModuleTyp
         python("print(5)")
 
 
+@pytest.mark.parametrize("late", ["", "quick", "bench_twingan"])
+def test_benchmarks_go_as_far_as_the_time_does(
+    run: Any, runner: ModuleType, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    """The ops' must come to their end; Twin-GAN's are the installed package's, with the repository's benchmarks."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    called: list[list[str]] = []
+
+    def fake(self: Any, log: str, command: list[str], *, environment: dict[str, str], what: str, **_: Any) -> str:
+        called.append(command)
+        if "benchmarks.systems.bench_twingan" in command:
+            assert environment["PYTHONPATH"] == f"{run.target}:{runner.ROOT}"
+        if late and late in " ".join(command):
+            raise runner.Failed(f"{what}: stopped after 5 s, the time of --minutes; see {log}")
+        return ""
+
+    monkeypatch.setattr(runner.Run, "run", fake)
+    found = runner.bench(run)
+    assert len(called) == 3 and "--quick" in called[1]
+    assert found["quick"].startswith("not finished" if late == "quick" else "in bench.log")
+    assert found["twingan"].startswith("not finished" if late == "bench_twingan" else "in bench.log")
+    assert "at length: python -m benchmarks.systems.bench_twingan" in found["summary"]
+    (rows,) = [command[command.index("--only") + 1 : command.index("--out")] for command in called if "-m" in command]
+    from benchmarks.systems.bench_twingan import ROWS
+
+    assert sorted(rows) == sorted(ROWS["cuda"])
+
+    def wrong(*_: Any, what: str, **__: Any) -> str:
+        raise runner.Failed(f"{what}: exit status 1")
+
+    monkeypatch.setattr(runner.Run, "run", wrong)
+    with pytest.raises(runner.Failed, match="exit status 1"):
+        runner.as_far_as_time_goes(run, [], {}, "benchmark", "")
+
+
 def test_parts_need_an_installed_package(run: Any, runner: ModuleType) -> None:
     run.work = run.out / "elsewhere"
     for part in (runner.test, runner.sanitize, runner.bench):

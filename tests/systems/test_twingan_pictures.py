@@ -22,7 +22,7 @@ from anifast.data.packed import PackedImages
 from anifast.data.tags import TagList
 from anifast.engine.distributed import Team
 from anifast.errors import AnifastError, DataError
-from anifast.systems.twingan.pictures import Batch, Pictures, find, preprocess, tags_file, whole
+from anifast.systems.twingan.pictures import Batch, Pictures, find, preprocess, share_of, tags_file, whole
 
 CPU = torch.device("cpu")
 #: Whatever changes a picture is off: a batch has the packed pixels.
@@ -269,6 +269,11 @@ def test_one_picture_has_no_statistics(faces: Path, norm: str) -> None:
 
 def test_the_authors_batches_and_processes(faces: Path) -> None:
     config = tiny_config(batch=0, size=128)
+    team = Team(CPU, 1, 4)
+    assert [share_of(config, side, team) for side in (4, 64)] == [2, 2] and share_of(config, 128, team, batch=12) == 3
+    with pytest.raises(AnifastError, match="setting batch: 4 at 128 px leaves 1 picture to each of 4 processes"):
+        share_of(config, 128, team)
+    assert share_of(tiny_config(batch=0, size=128, norm="none"), 128, team) == 1
     with pytest.raises(AnifastError, match="setting batch: 4 at 128 px leaves 1 picture to each of 4 processes"):
         Pictures(faces, config, 128, CPU, Team(CPU, 0, 4))
     with pytest.raises(AnifastError, match="setting batch: 4 cannot be shared out evenly over 3 processes"):

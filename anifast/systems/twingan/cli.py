@@ -250,7 +250,6 @@ def _translate(args: argparse.Namespace) -> int:
     model.require(DOMAINS[to])
     model.require_encoder(DOMAINS[to if again else 1 - to])
     painter = _painter(args, model, to)
-    translate.several(jobs, painter.labels, painter.pictures)  # looks whether one would be overwritten
 
     def repainted(images: Tensor) -> Tensor:
         return model.reconstruct(images, DOMAINS[to])
@@ -262,6 +261,7 @@ def _translate(args: argparse.Namespace) -> int:
     if not again and args.boxes is not None:
         crops = _Faces(painter, paint, _boxes_of(args, jobs), to, args.batch, args.least_score)
         jobs = crops.spread(jobs)
+    translate.check_targets(jobs, painter.pictures)
     translate.check_writable(args.out)
     told = ", ".join(
         filter(
@@ -456,14 +456,10 @@ class _Faces:
         self.least = usual if least is None else least
 
     def spread(self, jobs: Sequence[Job]) -> list[Job]:
-        """The same jobs with a result for each face: face.png, or face-f0.png, face-f1.png, ... Tells how many.
-
-        Raises:
-            DataError: results would collide with each other or overwrite an input.
-        """
+        """The same jobs with a result for each face: face.png, or face-f0.png, face-f1.png, ... Tells how many."""
         from anifast.data.boxes import FACES
         from anifast.data.folders import counted
-        from anifast.engine.translate import check_targets, several
+        from anifast.engine.translate import several
 
         found: list[Job] = []
         without = 0
@@ -472,7 +468,6 @@ class _Faces:
             without += not sure
             endings = [f"-f{number}" for number in range(min(FACES, sure))] if sure > 1 else [""]
             found += several([job], endings)
-        check_targets(found, self.painter.pictures)
         faces = sum(len(job.targets) for job in found) - without
         print(
             f"faces of a score from {self.least:g}: {faces} in {counted(len(jobs) - without)}; {without} without are "

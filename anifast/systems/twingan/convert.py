@@ -18,7 +18,7 @@ from anifast.data.folders import printable, read_image, scan, to_tensor
 from anifast.engine import state as files
 from anifast.errors import AnifastError, CheckpointError, DataError
 from anifast.systems.twingan.checkpoints import AVERAGED, NETS, Contents, averaged, build, contents, header
-from anifast.systems.twingan.config import sides
+from anifast.systems.twingan.config import DOMAINS, LETTERS, WORDS, domain_of, sides
 from anifast.systems.twingan.networks import Encoder, Generator
 from anifast.systems.twingan.pictures import preprocess
 from anifast.systems.weights import Weights, moved
@@ -97,8 +97,9 @@ def hint(state: Mapping[str, Any], format: str, direction: str | None) -> str:
     found = contents(state)
     if format == "safetensors":
         return "tensors are called by network and layer (E.blocks.8.0.weight); the settings are in its metadata"
-    if len(found.targets) < 2:
-        return "it translates to B alone, as the frozen graph does" if found.targets == ("B",) else ""
+    if len(found.targets) == 1:
+        to = domain_of(found.targets[0])
+        return f"it translates to the {WORDS[to]} ({DOMAINS[to]}, {LETTERS[to]}) alone, as the frozen graph does"
     missing = [name for name in NETS[:4] if name not in found.nets]
     if missing:
         return (
