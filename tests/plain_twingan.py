@@ -148,19 +148,23 @@ class PlainNet:
 
     @torch.no_grad()
     def recalibrate(self, last: bool) -> None:
-        """Means over steps, later as over the last hundred, of what a layer has seen last or first of a domain."""
-        deployed: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
-        for layer, domain, mean, std in self.seen:
-            if last or (layer, domain) not in deployed:
-                deployed[layer, domain] = mean, std
+        """Means over steps, later as over the last hundred, of what a layer has seen last or first of a domain.
+
+        And of what it has seen first or last: of the passes that are not deployed.
+        """
         share = max(1 / (self.steps + 1), 0.01)
-        for (layer, domain), (mean, std) in deployed.items():
-            at = domain, self.places[layer][1]
-            means, variances = (self.memory[f"norms.recalibrated_{name}"] for name in ("mean", "var"))
-            if self.steps:
-                mean = (1 - share) * means[at] + share * mean
-                std = (1 - share) * (variances[at] + EPS[self.config.norm]).sqrt() + share * std
-            means[at], variances[at] = mean, std.square() - EPS[self.config.norm]
+        for which, kind in ((last, "recalibrated"), (not last, "recalibrated_else")):
+            chosen: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+            for layer, domain, mean, std in self.seen:
+                if which or (layer, domain) not in chosen:
+                    chosen[layer, domain] = mean, std
+            means, variances = (self.memory[f"norms.{kind}_{name}"] for name in ("mean", "var"))
+            for (layer, domain), (mean, std) in chosen.items():
+                at = domain, self.places[layer][1]
+                if self.steps:
+                    mean = (1 - share) * means[at] + share * mean
+                    std = (1 - share) * (variances[at] + EPS[self.config.norm]).sqrt() + share * std
+                means[at], variances[at] = mean, std.square() - EPS[self.config.norm]
         self.steps += 1
         self.memory["norms.recalibrated_steps"].fill_(self.steps)
 

@@ -573,17 +573,25 @@ def test_recalibrated_statistics_are_means_over_steps() -> None:
             found = [Statistics((1, 0), each.flip(0), deviation.flip(0))]
         else:
             found = [Statistics((d,), each[d : d + 1], deviation[d : d + 1]) for d in ((0, 1), (1, 0))[step % 2]]
-        norms.recalibrate(found)
+        norms.recalibrate(found, [one._replace(mean=-one.mean, std=2 * one.std) for one in found])
         share = max(1 / (step + 1), 0.01)
         mean, std = (1 - share) * mean + share * each, (1 - share) * std + share * deviation
         exact = {"rtol": 0.0, "atol": 8 * (step + 1) * EPS64}  # some roundings a step of numbers around 1
         torch.testing.assert_close(norms.recalibrated_mean, mean, **exact)
         torch.testing.assert_close(norms.recalibrated_var, std.square() - 1e-3, **exact)
+        torch.testing.assert_close(norms.recalibrated_else_mean, -mean, **exact)
+        torch.testing.assert_close(norms.recalibrated_else_var, 4 * std.square() - 1e-3, rtol=0, atol=4 * exact["atol"])
         assert norms.recalibrated
+        assert norms.usual()[0] is norms.running_mean
     for name, value in norms.named_buffers():
         if not name.startswith("recalibrated") and name in before:
             assert torch.equal(value, before[name]), name  # nothing else is about these
-    Norms({"a": 2}, "instance_norm").recalibrate([])
+    norms.source = "recalibrated"
+    assert norms.usual()[0] is norms.recalibrated_mean
+    assert norms.usual(deployed=False)[0] is norms.recalibrated_else_mean
+    norms.recalibrated_else_mean[0, 1] = math.nan  # there are none
+    assert norms.usual(deployed=False)[0] is norms.running_mean
+    Norms({"a": 2}, "instance_norm").recalibrate([], [])
 
 
 @pytest.mark.parametrize("kind", ["batch_renorm", "instance_norm"])

@@ -612,6 +612,8 @@ def test_sizes_that_cannot_be(held: Arrays, tmp_path: Path) -> None:
         value = message((1, b"value"), (2, message((8, tensor))))
         path.write_bytes(message((1, message((1, name.encode()), (2, b"Const"), (5, value)))))
         assert words in failure(path)
+    lines = {b"generator/two\nlines": entry(np.zeros(1, np.float32), 0, kind=8)}
+    assert r"generator/two\nlines is of" in failure(write(tmp_path / "lines", held, index=lambda e: e.update(lines)))
     path = write(tmp_path / "long", held)
     (path / "checkpoint").write_text(f'model_checkpoint_path: "{"x" * 300}"')
     assert str(path / "checkpoint") in failure(path)

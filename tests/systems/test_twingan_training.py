@@ -873,7 +873,10 @@ class Parts:
             for one in self.made:
                 norms = cast(Any, one.nets[name]).norms
                 norms.remember(means)
-                norms.recalibrate([means[0].groups(2, 4) if name == "G" else means[0]])
+                if name == "G":
+                    norms.recalibrate([means[0].groups(2, 4)], [means[0].groups(0, 2)])
+                else:
+                    norms.recalibrate(means[:1], means[1:])
 
 
 def steps_of_two(team: Team, folder: str, case: str) -> None:

@@ -242,7 +242,7 @@ class Model:
         Args:
             images: N,3,size,size in [0, 1], float, N at least 1.
             domain: of the pictures: s, t, source, target, A or B.
-            painted: whether they are painted; recalibrated statistics are of real ones, and are not used then.
+            painted: whether they are painted, which have recalibrated statistics of their own, or training's.
 
         Raises:
             AnifastError: no such domain.
@@ -271,8 +271,7 @@ class Model:
             domain: to paint in.
             tags: see `translate`.
             style: see `translate`.
-            same: whether this is the pictures' own domain; recalibrated statistics are of translations, and are not
-                used then.
+            same: whether this is the pictures' own domain, which has recalibrated statistics of its own, or training's.
 
         Returns:
             N,3,size,size, about in [0, 1] but not cut to it, float32 on the model's device.

@@ -186,8 +186,9 @@ class Norms(nn.Module):
         domains: how many there are.
 
     Attributes:
-        source: what evaluation normalises by: "running" (what is remembered), "recalibrated" (where a pass is one that
-            is deployed; elsewhere "running"), or "batch".
+        source: what evaluation normalises by: "running" (what is remembered), "recalibrated" (statistics of passes
+            that are deployed, and elsewhere those of the other passes, or, where there are none, "running"), or
+            "batch".
     """
 
     layer_of_channel: Tensor
@@ -196,6 +197,8 @@ class Norms(nn.Module):
     running_var: Tensor
     recalibrated_mean: Tensor
     recalibrated_var: Tensor
+    recalibrated_else_mean: Tensor
+    recalibrated_else_var: Tensor
     recalibrated_steps: Tensor
     renorm_mean: Tensor
     renorm_std: Tensor
@@ -220,6 +223,8 @@ class Norms(nn.Module):
             self.register_buffer("running_var", torch.ones(domains, total))
             self.register_buffer("recalibrated_mean", torch.full((domains, total), math.nan))
             self.register_buffer("recalibrated_var", torch.full((domains, total), math.nan))
+            self.register_buffer("recalibrated_else_mean", torch.full((domains, total), math.nan))
+            self.register_buffer("recalibrated_else_var", torch.full((domains, total), math.nan))
             self.register_buffer("recalibrated_steps", torch.zeros(()))
         if kind == "batch_renorm":
             self.register_buffer("renorm_mean", torch.zeros(domains, total))
@@ -282,23 +287,28 @@ class Norms(nn.Module):
         return Pass(self, domains, count, condition, deployed)
 
     @torch.no_grad()
-    def recalibrate(self, found: Sequence[Statistics]) -> None:
+    def recalibrate(self, deployed: Sequence[Statistics], others: Sequence[Statistics]) -> None:
         """Take statistics of a step into the recalibrated ones: their means over all steps, later over the last 100.
 
         Args:
-            found: of one pass, or several, with one group of each domain in all.
+            deployed: of passes that are deployed, with one group of each domain in all.
+            others: the same of the other passes.
         """
         if not self.remembers:
             return
         share = (1.0 / (self.recalibrated_steps + 1.0)).clamp(min=0.01)
         first = self.recalibrated_steps == 0
-        for one in found:
-            for row, domain in enumerate(one.domains):
-                mean, std = one.mean[row].to(self.running_mean), one.std[row].to(self.running_mean)
-                old, variance = self.recalibrated_mean[domain], self.recalibrated_var[domain]
-                spread = torch.lerp((variance + self.eps).sqrt(), std, share)
-                old.copy_(torch.where(first, mean, torch.lerp(old, mean, share)))
-                variance.copy_(torch.where(first, std, spread).square() - self.eps)
+        for found, means, variances in (
+            (deployed, self.recalibrated_mean, self.recalibrated_var),
+            (others, self.recalibrated_else_mean, self.recalibrated_else_var),
+        ):
+            for one in found:
+                for row, domain in enumerate(one.domains):
+                    mean, std = one.mean[row].to(means), one.std[row].to(means)
+                    old, variance = means[domain], variances[domain]
+                    spread = torch.lerp((variance + self.eps).sqrt(), std, share)
+                    old.copy_(torch.where(first, mean, torch.lerp(old, mean, share)))
+                    variance.copy_(torch.where(first, std, spread).square() - self.eps)
         self.recalibrated_steps += 1.0
 
     @torch.no_grad()
@@ -348,6 +358,8 @@ class Norms(nn.Module):
             if not self.recalibrated:
                 raise RuntimeError("these norms have not been recalibrated")
             return self.recalibrated_mean, self.recalibrated_var
+        if self.source == "recalibrated" and not bool(self.recalibrated_else_mean.isnan().any()):
+            return self.recalibrated_else_mean, self.recalibrated_else_var
         return self.running_mean, self.running_var
 
     @property

@@ -165,8 +165,8 @@ class Run(StagedRun):
                 )
             if _unfinished(found):
                 raise CheckpointError(
-                    f"phase {found.stage} has not come to its end ({found.alpha:.0%} faded in), and a run begins where a "
-                    "phase ends; go on with that one first"
+                    f"phase {found.stage} has not come to its end ({found.alpha:.0%} faded in), and a run begins where "
+                    "a phase ends; go on with that one first"
                 )
             if untold and (self.team is None or self.team.first):
                 options = " ".join(as_option(name, value) for name, value in untold.items())

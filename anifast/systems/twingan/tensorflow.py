@@ -105,7 +105,9 @@ def index_of(path: Path) -> Path | None:
 def _told(folder: Path) -> str | None:
     """The name of the checkpoint that a folder's file `checkpoint` tells of; the folder may have moved since."""
     try:
-        found = re.match(r'\s*model_checkpoint_path:\s*"([^"]+)"', (folder / "checkpoint").read_text(encoding="utf-8"))
+        found = re.match(
+            r'\s*model_checkpoint_path:\s*"([^"\n]+)"', (folder / "checkpoint").read_text(encoding="utf-8")
+        )
     except (OSError, ValueError):
         return None
     return re.split(r"[/\\]", found[1])[-1] if found else None
@@ -251,6 +253,12 @@ def _bytes(value: int | bytes) -> bytes:
     return value
 
 
+def _name(data: bytes) -> str:
+    """Of a variable, such as can stand in a message."""
+    name = data.decode("utf-8", "replace")
+    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
+
+
 def _number(value: int | bytes) -> int:
     """Also of fields of fixed width."""
     if isinstance(value, int):
@@ -370,7 +378,7 @@ def _checkpoint(path: Path) -> dict[str, Tensor]:
     shards = _number(header.get(1, 1))
     found: dict[str, Tensor] = {}
     for key, value in held.items():
-        name = key.decode("utf-8", "replace")
+        name = _name(key)
         if _IGNORED.search(name):
             continue
         entry = _entry(name, value)
@@ -420,7 +428,7 @@ def _frozen(path: Path) -> dict[str, Tensor]:
         name, value = "", b""
         for part, content in _fields(_bytes(node)):
             if part == 1:
-                name = _bytes(content).decode("utf-8", "replace")
+                name = _name(_bytes(content))
             elif part == 2 and content != b"Const":
                 break
             elif part == 5:

@@ -436,7 +436,7 @@ class TwinGAN:
                 self.team.average([part for one in found for part in (one.mean, one.std)])
             norms.remember(found)
             if self.config.recalibrate:
-                norms.recalibrate(_deployed(name, found))
+                norms.recalibrate(*_parted(name, found))
 
     # What a run shows of itself
 
@@ -527,13 +527,14 @@ def _joined(latents: Sequence[Latent], found: list[Statistics]) -> Tensor:
     return latents[0].z if len(latents) == 1 else torch.cat([one.z for one in latents])
 
 
-def _deployed(name: str, found: Sequence[Statistics]) -> list[Statistics]:
-    """Of the statistics of a step those of real pictures in an encoder, or of translations in the generator.
+def _parted(name: str, found: Sequence[Statistics]) -> tuple[list[Statistics], list[Statistics]]:
+    """The statistics of a step: of what is deployed, real pictures in encoders and translations in the generator, and
+    of the rest, painted pictures and reconstructions.
 
-    Two groups of each: in encoders they come first, in the generator behind the reconstructions.
+    Two groups of each: in encoders the former come first, in the generator last.
     """
     each = [one.groups(row, row + 1) for one in found for row in range(len(one.domains))]
-    return each[2:4] if name == "G" else each[:2]
+    return (each[2:], each[:2]) if name == "G" else (each[:2], each[2:])
 
 
 def summary(system: TwinGAN, data: Steps, plan: Plan) -> list[str]:
