@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anifast.ops.modulated_conv2d import no_weight_gradients
+
 
 def adversarial(scores: Tensor, kind: str) -> Tensor:
     """What the generator minimises of the scores of what it has painted.
@@ -61,7 +63,8 @@ def gradient_penalty(judge: Callable[[Tensor], Tensor], points: Tensor) -> Tenso
         points: N,3,H,W, float32 or float64.
     """
     points = points.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(judge(points).sum(), points, create_graph=True)
+    with no_weight_gradients():
+        (gradient,) = torch.autograd.grad(judge(points).sum(), points, create_graph=True)
     norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     return (norms - 1.0).square().mean()
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from anifast.nn import winograd
 from anifast.nn.stylegan2_layers import without_autocast
 from anifast.ops import bias_lrelu, domain_norm
 from anifast.systems.twingan.config import REMEMBERING, Config, sides
@@ -50,6 +51,13 @@ def down(x: Tensor) -> Tensor:
 def up(x: Tensor) -> Tensor:
     """Twice the size, by nearest neighbours."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _convolved(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """A convolution of stride 1, by the Winograd kernels where they are faster."""
+    if kernel.shape[2] == 3 and padding == 1 and winograd.is_faster(x, kernel):
+        return winograd.convolve(x, kernel, act=False, gain=1.0)
+    return F.conv2d(x, kernel, padding=padding)
 
 
 class Conv(nn.Module):
@@ -88,7 +96,7 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N,inputs,H,W -> N,outputs,H',W'."""
-        return F.conv2d(x, self.kernel, padding=self.padding)
+        return _convolved(x, self.kernel, self.padding)
 
     def doubled(self, low: Tensor, skip: Tensor | None, split: bool = True) -> Tensor:
         """This convolution on [`low` at twice the size; `skip`], channels joined.
@@ -112,7 +120,7 @@ class Conv(nn.Module):
         out = F.conv_transpose2d(low, taps, stride=2, padding=1)
         if skip is None:
             return out
-        return out + _repeated(F.conv2d(skip, kernel[:, many:], padding=1), len(low))
+        return out + _repeated(_convolved(skip, kernel[:, many:], 1), len(low))
 
 
 def _repeated(x: Tensor, count: int) -> Tensor:
