@@ -979,3 +979,18 @@ def test_settings_survive_a_file() -> None:
     torch.save(c.as_dict(), file)
     file.seek(0)
     assert Config(**torch.load(file, weights_only=True)) == c
+
+
+@pytest.mark.parametrize("changes", [{}, {"unet_max": 8}, {"equalized": True}, {"split_up": False}])
+def test_a_frozen_generator_paints_the_same(changes: dict[str, Any]) -> None:
+    """What is kept of its weights is what each pass would make of them."""
+    nets = networks(settings(**changes), "16")
+    z, skips, _ = nets["E"](pictures(4, 16), (0, 1))
+    before, _ = nets["G"](z, skips, (1, 0))
+    nets["G"].freeze()
+    assert torch.equal(nets["G"](z, skips, (1, 0))[0], before)
+    with torch.no_grad():
+        for conv in nets["G"].modules():
+            if isinstance(conv, Conv) and conv.taps is not None:
+                conv.weight[:, : conv.taps.shape[0]].zero_()  # it is not looked at any more
+    assert torch.equal(nets["G"](z, skips, (1, 0))[0], before)

@@ -20,6 +20,7 @@ from anifast.data.tags import TagList
 from anifast.engine.config import check_options
 from anifast.engine.precision import PRECISIONS, autocast
 from anifast.errors import AnifastError, CheckpointError
+from anifast.nn.stylegan2_layers import lay_out
 from anifast.systems.styles import check_seed
 from anifast.systems.twingan import checkpoints
 from anifast.systems.twingan.config import DOMAINS, LETTERS, REMEMBERING, WORDS, Config, domain_of, sides
@@ -195,6 +196,9 @@ class Model:
         if name not in self._nets:
             self._require(name)
             net = checkpoints.build(self._found, name)[name].to(self.device).requires_grad_(False)
+            lay_out(net)
+            if isinstance(net, Generator):
+                net.freeze()
             norms = getattr(net, "norms", None)
             if isinstance(norms, Norms) and norms.remembers:
                 norms.source = self.norm_mode
@@ -251,7 +255,8 @@ class Model:
         self.require_encoder(domain)
         net = cast(Encoder, self.net("E"))
         with autocast(self.device, self.precision):
-            found: Latent = net(images.to(self.device), (domain_of(domain),), self._found.alpha, deployed=not painted)
+            x = images.to(self.device).contiguous(memory_format=torch.channels_last)
+            found: Latent = net(x, (domain_of(domain),), self._found.alpha, deployed=not painted)
         return found
 
     @torch.no_grad()

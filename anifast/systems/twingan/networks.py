@@ -60,6 +60,13 @@ def _convolved(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
     return F.conv2d(x, kernel, padding=padding)
 
 
+def _doubling(kernel: Tensor) -> Tensor:
+    """O,I,3,3 -> I,O,4,4: of the transposed convolution of stride 2 that doubles (nearest neighbours) and convolves."""
+    taps = kernel.flip(2, 3).transpose(0, 1)
+    taps = F.pad(taps, (0, 1, 0, 0)) + F.pad(taps, (1, 0, 0, 0))
+    return F.pad(taps, (0, 0, 0, 1)) + F.pad(taps, (0, 0, 1, 0))
+
+
 class Conv(nn.Module):
     """A convolution of stride 1 without bias, weights from N(0, 0.02).
 
@@ -84,6 +91,7 @@ class Conv(nn.Module):
     ) -> None:
         super().__init__()
         self.padding = kernel // 2 if padding is None else padding
+        self.taps: Tensor | None = None  # see `Generator.freeze`
         self.scale = math.sqrt(2.0 / (inputs * kernel**2)) if equalized else 1.0
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel) * (1.0 if equalized else 0.02))
         if spectral:
@@ -114,9 +122,7 @@ class Conv(nn.Module):
         if not split:
             x = up(low)
             return F.conv2d(x if skip is None else torch.cat([x, _repeated(skip, len(low))], dim=1), kernel, padding=1)
-        taps = kernel[:, :many].flip(2, 3).transpose(0, 1)
-        taps = F.pad(taps, (0, 1, 0, 0)) + F.pad(taps, (1, 0, 0, 0))
-        taps = F.pad(taps, (0, 0, 0, 1)) + F.pad(taps, (0, 0, 1, 0))
+        taps = _doubling(kernel[:, :many]) if self.taps is None else self.taps
         out = F.conv_transpose2d(low, taps, stride=2, padding=1)
         if skip is None:
             return out
@@ -725,6 +731,16 @@ class Generator(nn.Module):
         if self.fading:
             out = torch.lerp(half, out, _weight(alpha, out))
         return out, norm.statistics()
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Keep what each pass makes of the weights alone, for weights that stay as they are."""
+        if not self.config.split_up:
+            return
+        for one, block in self.blocks.items():
+            first = cast(Conv, cast(nn.ModuleList, block)[0])
+            if int(one) > 4:
+                first.taps = _doubling(first.kernel[:, : self.config.channels(int(one) // 2)]).contiguous()
 
     def _colours(self, norm: Pass, side: str, h: Tensor) -> Tensor:
         return _wide(norm(f"to_rgb.{side}", self.to_rgb[side](h), slope=1.0, pixel_norm=False))
