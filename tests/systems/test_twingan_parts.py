@@ -985,7 +985,7 @@ def test_settings_survive_a_file() -> None:
 def test_a_frozen_generator_paints_the_same(changes: dict[str, Any]) -> None:
     """What is kept of its weights is what each pass would make of them."""
     nets = networks(settings(**changes), "16")
-    z, skips, _ = nets["E"](pictures(4, 16), (0, 1))
+    z, skips, _ = nets["E"](uniform(4, 3, 16, 16), (0, 1))
     before, _ = nets["G"](z, skips, (1, 0))
     nets["G"].freeze()
     assert torch.equal(nets["G"](z, skips, (1, 0))[0], before)
