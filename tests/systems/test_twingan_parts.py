@@ -16,7 +16,10 @@ from plain_twingan import PlainNet, doubled, faded, halved, unlike_at_first
 from stepping import SUMS
 from torch import Tensor
 
+import anifast
+from anifast import backends
 from anifast.errors import AnifastError
+from anifast.nn import winograd
 from anifast.systems.twingan import losses
 from anifast.systems.twingan.config import NORMS, PRESETS, STAGES, Config, domain_of, make, sides
 from anifast.systems.twingan.networks import (
@@ -994,3 +997,28 @@ def test_a_frozen_generator_paints_the_same(changes: dict[str, Any]) -> None:
             if isinstance(conv, Conv) and conv.taps is not None:
                 conv.weight[:, : conv.taps.shape[0]].zero_()  # it is not looked at any more
     assert torch.equal(nets["G"](z, skips, (1, 0))[0], before)
+
+
+def test_convolutions_by_the_winograd_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where maps are large enough, the penalty's gradients go through them, a few times less exact than PyTorch's."""
+    if backends.choose("modulated_conv2d", "cpu") != "native":
+        pytest.skip("the extension has no modulated_conv2d here")
+    torch.manual_seed(0)
+    net = Discriminator(Config(size=16, max_channels=64, equalized=True), 16, False)
+    x, calls = uniform(12, 3, 16, 16).float(), []
+    original = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *args, **how: calls.append(1) or original(*args, **how))
+
+    def gradients(judge: Discriminator, points: Tensor) -> Tensor:
+        judge.zero_grad()
+        losses.gradient_penalty(lambda given: judge(given).scores, points).backward()
+        return torch.cat([value.grad.flatten().double() for value in judge.parameters() if value.dim() == 4])
+
+    exact = gradients(copy.deepcopy(net).double(), x.double())
+    assert not calls
+    found = gradients(net, x)
+    assert len(calls) >= 2
+    with anifast.use_backend("reference"):
+        plain = gradients(net, x)
+    error, usual = ((one - exact).norm() / exact.norm() for one in (found, plain))
+    assert error < 8 * usual
