@@ -27,7 +27,7 @@ from anifast.engine.distributed import Team
 from anifast.engine.loop import NotFinite, run_step
 from anifast.errors import CheckpointError
 from anifast.systems.twingan.config import STAGES, Config, make, sides
-from anifast.systems.twingan.networks import limits
+from anifast.systems.twingan.networks import limits, normalised_by
 from anifast.systems.twingan.pictures import Batch
 from anifast.systems.twingan.training import PANELS, Steps, TwinGAN
 
@@ -913,3 +913,41 @@ def test_two_processes_average_the_gradients_of_their_parts(case: str, tmp_path:
         joined = deviations(trained_by(Team(CPU), case), truth)
     assert all(joined[f"memory {name}"] > 100 * SUMS * max(usual[f"memory {name}"], by_adam) for name in "EG")
     assert sides("4to8") == (8, True)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"norm": "batch_norm"}, {"style": 3}, {"tags": True}, {"stage": "4to8"}], ids=lambda one: str(one)
+)
+def test_averages_have_statistics_of_their_own(changes: dict[str, Any]) -> None:
+    """Taken of the pictures for it when a run is saved: by these the averages do what they do by each batch's own."""
+    stage = changes.pop("stage", "8")
+    made = system(stage, ema=0.9, **changes)
+    for index in range(3):
+        go_on(made, index)
+    (made.measured, *_) = batches(made, 99)
+    lagging = cast(Any, made.ema).state_dict()["G"]["norms.recalibrated_mean"].clone()
+    made.state_dict()
+    nets = cast(Any, made.ema).nets
+    encoder, generator = nets["E"], nets["G"]
+    assert not torch.equal(generator.norms.recalibrated_mean, lagging)
+    x, follows = [made._real(one) for one in made.measured[:2]], None
+    count = len(x[0])
+    with torch.no_grad():
+        if "style" in changes:
+            random = torch.randn(count, 3, generator=torch.Generator().manual_seed(made.config.seed)).to(x[0])
+            follows = random
+        by: dict[str, list[Tensor]] = {}
+        for source in ("batch", "recalibrated"):
+            with normalised_by([encoder.norms, generator.norms], source):
+                by[source] = []
+                for domain in (0, 1):
+                    latent = encoder(x[domain], (domain,), made.alpha)
+                    told = follows
+                    if made.measured.tags is not None:
+                        told = made.measured.tags.to(x[0]) * (1 - domain)
+                    painted, _ = generator(latent.z, latent.skips, (1 - domain,), made.alpha, told)
+                    again = encoder(painted, (1 - domain,), made.alpha, deployed=False)
+                    by[source] += [latent.z, painted, again.z]
+    for one, other in zip(by["batch"], by["recalibrated"], strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e4 * EPS64)  # sums of some hundred values, layer by layer
+    assert all(not net.training and net.norms.source == "running" for net in nets.values())

@@ -247,6 +247,19 @@ class Pictures:
             found.append(torch.stack(_first_good(paths, count, self._side, self._config.resize)))
         return found[0], found[1]
 
+    def measured(self, count: int) -> Batch:
+        """Training pictures that statistics of what is deployed are taken of: always the same, whole, not augmented.
+
+        Args:
+            count: of each domain; fewer where there are fewer.
+        """
+        rows = [torch.tensor(spread(len(packed), count)) for packed in (self.source, self.target)]
+        source, target = (
+            preprocess(packed.batch(chosen), self._side, self._config.resize)
+            for packed, chosen in zip((self.source, self.target), rows, strict=True)
+        )
+        return Batch(source, target, None if self._vectors is None else torch.from_numpy(self._vectors)[rows[1]])
+
     def skipped(self) -> dict[str, str]:
         """Path under the data folder -> reason, of training pictures that cannot be used."""
         both = zip(self._folders, (self.source, self.target), strict=True)

@@ -24,7 +24,7 @@ from anifast.systems.twingan import checkpoints
 from anifast.systems.twingan.config import STAGES, Config, sides
 from anifast.systems.twingan.networks import adopt, build
 from anifast.systems.twingan.pictures import Pictures, share_of
-from anifast.systems.twingan.training import GRAPHS_UP_TO, SHOWN, Steps, TwinGAN
+from anifast.systems.twingan.training import GRAPHS_UP_TO, MEASURED, SHOWN, Steps, TwinGAN
 
 #: Networks by name, in training and averaged.
 Nets = tuple[dict[str, nn.Module], dict[str, nn.Module]]
@@ -93,7 +93,10 @@ class Run(StagedRun):
         averaged: Mapping[str, nn.Module] = {}
         if not self.begun(name):
             start, averaged = self._grown(name, data.tags)
-        system = TwinGAN(c, name, self.device, plan.total, data.tags, data.shown(SHOWN), self.team, start, averaged)
+        measured = data.measured(MEASURED * c.batch_of(side)) if c.ema and c.recalibrate else None
+        system = TwinGAN(
+            c, name, self.device, plan.total, data.tags, data.shown(SHOWN), self.team, start, averaged, measured
+        )
         return system, Steps(data, system.batches), plan
 
     def _grown(self, name: str, tags: TagList | None) -> Nets:

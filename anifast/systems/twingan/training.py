@@ -54,6 +54,8 @@ PANELS = (
     Panel("gradient penalties", ("gp_s", "gp_t")),
     Panel("tags and styles", ("tags_g", "tags_d", "style")),
 )
+#: Batches that the statistics of averaged networks are taken of.
+MEASURED = 4
 #: Pictures per domain on a sample sheet.
 SHOWN = 6
 #: Where a phase has new layers, the half-life of averages is at most this part of its images so far: of the first
@@ -121,6 +123,8 @@ class TwinGAN:
             dragan's noise are those of each process's part.
         start: networks to begin with, of this phase.
         averaged: averages to begin with.
+        measured: pictures that the averaged networks' recalibrated statistics are taken of whenever these are saved or
+            shown; None: they have those of the networks in training.
     """
 
     def __init__(
@@ -134,9 +138,10 @@ class TwinGAN:
         team: Team | None = None,
         start: Mapping[str, nn.Module] | None = None,
         averaged: Mapping[str, nn.Module] | None = None,
+        measured: Batch | None = None,
     ) -> None:
         self.config, self.stage, self.device, self.total, self.tags = config, stage, device, total, tags
-        self.shown, self.team = shown, team or alone(device)
+        self.shown, self.measured, self.team = shown, measured, team or alone(device)
         self.panels, self.watched = PANELS, None
         self.side, self.fading = sides(stage)
         self.batch_size = config.batch_of(self.side)
@@ -438,6 +443,49 @@ class TwinGAN:
             if self.config.recalibrate:
                 norms.recalibrate(*_parted(name, found))
 
+    @torch.no_grad()
+    def recalibrate_averages(self) -> None:
+        """Take the recalibrated statistics of the averaged networks anew, from these themselves.
+
+        They begin as those of the networks in training, which they lag behind: their maps have other statistics.
+        """
+        if self.ema is None or self.measured is None or not self.config.recalibrate:
+            return
+        nets = {name: cast(Encoder | Generator, net) for name, net in self.ema.nets.items()}
+        norms = {name: net.norms for name, net in nets.items()}
+        if not norms["E"].remembers:
+            return
+        source = torch.Generator().manual_seed(self.config.seed % 2**32)
+        encoder, generator = cast(Encoder, nets["E"]), cast(Generator, nets["G"])
+        for kept in norms.values():
+            kept.recalibrated_steps.zero_()
+        count = min(len(self.measured.source), len(self.measured.target))
+        each = min(count, self.batch_size)
+        with normalised_by(norms.values(), "batch"):
+            for first in range(0, count - each + 1, each):
+                here = slice(first, first + each)
+                x = torch.cat([self._real(part[here].to(self.device)) for part in self.measured[:2]])
+                found: dict[str, list[Statistics]] = {name: [] for name in nets}
+                latent = encoder(x, (0, 1), self.alpha)
+                follows: Tensor | None = None
+                style = cast(Encoder, nets["E_style"]) if "E_style" in nets else None
+                if style is not None:
+                    own = style(x, (0, 1), self.alpha)
+                    found["E_style"].append(own.found)
+                    random = torch.randn(each, self.config.style, generator=source).to(own.z)
+                    follows = torch.cat([own.z, random, random])
+                elif self.measured.tags is not None:
+                    told = self.measured.tags[here].to(x)
+                    follows = torch.cat([torch.zeros_like(told), told, told, torch.zeros_like(told)])
+                images, statistics = generator(latent.z, latent.skips, (0, 1, 1, 0), self.alpha, follows, copies=2)
+                translated = images[2 * each :]
+                found["G"].append(statistics)
+                found["E"] += [latent.found, encoder(translated, (1, 0), self.alpha).found]
+                if style is not None:
+                    found["E_style"].append(style(translated, (1, 0), self.alpha).found)
+                for name, parts in found.items():
+                    norms[name].recalibrate(*_parted(name, parts))
+
     # What a run shows of itself
 
     def row(self, images: int) -> dict[str, Any]:
@@ -463,6 +511,7 @@ class TwinGAN:
         if self.shown is None:
             raise ValueError("no pictures were given for the sample sheet")
         nets: Mapping[str, nn.Module] = self.nets if self.ema is None else self.ema.nets
+        self.recalibrate_averages()
         painting = [cast(Encoder | Generator, nets[name]) for name in ("E", "G", "E_style") if name in nets]
         source = "recalibrated" if all(net.norms.recalibrated for net in painting) else "running"
         was = [net.training for net in painting]
@@ -502,6 +551,7 @@ class TwinGAN:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks and optimisers, and which phase they are of."""
+        self.recalibrate_averages()
         about: dict[str, Any] = {"stage": self.stage, "batch": self.batch_size, "alpha": float(self.alpha)}
         if self.tags is not None:
             about["tags"] = self.tags.rows()
