@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all; rows of text files, and paths that can be printed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,30 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from anifast.errors import AnifastError
+from anifast.errors import AnifastError, DataError
 
 # What `atomic_path` puts between stem and suffix.
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}\.tmp(?P<suffix>\.[^.]+)?")
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path as text that can always be printed: bytes that are no UTF-8 are shown escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def text_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """The rows of a text file that hold anything, with their numbers from 1; also where bytes of it are no UTF-8.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{printable(path)}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.rstrip("\r")
 
 
 def remove_temporaries(folder: Path, names: str) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from anifast.data.folders import text_rows
 from anifast.errors import DataError
+from anifast.files import text_rows
 
 #: So many faces of a photo are taken, the best first.
 FACES = 4

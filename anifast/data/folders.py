@@ -31,6 +31,7 @@ from PIL import (
 
 from anifast.errors import DataError, ImageError
 from anifast.files import atomic_path
+from anifast.files import printable as printable
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 """Lower-case suffixes that promise a picture; a file that has one and holds none is reported."""
@@ -93,26 +94,6 @@ class ImageFolder:
 
     def __len__(self) -> int:
         return len(self.paths)
-
-
-def printable(path: str | os.PathLike[str]) -> str:
-    """A path as text that can always be printed: bytes that are no UTF-8 are shown escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def text_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """The rows of a text file that hold anything, with their numbers from 1; also where bytes of it are no UTF-8.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{printable(path)}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line.rstrip("\r")
 
 
 def counted(pictures: int) -> str:

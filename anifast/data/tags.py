@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anifast.data.folders import printable, text_rows
 from anifast.errors import AnifastError, DataError
+from anifast.files import printable, text_rows
 
 #: Those that Twin-GAN follows, as its author's list has them: number in the tagger's own list, tag, group. A picture
 #: has one tag of a group at most; group 2 are the colours of hair, 3 those of eyes.

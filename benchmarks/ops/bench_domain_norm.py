@@ -126,10 +126,14 @@ class DomainNormBench(OpBench):
         plain = functools.partial(chain, unit=use.unit)
         ours = our_backends(self.name, device, lambda backend: _ours(backend, use))
         no_second = {"double_backward": "no second derivative: the reference has it, and no system needs it"}
+        missing = no_second
+        if not use.unit and case.layout == "channels_last":
+            wrong = "PyTorch's batch norm adds up 65,536 values of 3 channels one by one there, and errs too much"
+            missing = dict.fromkeys(("forward", "forward_backward", "double_backward"), wrong)
         return {
             **{name: Variant(v.function, {**no_second, **v.missing}) for name, v in ours.items()},
             "reference": Variant(_ours("reference", use)),
-            "chain": Variant(plain, no_second),
+            "chain": Variant(plain, missing),
             "compile": compiled(plain),
         }
 
