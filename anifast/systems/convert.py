@@ -86,7 +86,7 @@ def add_cli(parser: argparse.ArgumentParser) -> None:
     )
 
 
-#: Options of single systems, which these name in `OPTIONS`.
+#: Options of single systems, which these name in `OWN_OPTIONS`.
 _OWN = ("what", "pixel_norm", "equalized", "pairs")
 
 
@@ -99,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     converter = systems.module(system, "convert")
     direction = None if args.direction in (None, "both") else args.direction
     own = {name: value for name in _OWN if (value := getattr(args, name, None)) is not None}
-    known = getattr(converter, "OPTIONS", ())
+    known = getattr(converter, "OWN_OPTIONS", ())
     for name in own:
         if name not in known:
             raise AnifastError(f"--{name.replace('_', '-')}: {args.model} is of {system}, which has no such option")

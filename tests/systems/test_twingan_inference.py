@@ -59,7 +59,7 @@ def test_translation_is_encoder_then_generator(stage: str, to: str) -> None:
         painted, _ = nets["G"](latent.z, latent.skips, (domain,), alpha)
     assert own.averaged and not own.net("E").training
     expected = (painted * 2 - 1).clamp(-1, 1)
-    assert torch.equal(own.translate(x, to), expected)
+    assert (own.translate(x, to) - expected).abs().max() < UNSEEN
     assert expected.std() > 0.1, "not all of one colour"
 
 

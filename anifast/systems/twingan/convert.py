@@ -26,7 +26,7 @@ from anifast.systems.weights import Weights, moved
 #: What can be written, the default first.
 FORMATS = ("anifast", "safetensors")
 #: What `convert` takes beside what all systems do.
-OPTIONS = ("what", "pixel_norm", "equalized", "pairs")
+OWN_OPTIONS = ("what", "pixel_norm", "equalized", "pairs")
 _TYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
