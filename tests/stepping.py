@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_cyclegan import ROOT
 from torch import Tensor, nn
@@ -87,6 +88,25 @@ def two_processes(module: str, function: str, folder: Path, *words: str) -> None
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*run, str(folder / "program.py")], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+
+
+class Killed(BaseException):
+    """Nothing that training would catch."""
+
+
+def killed(owner: Any, name: str, count: int, call: Callable[[], int]) -> None:
+    """Break a run off where a function is called, behind so many calls of it."""
+    left, original = [count], getattr(owner, name)
+
+    def deadly(*args: Any, **named: Any) -> Any:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return original(*args, **named)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, deadly)
+        call()
 
 
 def words(settings: Mapping[str, Any], **changes: Any) -> list[object]:

@@ -9,14 +9,14 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from stepping import assert_same, rows_of, words
+from stepping import assert_same, killed, rows_of, words
 from tiny_blendgan import TINY, tiny_config, write_run
 from tiny_cyclegan import ROOT, command, leftovers, own_cache, picture, read, the_error
 from torch import Tensor
@@ -154,25 +154,6 @@ def test_every_loss_is_in_the_figure(straight: Path) -> None:
 
 
 # --- interruptions
-
-
-class Killed(BaseException):
-    """Nothing that training would catch."""
-
-
-def killed(owner: Any, name: str, count: int, call: Callable[[], int]) -> None:
-    """Break a run off where a function is called, behind so many calls of it."""
-    left, original = [count], getattr(owner, name)
-
-    def deadly(*args: Any, **named: Any) -> Any:
-        if left[0] == 0:
-            raise Killed
-        left[0] -= 1
-        return original(*args, **named)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(owner, name, deadly)
-        call()
 
 
 def test_a_run_that_is_broken_off_again_and_again_is_the_run_uninterrupted(

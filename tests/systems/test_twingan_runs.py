@@ -9,14 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from stepping import assert_same, rows_of, words
+from stepping import assert_same, killed, rows_of, words
 from tiny_cyclegan import ROOT, command, leftovers, own_cache, read, the_error
 from tiny_twingan import TINY, make_data
 from torch import Tensor
@@ -156,25 +156,6 @@ def test_phases_stand_on_one_another(data: Path, tmp_path: Path) -> None:
 
 
 # --- interruptions
-
-
-class Killed(BaseException):
-    """Nothing that training would catch."""
-
-
-def killed(owner: Any, name: str, count: int, call: Callable[[], int]) -> None:
-    """Break a run off where a function is called, behind so many calls of it."""
-    left, original = [count], getattr(owner, name)
-
-    def deadly(*args: Any, **named: Any) -> Any:
-        if left[0] == 0:
-            raise Killed
-        left[0] -= 1
-        return original(*args, **named)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(owner, name, deadly)
-        call()
 
 
 def test_a_run_that_is_broken_off_again_and_again_is_the_run_uninterrupted(

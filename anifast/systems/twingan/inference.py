@@ -202,7 +202,6 @@ class Model:
             norms = getattr(net, "norms", None)
             if isinstance(norms, Norms) and norms.remembers:
                 norms.source = self.norm_mode
-                _by_batch_alone(norms)
             self._nets[name] = net
         return self._nets[name]
 
@@ -620,12 +619,6 @@ class _Moments:
         self.variance = (within + share * (1 - share) * apart.square()).clamp_min(0)
         self.mean = self.mean.to(mean) + share * apart
         self.count += count
-
-
-def _by_batch_alone(norms: Norms) -> None:
-    """Let batch renorm, where it normalises by a batch's statistics, do so by these alone: r = 1, d = 0."""
-    if norms.kind == "batch_renorm":
-        norms.renorm_limits = torch.tensor([1.0, 1.0, 0.0], device=norms.beta.device)
 
 
 class Filled:
